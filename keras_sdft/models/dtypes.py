@@ -1,0 +1,26 @@
+"""Building layers under a dtype policy of our own choosing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import keras
+
+
+@contextlib.contextmanager
+def dtype_policy_scope(dtype: str | None) -> Iterator[None]:
+    """Layers made inside have the policy `dtype`; `None` changes nothing.
+
+    KerasCV's classes take no `dtype`, so the global policy is the only way
+    to tell them.
+    """
+    if dtype is None:
+        yield
+        return
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

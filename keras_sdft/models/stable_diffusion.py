@@ -1,0 +1,441 @@
+"""Stable Diffusion: the networks together, and images from text.
+
+Must not know training, datasets or other tools' file formats.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sdft.diffusion import NoiseSchedule
+from keras_sdft.diffusion import ddim
+from keras_sdft.diffusion import sampling_timesteps
+from keras_sdft.diffusion import timestep_embedding
+from keras_sdft.models import keras_cv_parts
+from keras_sdft.models.diffusion_model import DiffusionModel
+from keras_sdft.models.exported import resolve
+from keras_sdft.models.initialise import initialise
+from keras_sdft.models.presets import fetch
+from keras_sdft.models.presets import get_preset
+from keras_sdft.models.spec import StableDiffusionSpec
+from keras_sdft.models.tokenizer import Tokenizer
+
+_logger = logging.getLogger(__name__)
+
+# The order fixes the seeds of parts that have no published weights.
+PARTS = ("text_encoder", "image_encoder", "decoder", "diffusion_model")
+
+
+class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
+    """A KerasCV `StableDiffusion` of any preset, size and dtype.
+
+    Parts are built when first used. Make one with `from_preset`.
+
+    Args:
+        img_height: Integer, pixels, a multiple of 64.
+        img_width: Integer, pixels, a multiple of 64.
+        jit_compile: Boolean, whether networks are compiled by XLA.
+        spec: A `StableDiffusionSpec`. Defaults to that of `"sd1.4"`.
+        base: Name of the preset whose published weights fill in what
+            `files` lacks.
+        files: Dict of weight files by part, from `PARTS` and
+            `"tokenizer"`.
+        random_weights: Boolean, whether parts without a file are drawn
+            from `seed` instead of being fetched.
+        dtype: Name of a dtype policy, for example `"mixed_bfloat16"`, or
+            `None` for the global one.
+        numerics: `"exact"` or `"keras_cv"`, see `DiffusionModel`.
+        remat: Boolean, see `DiffusionModel`.
+        seed: Integer, for parts that have no weights to load.
+    """
+
+    def __init__(
+        self,
+        img_height: int = 512,
+        img_width: int = 512,
+        jit_compile: bool = False,
+        *,
+        spec: StableDiffusionSpec | None = None,
+        base: str = "sd1.4",
+        files: dict[str, Path] | None = None,
+        random_weights: bool = False,
+        dtype: str | None = None,
+        numerics: str = "exact",
+        remat: bool = False,
+        seed: int = 0,
+    ):
+        _check_size(img_height, img_width)
+        # Not the parent's own constructor: it rounds to multiples of 128
+        # and prints the licence of weights that may not be these.
+        keras_cv_parts.StableDiffusionBase.__init__(
+            self, img_height, img_width, jit_compile
+        )
+        self.img_height = img_height
+        self.img_width = img_width
+        self.spec = spec or get_preset(base).spec
+        self.base = base
+        self.schedule = NoiseSchedule()
+        self.dtype = dtype
+        self._files = dict(files or {})
+        self._random_weights = random_weights
+        self._numerics = numerics
+        self._remat = remat
+        self._seed = seed
+        self._moments_model = None
+
+    @classmethod
+    def from_preset(
+        cls,
+        name_or_path: str | Path,
+        height: int | None = None,
+        width: int | None = None,
+        *,
+        dtype: str | None = None,
+        numerics: str = "exact",
+        remat: bool = False,
+        jit_compile: bool = False,
+        weights_directory: str | Path | None = None,
+        seed: int = 0,
+    ) -> StableDiffusion:
+        """A model by name, or from what a fine-tune wrote.
+
+        Args:
+            name_or_path: A preset (`"tiny"`, `"sd1.4"`, `"sd2.1-base"`), a
+                run directory, an exported directory, or a diffusion model's
+                weight file.
+            height: Integer, pixels of generated images, a multiple of 64.
+                Defaults to what the model was trained on.
+            width: Likewise.
+            dtype: Name of a dtype policy (`"mixed_bfloat16"`, ...).
+            numerics: `"exact"` or `"keras_cv"`, see `DiffusionModel`.
+            remat: Boolean, see `DiffusionModel`.
+            jit_compile: Boolean, whether networks are compiled by XLA.
+            weights_directory: Directory with local copies of the published
+                files, for machines without network.
+            seed: Integer, for a preset without published weights.
+
+        Returns:
+            A `StableDiffusion`.
+
+        Raises:
+            ValueError: If the name or path is not understood.
+            FileNotFoundError: If published weights cannot be had.
+        """
+        resolved = resolve(name_or_path)
+        preset = get_preset(resolved.base)
+        files = {
+            part: fetch(source, weights_directory)
+            for part, source in preset.sources.items()
+            if part not in resolved.files
+        }
+        files.update(resolved.files)
+        return cls(
+            height or resolved.spec.resolution,
+            width or resolved.spec.resolution,
+            jit_compile,
+            spec=resolved.spec,
+            base=resolved.base,
+            files=files,
+            dtype=dtype,
+            numerics=numerics,
+            remat=remat,
+            seed=seed,
+        )
+
+    # === Parts ===
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The byte-pair tokenizer."""
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer(
+                self._file("tokenizer"),
+                self.spec.text_encoder.max_length,
+                self.spec.pad_token,
+            )
+        return self._tokenizer
+
+    @property
+    def text_encoder(self) -> Any:
+        """Tokens and positions `(B, 77)` to a context `(B, 77, D)`."""
+        if self._text_encoder is None:
+            model = keras_cv_parts.build_text_encoder(
+                self.spec.text_encoder, self.dtype
+            )
+            self._text_encoder = self._ready("text_encoder", model)
+        return self._text_encoder
+
+    @property
+    def image_encoder(self) -> Any:
+        """Images in [-1, 1] to the scaled mean of the latents."""
+        if self._image_encoder is None:
+            model = keras_cv_parts.build_image_encoder(
+                self.spec.autoencoder, self.dtype
+            )
+            self._image_encoder = self._ready("image_encoder", model)
+        return self._image_encoder
+
+    @property
+    def moments_model(self) -> Any:
+        """Images to moments `(B, H/8, W/8, 8)`; shares `image_encoder`."""
+        if self._moments_model is None:
+            self._moments_model = keras_cv_parts.moments_model(
+                self.image_encoder
+            )
+        return self._moments_model
+
+    @property
+    def decoder(self) -> Any:
+        """Latents to images in about [-1, 1]."""
+        if self._decoder is None:
+            model = keras_cv_parts.build_decoder(
+                self.spec.autoencoder,
+                self.img_height,
+                self.img_width,
+                self.dtype,
+            )
+            self._decoder = self._ready("decoder", model)
+        return self._decoder
+
+    @property
+    def diffusion_model(self) -> Any:
+        """Noised latents, timestep embedding and context to noise."""
+        if self._diffusion_model is None:
+            model = DiffusionModel(
+                self.spec.diffusion_model,
+                numerics=self._numerics,
+                remat=self._remat,
+                max_length=self.spec.text_encoder.max_length,
+                dtype=self.dtype,
+                name="diffusion_model",
+            )
+            self._diffusion_model = self._ready("diffusion_model", model)
+        return self._diffusion_model
+
+    @diffusion_model.setter
+    def diffusion_model(self, model: Any) -> None:
+        """Puts another network in its place, for example KerasCV's own."""
+        self._diffusion_model = model
+
+    def _ready(self, part: str, model: Any) -> Any:
+        path = None if self._is_random(part) else self._file(part)
+        if path is not None:
+            model.load_weights(path)
+        else:
+            initialise(model, self._seed + 1000 * PARTS.index(part))
+        if self.jit_compile:
+            model.compile(jit_compile=True)
+        return model
+
+    def _is_random(self, part: str) -> bool:
+        published = part in get_preset(self.base).sources
+        return part not in self._files and (
+            self._random_weights or not published
+        )
+
+    def _file(self, part: str) -> Path:
+        """The file of a part; a published one is fetched when needed."""
+        preset = get_preset(self.base)
+        if part not in self._files:
+            if part == "tokenizer" and preset.merges is not None:
+                self._files[part] = preset.merges
+            else:
+                self._files[part] = fetch(preset.sources[part])
+        return self._files[part]
+
+    # === Images from text ===
+
+    def text_to_image(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = None,
+        batch_size: int = 1,
+        num_steps: int = 50,
+        unconditional_guidance_scale: float = 7.5,
+        seed: int | None = None,
+    ) -> np.ndarray:
+        """Draws images.
+
+        Args:
+            prompt: What to draw; a list draws each of its prompts.
+            negative_prompt: What to stay away from; `None` for the empty
+                prompt.
+            batch_size: Integer, images per prompt.
+            num_steps: Integer >= 1, sampling steps.
+            unconditional_guidance_scale: Float, how closely to follow the
+                prompt; `1.0` is without guidance.
+            seed: Integer for the same images each time, or `None`.
+
+        Returns:
+            Uint8 array `(prompts * batch_size, height, width, 3)`, the
+            images of one prompt in a row.
+        """
+        return self.generate_image(
+            self.encode_text(prompt),
+            negative_prompt=negative_prompt,
+            batch_size=batch_size,
+            num_steps=num_steps,
+            unconditional_guidance_scale=unconditional_guidance_scale,
+            seed=seed,
+        )
+
+    def encode_text(self, prompt: str | Sequence[str]) -> Any:
+        """Encodes prompts to a context `(prompts, 77, D)`.
+
+        Prompts longer than the tokenizer's length are cut, with a warning.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts or not all(isinstance(p, str) for p in prompts):
+            raise ValueError(
+                "`prompt` must be a string or a list of at least one "
+                f"string. Received: {prompt!r}."
+            )
+        limit = self.tokenizer.max_length
+        encoded = [self.tokenizer.encode(text) for text in prompts]
+        for text, ids in zip(prompts, encoded, strict=True):
+            if len(ids) > limit:
+                _logger.warning(
+                    "A prompt has %d tokens; only the first %d are used: %r",
+                    len(ids),
+                    limit,
+                    text,
+                )
+        rows = np.stack([self.tokenizer.pad(ids) for ids in encoded])
+        return self.encode_tokens(rows)
+
+    def encode_tokens(self, token_ids: Any) -> Any:
+        """Encodes token ids `(B, 77)` to a context `(B, 77, D)`."""
+        positions = np.arange(token_ids.shape[1], dtype="int32")[None]
+        positions = np.repeat(positions, token_ids.shape[0], axis=0)
+        return self.text_encoder.predict_on_batch(
+            {"tokens": token_ids, "positions": positions}
+        )
+
+    def generate_image(
+        self,
+        encoded_text: Any,
+        negative_prompt: str | Sequence[str] | None = None,
+        batch_size: int = 1,
+        num_steps: int = 50,
+        unconditional_guidance_scale: float = 7.5,
+        diffusion_noise: Any = None,
+        seed: int | None = None,
+    ) -> np.ndarray:
+        """Draws images from encoded text.
+
+        Args:
+            encoded_text: Context `(prompts, 77, D)` or `(77, D)`.
+            negative_prompt: As for `text_to_image`.
+            batch_size: Integer, images per prompt.
+            num_steps: Integer >= 1.
+            unconditional_guidance_scale: Float.
+            diffusion_noise: Noise to begin with, `(B, h, w, 4)`, or
+                `(h, w, 4)` to begin every image alike; excludes `seed`.
+            seed: Integer or `None`.
+
+        Returns:
+            Uint8 array `(prompts * batch_size, height, width, 3)`.
+        """
+        if diffusion_noise is not None and seed is not None:
+            raise ValueError(
+                "Pass either `diffusion_noise` or `seed`, not both: the seed "
+                "only serves to draw the noise."
+            )
+        context = np.asarray(ops.convert_to_numpy(encoded_text))
+        context = context if context.ndim == 3 else context[None]
+        context = np.repeat(context, batch_size, axis=0)
+        noise = self._noise(len(context), diffusion_noise, seed)
+        negative = self._negative_context(negative_prompt, len(context))
+        predict = self._guided(context, negative, unconditional_guidance_scale)
+        latents = ddim(
+            predict,
+            noise,
+            self.schedule,
+            sampling_timesteps(num_steps, self.schedule.num_train_timesteps),
+            self.spec.prediction_type,
+        )
+        return self.decode(latents)
+
+    def decode(self, latents: Any) -> np.ndarray:
+        """Latents `(B, h, w, 4)` to uint8 images `(B, H, W, 3)`."""
+        images = self.decoder.predict_on_batch(latents)
+        images = (np.asarray(images, dtype="float32") + 1.0) * 127.5
+        return np.clip(np.round(images), 0, 255).astype("uint8")
+
+    def _noise(self, count: int, given: Any, seed: int | None) -> Any:
+        shape = (self.img_height // 8, self.img_width // 8)
+        shape = (*shape, self.spec.diffusion_model.latent_channels)
+        if given is None:
+            generator = keras.random.SeedGenerator(seed)
+            return keras.random.normal(
+                (count, *shape), dtype="float32", seed=generator
+            )
+        given = np.asarray(ops.convert_to_numpy(given), dtype="float32")
+        if given.ndim == 3:
+            given = np.repeat(given[None], count, axis=0)
+        if given.shape != (count, *shape):
+            raise ValueError(
+                f"`diffusion_noise` must have shape {(count, *shape)} or "
+                f"{shape}. Received: shape={given.shape}."
+            )
+        return ops.convert_to_tensor(given)
+
+    def _negative_context(
+        self, negative_prompt: str | Sequence[str] | None, count: int
+    ) -> np.ndarray:
+        context = np.asarray(self.encode_text(negative_prompt or ""))
+        if count % len(context):
+            raise ValueError(
+                "`negative_prompt` must be one prompt or one for each "
+                f"prompt. Received: {len(context)} for {count} images."
+            )
+        return np.repeat(context, count // len(context), axis=0)
+
+    def _guided(
+        self, context: np.ndarray, negative: np.ndarray, scale: float
+    ) -> Any:
+        """A prediction function of both contexts in one batched call."""
+        guided = scale != 1.0
+        if guided:
+            context = np.concatenate([negative, context])
+
+        def predict(latents: Any, timesteps: Any) -> Any:
+            if guided:
+                latents = ops.concatenate([latents, latents])
+                timesteps = ops.concatenate([timesteps, timesteps])
+            width = self.spec.diffusion_model.timestep_width
+            prediction = self.diffusion_model.predict_on_batch(
+                {
+                    "latent": latents,
+                    "timestep_embedding": timestep_embedding(timesteps, width),
+                    "context": context,
+                }
+            )
+            prediction = ops.cast(prediction, "float32")
+            if not guided:
+                return prediction
+            away, towards = ops.split(prediction, 2, axis=0)
+            return away + scale * (towards - away)
+
+        return predict
+
+    def _get_unconditional_context(self) -> Any:
+        # KerasCV's own would use the tokens of CLIP's vocabulary.
+        return self.encode_text("")
+
+
+def _check_size(height: int, width: int) -> None:
+    if height % 64 == 0 and width % 64 == 0 and height > 0 and width > 0:
+        return
+    nearest = tuple(max(64, round(side / 64) * 64) for side in (height, width))
+    raise ValueError(
+        "`height` and `width` must be multiples of 64 pixels. Received: "
+        f"height={height}, width={width}. Nearest valid: {nearest}."
+    )
