@@ -1,0 +1,381 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_sdft.diffusion import gaussian
+from keras_sdft.diffusion import sample_timesteps
+from keras_sdft.diffusion import stateless_seed
+from keras_sdft.training import AdamW
+from keras_sdft.training import Trainer
+
+
+@pytest.fixture
+def make_trainer(make_micro):
+    def make(optimizer=None, **kwargs):
+        trainer = Trainer(make_micro(), **kwargs)
+        trainer.compile(optimizer or AdamW(learning_rate=1e-3))
+        return trainer
+
+    return make
+
+
+def fit(trainer, dataset, **kwargs):
+    return trainer.fit(dataset, verbose=0, **kwargs).history
+
+
+def weights_of(trainer):
+    return trainer.diffusion_model.get_weights()
+
+
+def assert_equal(a, b):
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def assert_close(a, b, relative=1e-4):
+    for x, y in zip(a, b, strict=True):
+        error = np.linalg.norm(x - y)
+        assert error <= relative * np.linalg.norm(x) + 1e-7
+
+
+# === One step, written out from the formulas ===
+
+
+def step_by_hand(model, batch, seed=0):
+    """Loss, gradients and updated weights of the first training step.
+
+    Of the library it uses the networks, and the random draws.
+    """
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    alphas_cumprod = np.cumprod(1 - betas)
+    t = np.asarray(sample_timesteps(4, stateless_seed(seed, "timesteps", 0)))
+    shape = (4, 8, 8, 4)
+    noise = np.asarray(gaussian(shape, stateless_seed(seed, "noise", 0)))
+    draw = np.asarray(gaussian(shape, stateless_seed(seed, "latents", 0)))
+
+    moments = np.asarray(model.moments_model(batch["images"]))
+    mean, log_variance = moments[..., :4], moments[..., 4:]
+    latents = (mean + np.exp(log_variance / 2) * draw) * 0.18215
+    alpha = alphas_cumprod[t].reshape(4, 1, 1, 1)
+    noised = alpha**0.5 * latents + (1 - alpha) ** 0.5 * noise
+
+    frequencies = 10000.0 ** (-np.arange(8) / 8)
+    angles = t[:, None] * frequencies
+    embedding = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    context = model.text_encoder(
+        {
+            "tokens": batch["token_ids"],
+            "positions": np.tile(np.arange(77), (4, 1)),
+        }
+    )
+    variables = model.diffusion_model.trainable_variables
+    with tf.GradientTape() as tape:
+        prediction = model.diffusion_model(
+            {
+                "latent": noised.astype("float32"),
+                "timestep_embedding": embedding.astype("float32"),
+                "context": context,
+            }
+        )
+        loss = tf.reduce_mean((prediction - noise) ** 2)
+    gradients = [np.asarray(g) for g in tape.gradient(loss, variables)]
+
+    norm = np.sqrt(sum((g.astype("float64") ** 2).sum() for g in gradients))
+    updated = []
+    for variable, gradient in zip(variables, gradients, strict=True):
+        gradient = gradient * min(1.0, 1.0 / norm)
+        # After one step both bias-corrected moments are the gradient's.
+        step = gradient / (np.abs(gradient) + 1e-8)
+        weight = np.asarray(variable)
+        updated.append(weight - 1e-3 * (step + 1e-2 * weight))
+    return float(loss), gradients, updated, norm
+
+
+def test_a_step_equals_the_formulas(make_trainer, make_micro, make_batch):
+    trainer, batch = make_trainer(), make_batch()
+    loss, gradients, updated, norm = step_by_hand(make_micro(), batch)
+    assert norm > 1  # so that clipping takes part
+
+    tensors = {k: tf.constant(v) for k, v in batch.items()}
+    found = trainer._loss_and_gradients(
+        {**tensors, **trainer._draws(tensors, 0)}
+    )
+    assert float(found[0]) == pytest.approx(loss, rel=1e-5)
+    assert_close(gradients, [np.asarray(g) for g in found[1:]], 1e-4)
+
+    history = fit(trainer, tf.data.Dataset.from_tensors(batch))
+    assert history["loss"][0] == pytest.approx(loss, rel=1e-5)
+    assert_close(updated, weights_of(trainer), 1e-5)
+
+
+# === Equalities ===
+
+
+def test_reruns_are_equal_bit_for_bit(make_trainer, make_dataset):
+    runs = []
+    for _ in range(2):
+        trainer = make_trainer(offset_noise=0.1)
+        losses = fit(trainer, make_dataset(3), epochs=2)["loss"]
+        runs.append((losses, weights_of(trainer)))
+    assert runs[0][0] == runs[1][0]
+    assert_equal(runs[0][1], runs[1][1])
+
+
+def test_another_seed_is_another_run(make_trainer, make_dataset):
+    losses = [
+        fit(make_trainer(seed=seed), make_dataset())["loss"] for seed in (0, 1)
+    ]
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_micro_batches_equal_one_batch(make_trainer, make_dataset, parts):
+    whole = make_trainer(keras.optimizers.SGD(0.1), offset_noise=0.1)
+    split = make_trainer(
+        keras.optimizers.SGD(0.1),
+        offset_noise=0.1,
+        gradient_accumulation_steps=parts,
+    )
+    before = weights_of(whole)
+    losses = [fit(t, make_dataset(2))["loss"][0] for t in (whole, split)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert any((a != b).any() for a, b in zip(before, weights_of(whole)))
+    assert_close(weights_of(whole), weights_of(split), 1e-5)
+
+
+def test_frozen_weights_stay_bit_equal(make_trainer, make_dataset):
+    trainer = make_trainer()
+    model = trainer.stable_diffusion
+    frozen = {
+        name: getattr(model, name).get_weights()
+        for name in ("text_encoder", "image_encoder", "decoder")
+    }
+    before = weights_of(trainer)
+    fit(trainer, make_dataset(2))
+    for name, weights in frozen.items():
+        assert_equal(weights, getattr(model, name).get_weights())
+    moved = [
+        (a != b).any() for a, b in zip(before, weights_of(trainer), strict=True)
+    ]
+    assert all(moved)
+
+
+def test_only_the_diffusion_model_is_trainable(make_trainer):
+    trainer = make_trainer()
+    expected = trainer.diffusion_model.trainable_variables
+    assert [id(v) for v in trainer.trainable_variables] == [
+        id(v) for v in expected
+    ]
+
+
+def test_weights_of_examples_scale_their_gradients(make_trainer, make_batch):
+    """A zero weight takes an example out; the rest count as before."""
+    batch = make_batch()
+    batch["example_weight"] = np.array([1, 0, 1, 0], "float32")
+    changed = {name: value.copy() for name, value in batch.items()}
+    changed["images"][[1, 3]] *= -1
+    runs = []
+    for data in (batch, changed):
+        trainer = make_trainer()
+        fit(trainer, tf.data.Dataset.from_tensors(data))
+        runs.append(weights_of(trainer))
+    assert_close(*runs, 1e-6)
+
+
+# === The moving average ===
+
+
+def test_average_follows_the_formula(make_trainer, make_dataset):
+    trainer = make_trainer(ema_decay=0.15)
+    expected = [w.astype("float64") for w in weights_of(trainer)]
+
+    class Follow(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            decay = min(0.15, (1 + batch) / (10 + batch))
+            weights = weights_of(trainer)
+            for i, weight in enumerate(weights):
+                expected[i] = decay * expected[i] + (1 - decay) * weight
+
+    fit(trainer, make_dataset(3), callbacks=[Follow()])
+    live = weights_of(trainer)
+    with trainer.averaged_weights():
+        assert_close(expected, weights_of(trainer), 1e-6)
+    assert_equal(live, weights_of(trainer))
+
+
+def test_validation_uses_the_average(make_trainer, make_dataset):
+    trainer = make_trainer(ema_decay=0.9999)
+    fit(trainer, make_dataset(2))
+    averaged = trainer.evaluate(make_dataset(), verbose=0)
+    with trainer.averaged_weights():
+        weights = weights_of(trainer)
+    plain = make_trainer()
+    plain.diffusion_model.set_weights(weights)
+    assert plain.evaluate(make_dataset(), verbose=0) == averaged
+
+
+# === Validation ===
+
+
+def test_validation_loss_is_comparable(make_trainer, make_dataset):
+    """The same weights give the same loss, whatever was trained between."""
+    trainer = make_trainer()
+    data = make_dataset(2, seed=9)
+    first = trainer.evaluate(data, verbose=0)
+    weights = weights_of(trainer)
+    fit(trainer, make_dataset(2), validation_data=data)
+    assert trainer.evaluate(data, verbose=0) != first
+    trainer.diffusion_model.set_weights(weights)
+    assert trainer.evaluate(data, verbose=0) == first
+
+
+def test_early_stopping_and_checkpoints_see_val_loss(
+    make_trainer, make_dataset, tmp_path
+):
+    trainer = make_trainer()
+    file = tmp_path / "best.weights.h5"
+    callbacks = [
+        keras.callbacks.EarlyStopping("val_loss", min_delta=1e9, patience=0),
+        keras.callbacks.ModelCheckpoint(
+            file, "val_loss", save_best_only=True, save_weights_only=True
+        ),
+        keras.callbacks.CSVLogger(tmp_path / "history.csv"),
+    ]
+    history = fit(
+        trainer,
+        make_dataset(),
+        epochs=5,
+        validation_data=make_dataset(seed=9),
+        callbacks=callbacks,
+    )
+    assert len(history["val_loss"]) == 2
+    assert (tmp_path / "history.csv").read_text().startswith("epoch,loss")
+    best = int(np.argmin(history["val_loss"]))
+    again = make_trainer()
+    fit(again, make_dataset())
+    again.load_weights(file)
+    found = again.evaluate(make_dataset(seed=9), verbose=0)
+    assert found == pytest.approx(history["val_loss"][best], rel=1e-6)
+
+
+# === Learning, dtypes, compilation ===
+
+
+def test_the_loss_falls_on_a_batch_seen_often(make_trainer, make_batch):
+    trainer = make_trainer()
+    data = tf.data.Dataset.from_tensors(make_batch())
+    before = trainer.evaluate(data, verbose=0)
+    fit(trainer, data.repeat(40))
+    assert trainer.evaluate(data, verbose=0) < 0.9 * before
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("weighting", ["constant", "min_snr"])
+def test_objectives_train(
+    make_trainer, make_dataset, prediction_type, weighting
+):
+    trainer = make_trainer(
+        prediction_type=prediction_type, weighting=weighting
+    )
+    history = fit(trainer, make_dataset())
+    assert np.isfinite(history["loss"]).all()
+    spec = trainer.stable_diffusion.spec
+    assert spec.prediction_type == prediction_type
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains(make_micro, make_dataset, dtype):
+    trainer = Trainer(make_micro(dtype=dtype), ema_decay=0.99)
+    trainer.compile(AdamW(learning_rate=1e-3))
+    scaled = isinstance(
+        trainer.optimizer, keras.optimizers.LossScaleOptimizer
+    )
+    assert scaled == (dtype == "mixed_float16")
+    before = weights_of(trainer)
+    full = Trainer(make_micro())
+    full.compile(AdamW(learning_rate=1e-3))
+    history = fit(trainer, make_dataset())
+    expected = fit(full, make_dataset())
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=0.05)
+    assert any(
+        (a != b).any() for a, b in zip(before, weights_of(trainer), strict=True)
+    )
+
+
+def test_compiled_by_xla_gives_the_same_loss(make_micro, make_dataset):
+    losses = []
+    for jit_compile in (False, True):
+        trainer = Trainer(make_micro())
+        trainer.compile(AdamW(1e-3), jit_compile=jit_compile)
+        losses.append(fit(trainer, make_dataset(2))["loss"][0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_compile_defaults_are_the_fields(make_micro):
+    trainer = Trainer(make_micro())
+    trainer.compile()
+    optimizer = trainer.optimizer
+    assert float(optimizer.learning_rate) == pytest.approx(1e-5)
+    assert optimizer.weight_decay == 1e-2
+    assert optimizer.global_clipnorm == 1.0
+
+
+# === Bad input ===
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"weighting": "min-snr"}, "Did you mean 'min_snr'"),
+        ({"prediction_type": "eps"}, "prediction_type"),
+        ({"offset_noise": -1}, "offset_noise"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps"),
+        ({"validation_timesteps": 0}, "validation_timesteps"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_bad_arguments_are_refused(make_micro, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Trainer(make_micro(), **arguments)
+
+
+def test_a_loss_cannot_be_given(make_micro):
+    with pytest.raises(ValueError, match="weighting="):
+        Trainer(make_micro()).compile(loss="mse")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda b: b.pop("images"), "`images` or `moments`"),
+        (lambda b: b.pop("example_weight"), "`example_weight`"),
+        (
+            lambda b: b.update(token_ids=b["token_ids"][:, :5]),
+            "`token_ids` must end in",
+        ),
+        (
+            lambda b: b.update(images=b["images"][:, :60]),
+            "multiples of 64",
+        ),
+    ],
+)
+def test_datasets_of_another_form_are_refused(
+    make_trainer, make_batch, change, message
+):
+    batch = make_batch()
+    change(batch)
+    with pytest.raises(ValueError, match=message):
+        make_trainer().fit(tf.data.Dataset.from_tensors(batch))
+
+
+def test_batches_must_divide_into_micro_batches(make_trainer, make_dataset):
+    trainer = make_trainer(gradient_accumulation_steps=3)
+    with pytest.raises(ValueError, match="multiple of"):
+        trainer.fit(make_dataset())
+
+
+def test_arrays_are_no_dataset(make_trainer):
+    with pytest.raises(ValueError, match="keras_sdft.data.load"):
+        make_trainer().fit(np.zeros((4, 64, 64, 3)))
