@@ -99,8 +99,7 @@ def make_dataset(make_batch):
 
     def make(num_batches=1, batch_size=4, seed=0):
         batches = [
-            make_batch(batch_size, seed + index)
-            for index in range(num_batches)
+            make_batch(batch_size, seed + index) for index in range(num_batches)
         ]
         stacked = {
             name: np.stack([batch[name] for batch in batches])

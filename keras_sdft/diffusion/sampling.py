@@ -45,9 +45,10 @@ def sampling_timesteps(
             f"Received: num_steps={num_steps}."
         )
     last = num_train_timesteps - 1
+    rising: np.ndarray
     if spacing == "linspace":
         # A single step starts where the noise is, not where it has gone.
-        rising = np.linspace(0, last, num_steps) if num_steps > 1 else [last]
+        rising = np.linspace(last * (num_steps == 1), last, num_steps)
     elif spacing == "leading":
         rising = np.arange(num_steps) * (num_train_timesteps // num_steps) + 1
         rising = np.minimum(rising, last)
@@ -58,8 +59,7 @@ def sampling_timesteps(
         near = difflib.get_close_matches(str(spacing), SPACINGS, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"`spacing` must be one of {SPACINGS}. "
-            f"Received: {spacing!r}.{hint}"
+            f"`spacing` must be one of {SPACINGS}. Received: {spacing!r}.{hint}"
         )
     return np.unique(np.round(rising).astype("int32"))[::-1]
 
@@ -113,4 +113,3 @@ def ddim(
         if on_step is not None:
             on_step(index + 1)
     return latents
-

@@ -84,9 +84,7 @@ def _narrow_text_encoder(spec: TextEncoderSpec) -> Any:
     shape = (spec.max_length,)
     tokens = layers.Input(shape, dtype="int32", name="tokens")
     positions = layers.Input(shape, dtype="int32", name="positions")
-    embedding = CLIPEmbedding(
-        spec.vocabulary_size, spec.width, spec.max_length
-    )
+    embedding = CLIPEmbedding(spec.vocabulary_size, spec.width, spec.max_length)
     x = embedding([tokens, positions])
     for _ in range(spec.depth):
         layer = CLIPEncoderLayer(

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_sdft.diffusion import NoiseSchedule
 from keras_sdft.diffusion import ddim
 from keras_sdft.diffusion import sampling_timesteps
-from keras_sdft.diffusion import timestep_embedding
 from keras_sdft.models import keras_cv_parts
 from keras_sdft.models.diffusion_model import DiffusionModel
 from keras_sdft.models.exported import resolve
+from keras_sdft.models.generation import guided_prediction
+from keras_sdft.models.generation import starting_noise
 from keras_sdft.models.initialise import initialise
 from keras_sdft.models.presets import fetch
 from keras_sdft.models.presets import get_preset
@@ -351,9 +351,17 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         context = np.asarray(ops.convert_to_numpy(encoded_text))
         context = context if context.ndim == 3 else context[None]
         context = np.repeat(context, batch_size, axis=0)
-        noise = self._noise(len(context), diffusion_noise, seed)
-        negative = self._negative_context(negative_prompt, len(context))
-        predict = self._guided(context, negative, unconditional_guidance_scale)
+        negative = np.asarray(self.encode_text(negative_prompt or ""))
+        predict = guided_prediction(
+            self.diffusion_model,
+            self.spec.diffusion_model.timestep_width,
+            context,
+            negative,
+            unconditional_guidance_scale,
+        )
+        noise = starting_noise(
+            (len(context), *self._latent_shape()), diffusion_noise, seed
+        )
         latents = ddim(
             predict,
             noise,
@@ -369,62 +377,9 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         images = (np.asarray(images, dtype="float32") + 1.0) * 127.5
         return np.clip(np.round(images), 0, 255).astype("uint8")
 
-    def _noise(self, count: int, given: Any, seed: int | None) -> Any:
-        shape = (self.img_height // 8, self.img_width // 8)
-        shape = (*shape, self.spec.diffusion_model.latent_channels)
-        if given is None:
-            generator = keras.random.SeedGenerator(seed)
-            return keras.random.normal(
-                (count, *shape), dtype="float32", seed=generator
-            )
-        given = np.asarray(ops.convert_to_numpy(given), dtype="float32")
-        if given.ndim == 3:
-            given = np.repeat(given[None], count, axis=0)
-        if given.shape != (count, *shape):
-            raise ValueError(
-                f"`diffusion_noise` must have shape {(count, *shape)} or "
-                f"{shape}. Received: shape={given.shape}."
-            )
-        return ops.convert_to_tensor(given)
-
-    def _negative_context(
-        self, negative_prompt: str | Sequence[str] | None, count: int
-    ) -> np.ndarray:
-        context = np.asarray(self.encode_text(negative_prompt or ""))
-        if count % len(context):
-            raise ValueError(
-                "`negative_prompt` must be one prompt or one for each "
-                f"prompt. Received: {len(context)} for {count} images."
-            )
-        return np.repeat(context, count // len(context), axis=0)
-
-    def _guided(
-        self, context: np.ndarray, negative: np.ndarray, scale: float
-    ) -> Any:
-        """A prediction function of both contexts in one batched call."""
-        guided = scale != 1.0
-        if guided:
-            context = np.concatenate([negative, context])
-
-        def predict(latents: Any, timesteps: Any) -> Any:
-            if guided:
-                latents = ops.concatenate([latents, latents])
-                timesteps = ops.concatenate([timesteps, timesteps])
-            width = self.spec.diffusion_model.timestep_width
-            prediction = self.diffusion_model.predict_on_batch(
-                {
-                    "latent": latents,
-                    "timestep_embedding": timestep_embedding(timesteps, width),
-                    "context": context,
-                }
-            )
-            prediction = ops.cast(prediction, "float32")
-            if not guided:
-                return prediction
-            away, towards = ops.split(prediction, 2, axis=0)
-            return away + scale * (towards - away)
-
-        return predict
+    def _latent_shape(self) -> tuple[int, int, int]:
+        channels = self.spec.diffusion_model.latent_channels
+        return (self.img_height // 8, self.img_width // 8, channels)
 
     def _get_unconditional_context(self) -> Any:
         # KerasCV's own would use the tokens of CLIP's vocabulary.

@@ -55,6 +55,18 @@ def encode_captions(stable_diffusion: Any, batch: dict[str, Any]) -> Any:
     )
 
 
+def build_encoders(stable_diffusion: Any, spec: dict[str, Any]) -> None:
+    """Builds and loads the encoders that batches of `spec` need.
+
+    They are built when first used, and the first use in `fit` would be
+    inside a graph, where weights are neither drawn nor loaded.
+    """
+    if "moments" not in spec:
+        _ = stable_diffusion.moments_model
+    if "context" not in spec:
+        _ = stable_diffusion.text_encoder
+
+
 def check_batch_spec(
     spec: Any, stable_diffusion: Any, gradient_accumulation_steps: int
 ) -> None:

@@ -36,9 +36,7 @@ class Objective:
     ):
         self.schedule = schedule
         self.prediction_type = check_prediction_type(prediction_type)
-        self.weights = weighting_table(
-            weighting, schedule.snr, prediction_type
-        )
+        self.weights = weighting_table(weighting, schedule.snr, prediction_type)
 
     def noised_example(
         self, latents: Any, noise: Any, timesteps: Any

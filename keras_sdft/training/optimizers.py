@@ -71,10 +71,19 @@ class AdamW(keras.optimizers.AdamW):
             super()._apply_weight_decay(variables)
             return
         rate = tf.cast(self.learning_rate, tf.float32) * self.weight_decay
+        kept = 1.0 - rate
         for variable in variables:
             if self._use_weight_decay(variable):
-                decayed = variable.value * (1.0 - rate)
-                variable.value.assign(decayed)
+                variable.value.assign(variable.value * kept)
+
+    def _clip_gradients(self, grads: Any) -> Any:
+        if not self.global_clipnorm:
+            return super()._clip_gradients(grads)
+        # Halves of squared norms: one operation per gradient.
+        squares = tf.add_n([tf.nn.l2_loss(gradient) for gradient in grads])
+        norm = tf.sqrt(2.0 * squares)
+        scale = self.global_clipnorm / tf.maximum(norm, self.global_clipnorm)
+        return [gradient * scale for gradient in grads]
 
     def _backend_update_step(
         self, grads: Any, trainable_variables: Any, learning_rate: Any

@@ -24,6 +24,7 @@ from keras_sdft.diffusion import stratified_timesteps
 from keras_sdft.diffusion import timestep_embedding
 from keras_sdft.models.exported import write_export
 from keras_sdft.training.accumulation import accumulate
+from keras_sdft.training.conditioning import build_encoders
 from keras_sdft.training.conditioning import check_batch_spec
 from keras_sdft.training.conditioning import encode_captions
 from keras_sdft.training.conditioning import encode_images
@@ -156,9 +157,7 @@ class Trainer(keras.Model):
                 f"Received: loss={kwargs['loss']!r}."
             )
         optimizer = AdamW() if optimizer is None else optimizer
-        super().compile(
-            optimizer=optimizer, jit_compile=jit_compile, **kwargs
-        )
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains, as `keras.Model.fit`, on a dataset of batches.
@@ -175,10 +174,14 @@ class Trainer(keras.Model):
         self._check_dataset(x, self.gradient_accumulation_steps)
         if kwargs.get("validation_data") is not None:
             self._check_dataset(kwargs["validation_data"], 1)
+        # The dataset shuffles by itself; Keras would warn that it cannot.
+        kwargs.setdefault("shuffle", False)
         return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Computes the validation loss, of the averaged weights if kept."""
+        if x is not None:
+            self._check_dataset(x, 1)
         with self.averaged_weights():
             return super().evaluate(x, *args, **kwargs)
 
@@ -240,9 +243,7 @@ class Trainer(keras.Model):
         )
         with tf.GradientTape() as tape:
             prediction = self._predict(noised, batch["timesteps"], context)
-            losses = self.objective.loss(
-                prediction, target, batch["timesteps"]
-            )
+            losses = self.objective.loss(prediction, target, batch["timesteps"])
             # Each example's share is that of the whole batch, so the sum
             # over parts (and replicas) is the mean over the batch.
             loss = ops.sum(losses * batch["example_weight"] * batch["share"])
@@ -361,6 +362,7 @@ class Trainer(keras.Model):
                 f"`keras_sdft.data.load`. Received: {type(dataset)}."
             )
         check_batch_spec(spec, self.stable_diffusion, parts)
+        build_encoders(self.stable_diffusion, spec)
 
 
 def _check_at_least(name: str, value: Any, least: int) -> None:

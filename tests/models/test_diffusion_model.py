@@ -65,9 +65,7 @@ def test_gradients_equal_keras_cv(pair):
             loss = tf.reduce_sum(network(inputs, training=True) ** 2)
         return tape.gradient(loss, network.trainable_variables)
 
-    for ours_, theirs_ in zip(
-        gradients(ours), gradients(theirs), strict=True
-    ):
+    for ours_, theirs_ in zip(gradients(ours), gradients(theirs), strict=True):
         assert relative_error(ours_, theirs_) < 1e-4
 
 

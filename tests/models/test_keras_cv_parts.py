@@ -28,9 +28,7 @@ def test_encoder_gives_latents_of_an_eighth(encoder):
 
 def test_moments_share_the_encoders_weights_and_end_before_the_mean(encoder):
     moments = parts.moments_model(encoder)
-    assert [id(w) for w in moments.weights] == [
-        id(w) for w in encoder.weights
-    ]
+    assert [id(w) for w in moments.weights] == [id(w) for w in encoder.weights]
     images = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3))
     mean = np.asarray(moments(images))[..., :4]
     np.testing.assert_allclose(

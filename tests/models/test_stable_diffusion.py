@@ -6,6 +6,7 @@ from keras_sdft.models import PRESETS
 from keras_sdft.models import StableDiffusion
 from keras_sdft.models import StableDiffusionSpec
 from keras_sdft.models import presets
+from keras_sdft.models.generation import guided_prediction
 
 
 def test_is_a_keras_cv_model(make_micro):
@@ -29,12 +30,21 @@ def test_batched_guidance_equals_two_calls(make_micro):
     empty = np.asarray(model.encode_text(""))
     latents = np.random.default_rng(0).normal(size=(1, 8, 8, 4))
     latents = latents.astype("float32")
-    timesteps = np.array([500])
-    guided = model._guided(context, empty, 4.0)(latents, timesteps)
-    towards = np.asarray(model._guided(context, empty, 1.0)(latents, timesteps))
-    away = np.asarray(model._guided(empty, empty, 1.0)(latents, timesteps))
+
+    def predict(text, scale):
+        network = model.diffusion_model
+        function = guided_prediction(network, 16, text, empty, scale)
+        return np.asarray(function(latents, np.array([500])))
+
+    away, towards = predict(empty, 1.0), predict(context, 1.0)
     expected = away + 4.0 * (towards - away)
+    guided = predict(context, 4.0)
     np.testing.assert_allclose(guided, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_negative_prompts_must_fit_the_prompts(make_micro):
+    with pytest.raises(ValueError, match="2 for 3 images"):
+        make_micro().text_to_image(["a", "b", "c"], ["d", "e"], num_steps=1)
 
 
 def test_a_list_of_prompts_draws_each(make_micro):

@@ -13,8 +13,9 @@ from keras_sdft.training import Trainer
 
 @pytest.fixture
 def trained(make_micro, make_dataset):
+    # Eagerly: tracing a graph takes longer than the step.
     trainer = Trainer(make_micro(), ema_decay=0.9)
-    trainer.compile("sgd")
+    trainer.compile("sgd", run_eagerly=True)
     trainer.fit(make_dataset(), verbose=0)
     return trainer
 
