@@ -1,0 +1,193 @@
+"""Captions: the text that an example shows in an epoch, and its token ids.
+
+This file knows text and a tokenizer. It must not know images, files or
+TensorFlow; chance enters as numbers that the caller has drawn.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from keras_sdft.data.examples import Examples
+
+logger = logging.getLogger(__name__)
+
+PLACEHOLDER = "{caption}"
+
+# So many captions are tokenized before training, to count the long ones.
+COUNT_LIMIT = 10_000
+# The same where every caption must be fetched together with its image.
+STREAMED_COUNT_LIMIT = 200
+
+_REMEMBERED = 65_536
+
+
+class Tokenizer(Protocol):
+    """What this package asks of a tokenizer."""
+
+    max_length: int
+    end_of_text: int
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids from the start to the end token, of any length."""
+
+    def pad(self, ids: list[int]) -> np.ndarray:
+        """Returns the ids as int32 of shape `(max_length,)`."""
+
+
+def check_templates(template: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the caption templates as a tuple.
+
+    Args:
+        template: A string that holds `"{caption}"`, a list of such strings, or
+            `None` for the caption itself.
+
+    Raises:
+        ValueError: If a template does not hold `"{caption}"`.
+    """
+    if template is None:
+        return (PLACEHOLDER,)
+    templates = (template,) if isinstance(template, str) else tuple(template)
+    for text in templates:
+        if not isinstance(text, str) or PLACEHOLDER not in text:
+            raise ValueError(
+                f"A `caption_template` must hold {PLACEHOLDER!r}, where the "
+                f"caption goes. Received: {text!r}. For example: "
+                f"'a photo of {PLACEHOLDER}'."
+            )
+    if not templates:
+        raise ValueError(
+            "`caption_template` must be a string or a list of at least one. "
+            f"Received: {template!r}."
+        )
+    return templates
+
+
+def choose_caption(
+    captions: Sequence[str],
+    templates: Sequence[str],
+    dropout: float,
+    draws: tuple[float, float, float],
+) -> str:
+    """Returns the caption that an example shows.
+
+    Args:
+        captions: Sequence of strings, the captions of the image.
+        templates: Sequence of strings that hold `"{caption}"`.
+        dropout: Float in `[0, 1]`, the chance of the empty caption.
+        draws: Three floats in `[0, 1)`: for the caption, for the template and
+            for dropout.
+
+    Returns:
+        String; `""` where the caption is dropped, without a template.
+    """
+    if draws[2] < dropout:
+        return ""
+    caption = captions[int(draws[0] * len(captions))]
+    template = templates[int(draws[1] * len(templates))]
+    return template.replace(PLACEHOLDER, caption)
+
+
+class CaptionTokens:
+    """Token ids of captions, remembered, cut to the tokenizer's length.
+
+    Args:
+        tokenizer: `Tokenizer`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._remembered = functools.lru_cache(_REMEMBERED)(self._tokenize)
+
+    def __call__(self, caption: str) -> np.ndarray:
+        """Returns int32 of shape `(max_length,)`; not to be written to.
+
+        Of a caption that is too long, the first tokens stay and the last id is
+        the end token.
+        """
+        return self._remembered(caption)[0]
+
+    def is_cut(self, caption: str) -> bool:
+        """Tells whether the caption is too long."""
+        return self._remembered(caption)[1]
+
+    def _tokenize(self, caption: str) -> tuple[np.ndarray, bool]:
+        tokenizer = self._tokenizer
+        ids = list(tokenizer.encode(caption))
+        cut = len(ids) > tokenizer.max_length
+        if cut:
+            ids = ids[: tokenizer.max_length - 1] + [tokenizer.end_of_text]
+        return np.asarray(tokenizer.pad(ids), np.int32), cut
+
+
+def warn_about_captions(
+    examples: Examples, tokens: CaptionTokens, templates: Sequence[str]
+) -> tuple[int, int]:
+    """Counts empty and over-long captions, and warns of them once each.
+
+    Up to 10,000 captions are tokenized here (of up to 200 images where a
+    caption is fetched with its image), the others when they are first used.
+
+    Args:
+        examples: `Examples`.
+        tokens: `CaptionTokens`.
+        templates: Sequence of strings that hold `"{caption}"`.
+
+    Returns:
+        `(empty, cut)`, two integers.
+    """
+    captions = _captions(examples)
+    empty = sum(not caption.strip() for caption in captions)
+    if empty:
+        logger.warning(
+            "%d of %d captions are empty; their images are trained without "
+            "a text.",
+            empty,
+            len(captions),
+        )
+    counted = captions[:COUNT_LIMIT]
+    cut = sum(_is_cut(caption, tokens, templates) for caption in counted)
+    if cut:
+        logger.warning(
+            "%d of %d captions are longer than the text encoder takes and are "
+            "cut, with the end token kept.%s",
+            cut,
+            len(counted),
+            " The others are not counted; they are tokenized when first used."
+            if len(counted) < _number_of_captions(examples, captions)
+            else "",
+        )
+    return empty, cut
+
+
+def _captions(examples: Examples) -> list[str]:
+    held = getattr(examples.records, "captions", None)
+    if held is None:
+        some = min(len(examples.records), STREAMED_COUNT_LIMIT)
+        held = [examples.records[index].captions for index in range(some)]
+    if all(isinstance(entry, str) for entry in held):
+        return held
+    return list(
+        itertools.chain.from_iterable(
+            (entry,) if isinstance(entry, str) else entry for entry in held
+        )
+    )
+
+
+def _number_of_captions(examples: Examples, captions: list[str]) -> int:
+    return max(len(examples.records), len(captions))
+
+
+def _is_cut(
+    caption: str, tokens: CaptionTokens, templates: Sequence[str]
+) -> bool:
+    return any(
+        tokens.is_cut(template.replace(PLACEHOLDER, caption))
+        for template in templates
+    )

@@ -1,0 +1,264 @@
+"""Images: anything that holds a picture -> uint8 RGB pixels of one size.
+
+Pure functions of Pillow and NumPy. This file must not know captions, files
+lists or TensorFlow; chance enters as numbers that the caller has drawn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import threading
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL import UnidentifiedImageError
+
+MAX_SIDE = 16_384
+MAX_PIXELS = 2**27
+
+_ORIENTATION_TAG = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+_CHANNELS = (1, 3, 4)
+
+# A Pillow image of the caller's is decoded once, in place, when first used;
+# two threads must not do so at the same time.
+_CALLERS_IMAGES = threading.Lock()
+
+
+class UnreadableImage(ValueError):
+    """An image that cannot be read; its text is the reason."""
+
+
+def read_rgb(source: Any, size: tuple[int, int] | None = None) -> Image.Image:
+    """Reads an image and turns it upright, on white, in RGB.
+
+    Args:
+        source: A path, the bytes of an image file, a `PIL.Image.Image` (not
+            changed), or a uint8 array of shape `(H, W)`, `(H, W, 1)`,
+            `(H, W, 3)` or `(H, W, 4)`.
+        size: `(height, width)` that the image will be resized to. A JPEG is
+            then decoded at a smaller scale, at least twice as large as that
+            needs. `None` decodes every pixel.
+
+    Returns:
+        `PIL.Image.Image` in mode `"RGB"`.
+
+    Raises:
+        UnreadableImage: If the image is empty, truncated, corrupt, longer than
+            16,384 pixels on a side or larger than 134 million pixels, in which
+            case it is not decoded.
+    """
+    try:
+        with _opened(source) as image:
+            _refuse_size(image.size)
+            orientation = _orientation(image)
+            if size is not None and image is not source:
+                _draft(image, size, orientation)
+            with _CALLERS_IMAGES if image is source else _no_lock():
+                image.load()
+            rgb = to_rgb(image)
+        turn = _TURNS.get(orientation)
+        return rgb if turn is None else rgb.transpose(turn)
+    except UnreadableImage:
+        raise
+    # Decoders raise nearly every class of error on a damaged file.
+    except Exception as error:
+        raise UnreadableImage(_reason(source, error)) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Converts any mode to RGB: alpha on white, 16 bits scaled to 8.
+
+    Args:
+        image: `PIL.Image.Image`, decoded. Mode `"I"` is read as 16 bits, as
+            Pillow opens some 16-bit files, and mode `"F"` as `[0, 1]`.
+
+    Returns:
+        `PIL.Image.Image` in mode `"RGB"`.
+
+    Raises:
+        UnreadableImage: If an `"I"` or `"F"` image leaves its range.
+    """
+    if image.mode == "I" or image.mode.startswith("I;"):
+        return _from_range(np.asarray(image), 65535, image.mode)
+    if image.mode == "F":
+        return _from_range(np.asarray(image), 1, image.mode)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    # Premultiplied modes convert only to their own plain form.
+    plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+    image = (image.convert(plain) if plain else image).convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return white
+
+
+def fit(
+    image: Image.Image,
+    height: int,
+    width: int,
+    top: float | None = None,
+    left: float | None = None,
+    flip: bool = False,
+) -> np.ndarray:
+    """Resizes the image to cover the size, and crops it to the size.
+
+    The aspect ratio is kept: one side fits, the other is cropped. Pixels are
+    antialiased (Lanczos).
+
+    Args:
+        image: `PIL.Image.Image` in mode `"RGB"`.
+        height: Integer, pixels.
+        width: Integer, pixels.
+        top: Float in `[0, 1)`, where the crop begins among the rows that it
+            can begin at. `None` (the default) takes the centre.
+        left: Float in `[0, 1)`, the same for columns.
+        flip: Boolean, whether to mirror left and right.
+
+    Returns:
+        uint8 array of shape `(height, width, 3)`.
+    """
+    box = crop_box(image.size, height, width, top, left)
+    image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+    if flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(image)
+
+
+def crop_box(
+    size: tuple[int, int],
+    height: int,
+    width: int,
+    top: float | None = None,
+    left: float | None = None,
+) -> tuple[float, float, float, float]:
+    """Returns the part of an image that a crop of the resized image shows.
+
+    The crop begins on a whole pixel of the resized image, so an image that is
+    not resized is not blurred either.
+
+    Args:
+        size: `(width, height)` of the image, as Pillow gives it.
+        height: Integer, pixels of the crop.
+        width: Integer, pixels of the crop.
+        top: See `fit`.
+        left: See `fit`.
+
+    Returns:
+        `(left, top, right, bottom)` in pixels of the image before resizing.
+    """
+    ratio = max(width / size[0], height / size[1])
+    x = _offset(size[0] * ratio - width, left)
+    y = _offset(size[1] * ratio - height, top)
+    return (
+        x / ratio,
+        y / ratio,
+        min((x + width) / ratio, size[0]),
+        min((y + height) / ratio, size[1]),
+    )
+
+
+def _offset(slack: float, fraction: float | None) -> int:
+    # The small term keeps a whole number of pixels from being rounded down.
+    slack = max(0, math.floor(slack + 1e-6))
+    return slack // 2 if fraction is None else int(fraction * (slack + 1))
+
+
+@contextlib.contextmanager
+def _no_lock():
+    yield
+
+
+def _opened(source: Any):
+    """Returns a context that holds the Pillow image, and closes only ours."""
+    if isinstance(source, Image.Image):
+        return contextlib.nullcontext(source)
+    if isinstance(source, np.ndarray):
+        return contextlib.nullcontext(_from_array(source))
+    if isinstance(source, bytes):
+        return Image.open(io.BytesIO(source))
+    return Image.open(source)
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    grey = array.ndim == 2
+    colour = array.ndim == 3 and array.shape[2] in _CHANNELS
+    if array.dtype != np.uint8 or not (grey or colour):
+        raise UnreadableImage(
+            "an array must be uint8 of shape (H, W), (H, W, 1), (H, W, 3) or "
+            f"(H, W, 4), not {array.dtype} of shape {array.shape}"
+        )
+    _refuse_size(array.shape[1::-1])
+    if colour and array.shape[2] == 1:
+        array = array[..., 0]
+    return Image.fromarray(array)
+
+
+def _refuse_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if width == 0 or height == 0:
+        raise UnreadableImage(f"0 pixels ({width}x{height})")
+    if max(size) > MAX_SIDE:
+        raise UnreadableImage(
+            f"{width}x{height} pixels; the longest side may be {MAX_SIDE}"
+        )
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(
+            f"{width}x{height} pixels; {MAX_PIXELS} in all are the most"
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION_TAG, 1)
+    # A camera's broken EXIF block says nothing against its picture.
+    except Exception:
+        return 1
+
+
+def _draft(image: Image.Image, size: tuple[int, int], orientation: int) -> None:
+    height, width = size
+    if orientation in _SIDEWAYS:
+        height, width = width, height
+    ratio = 2 * max(width / image.size[0], height / image.size[1])
+    if ratio < 1:
+        columns, rows = image.size
+        image.draft(None, (math.ceil(columns * ratio), math.ceil(rows * ratio)))
+
+
+def _from_range(array: np.ndarray, largest: int, mode: str) -> Image.Image:
+    # A comparison that fails on NaN as well.
+    if not (array.min() >= 0 and array.max() <= largest):
+        raise UnreadableImage(
+            f"mode {mode!r} with values outside [0, {largest}]: "
+            f"[{array.min()}, {array.max()}]"
+        )
+    scaled = np.round(array.astype(np.float64) * (255 / largest))
+    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+
+
+def _reason(source: Any, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "the file does not exist"
+    if isinstance(error, UnidentifiedImageError):
+        if isinstance(source, bytes):
+            empty = not source
+        else:
+            empty = os.path.getsize(source) == 0
+        if empty:
+            return "the file is empty (0 bytes)"
+        return "not an image: corrupt, without pixels, or of an unknown format"
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,75 @@
+"""A quiet end: no Python call from a pipeline while the interpreter ends.
+
+TensorFlow's threads call Python for each example, ahead of what is asked for.
+A call that waits for the interpreter lock when the interpreter begins to end
+never returns, and an iterator that is still alive then waits for it for ever:
+the process hangs instead of ending. So calls are cut short once the process is
+about to end, and those under way are waited for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+_Result = TypeVar("_Result")
+
+_WAIT_SECONDS = 0.05
+_MOST_SECONDS = 5.0
+
+
+class Calls:
+    """Counts calls, and cuts them short after `close`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._closed = False
+        self._begun = 0
+        self._running = 0
+
+    def guard(
+        self,
+        function: Callable[..., _Result],
+        at_end: Callable[..., _Result] | None = None,
+    ) -> Callable[..., _Result]:
+        """Returns the function, counted, and replaced by another at the end.
+
+        Args:
+            function: Callable.
+            at_end: Callable with the same arguments and kind of result, quick,
+                whose result nobody will use. `None` keeps `function`.
+        """
+
+        def guarded(*arguments):
+            with self._lock:
+                self._begun += 1
+                self._running += 1
+                closed = self._closed
+            try:
+                if closed and at_end is not None:
+                    return at_end(*arguments)
+                return function(*arguments)
+            finally:
+                with self._lock:
+                    self._running -= 1
+
+        return guarded
+
+    def close(self) -> None:
+        """Cuts calls short, and waits until none runs and none comes."""
+        with self._lock:
+            self._closed = True
+            begun, idle = self._begun, False
+        end = time.monotonic() + _MOST_SECONDS
+        while not idle and time.monotonic() < end:
+            time.sleep(_WAIT_SECONDS)
+            with self._lock:
+                idle = self._running == 0 and self._begun == begun
+                begun = self._begun
+
+
+CALLS = Calls()
+atexit.register(CALLS.close)

@@ -1,0 +1,239 @@
+import os
+
+import pytest
+
+from keras_sdft.data.folders import read_folder
+from keras_sdft.data.folders import walk
+
+
+def rows_of(examples):
+    return [(example.name, example.captions) for example in examples]
+
+
+@pytest.fixture
+def pictures(tmp_path, write_image):
+    """Writes pictures and texts by name; a value that is text is a text."""
+    root = tmp_path / "pictures"
+
+    def write(files):
+        root.mkdir(exist_ok=True)
+        for name, text in files.items():
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if text is None:
+                write_image(path)
+            elif isinstance(text, bytes):
+                path.write_bytes(text)
+            else:
+                path.write_text(text, encoding="utf-8")
+        return str(root)
+
+    return write
+
+
+LINE = '{"file_name": "a.png", "text": "a dog"}\n'
+TABLE = "file_name,text\na.png,a dog"
+A_DOG = [("a.png", ("a dog",))]
+FAMILY = {
+    "metadata_jsonl": {"a.png": None, "metadata.jsonl": LINE},
+    "metadata_csv": {
+        "a.png": None,
+        "metadata.csv": "file_name,text\na.png,a dog",
+    },
+    "caption_files": {"a.png": None, "a.txt": "a dog\n"},
+    "class_folders": {"1_a dog/a.png": None},
+}
+
+
+@pytest.mark.parametrize("reader", FAMILY)
+@pytest.mark.parametrize("given", [True, False])
+def test_every_convention_is_found_and_can_be_named(pictures, reader, given):
+    root = pictures(FAMILY[reader])
+    (example,) = read_folder(root, reader=reader if given else None)
+    assert example.captions == ("a dog",)
+    assert os.path.basename(example.name) == "a.png"
+    assert os.path.isfile(example.image)
+    assert example.weight == 1.0
+
+
+@pytest.mark.parametrize("reader", FAMILY)
+def test_every_convention_reads_its_train_and_validation(pictures, reader):
+    files = FAMILY[reader]
+    root = pictures({f"train/{name}": text for name, text in files.items()})
+    pictures({f"validation/{name}": text for name, text in files.items()})
+    for split, folder in [(None, "train"), ("validation", "validation")]:
+        (example,) = read_folder(root, split=split)
+        assert os.path.relpath(example.image, root).startswith(folder)
+    assert rows_of(read_folder(root, split="train")) == rows_of(
+        read_folder(root)
+    )
+
+
+@pytest.mark.parametrize("reader", FAMILY)
+def test_nothing_in_the_folder_is_changed(pictures, reader):
+    root = pictures(FAMILY[reader])
+    before = {p: os.stat(os.path.join(root, p)).st_mtime_ns for p in walk(root)}
+    list(read_folder(root))
+    after = {p: os.stat(os.path.join(root, p)).st_mtime_ns for p in walk(root)}
+    assert before == after
+
+
+def test_caption_files_of_both_kinds_and_in_folders(pictures):
+    root = pictures(
+        {
+            "b.jpg": None,
+            "b.caption": "\ufeffa cat",
+            "x/a.PNG": None,
+            "x/a.txt": "one\n\n two \r\n",
+            "c.webp": None,
+            "c.txt": "",
+        }
+    )
+    assert rows_of(read_folder(root)) == [
+        ("b.jpg", ("a cat",)),
+        ("c.webp", ("",)),
+        (os.path.join("x", "a.PNG"), ("one", "two")),
+    ]
+
+
+def test_files_of_systems_and_of_other_kinds_are_ignored(pictures):
+    root = pictures(
+        {
+            "a.png": None,
+            "a.txt": "a dog",
+            ".DS_Store": "x",
+            "._a.png": "x",
+            "Thumbs.db": "x",
+            "notes.pdf": "x",
+            ".cache/b.png": None,
+            "__MACOSX/c.png": None,
+        }
+    )
+    assert rows_of(read_folder(root)) == A_DOG
+
+
+def test_validation_beside_the_images_is_not_trained_on(pictures):
+    root = pictures(
+        {
+            "a.png": None,
+            "a.txt": "a dog",
+            "validation/v.png": None,
+            "validation/v.txt": "a cat",
+        }
+    )
+    assert rows_of(read_folder(root)) == A_DOG
+    assert rows_of(read_folder(root, split="validation")) == [
+        ("v.png", ("a cat",))
+    ]
+
+
+def test_class_folders_repeat_and_name(pictures, caplog):
+    root = pictures(
+        {
+            "3_sks dog/a.png": None,
+            "3_sks dog/b.png": None,
+            "3_sks dog/b.txt": "sks dog asleep",
+            "1_a_cat/c.png": None,
+        }
+    )
+    examples = read_folder(root)
+    assert [example.captions[0] for example in examples] == (
+        ["a_cat"] + ["sks dog"] * 3 + ["sks dog asleep"] * 3
+    )
+    assert len(examples.records) == 3
+
+
+def test_a_year_before_a_name_is_pointed_out(pictures, caplog):
+    examples = read_folder(pictures({"2020_holiday/a.png": None}))
+    assert len(examples) == 2020
+    assert "2020 times in an epoch" in caplog.text
+
+
+def test_linked_folders_are_read_and_loops_are_not(
+    pictures, tmp_path, write_image
+):
+    root = pictures({"in/a.png": None, "in/a.txt": "a dog"})
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "b.png").write_bytes(
+        (tmp_path / "pictures/in/a.png").read_bytes()
+    )
+    (outside / "b.txt").write_text("a cat")
+    os.symlink(outside, os.path.join(root, "linked"))
+    os.symlink(root, os.path.join(root, "in", "loop"))
+    names = [example.name for example in read_folder(root)]
+    assert names == [
+        os.path.join("in", "a.png"),
+        os.path.join("linked", "b.png"),
+    ]
+
+
+def many(form):
+    return {form.format(i): None for i in range(7)}
+
+
+BAD = {
+    "empty": ({}, ValueError, ["holds no images", "metadata.jsonl"]),
+    "only text": ({"a.txt": "x"}, ValueError, ["holds no images"]),
+    "no captions": (
+        many("{}.png"),
+        ValueError,
+        ["None of the 7 images", "metadata.jsonl", ".txt", "10_sks dog"],
+    ),
+    "some without": (
+        {**many("{}.png"), "z.png": None, "z.txt": "x"},
+        ValueError,
+        ["7 of 8 images", "'0.png', '1.png'", "'4.png' and 2 more"],
+    ),
+    "orphan": (
+        {"a.png": None, "a.txt": "x", "b.txt": "y"},
+        ValueError,
+        ["1 caption files", "'b.txt'"],
+    ),
+    "orphan in a class": (
+        {"2_dog/a.png": None, "2_dog/b.txt": "y"},
+        ValueError,
+        ["1 caption files", "b.txt"],
+    ),
+    "not UTF-8": (
+        {"a.png": None, "a.txt": "café".encode("latin-1")},
+        ValueError,
+        ["must be UTF-8", "a.txt", "byte 3"],
+    ),
+    "two kinds": (
+        {"a.png": None, "a.txt": "x", "a.caption": "y"},
+        ValueError,
+        ["a.txt", "a.caption"],
+    ),
+    "outside the classes": (
+        {"2_dog/a.png": None, "b.png": None},
+        ValueError,
+        ["1 of 2 images", "'b.png'", 'reader="caption_files"'],
+    ),
+    "two tables": (
+        {"metadata.csv": "", "metadata.jsonl": ""},
+        ValueError,
+        ["metadata.jsonl and metadata.csv", "`reader`"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_folders_are_refused_by_name(pictures, name):
+    files, kind, words = BAD[name]
+    with pytest.raises(kind) as error:
+        read_folder(pictures(files))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_misspelt_reader_and_split_are_offered_the_nearest(pictures):
+    root = pictures(FAMILY["caption_files"])
+    with pytest.raises(ValueError, match="'caption_files'?"):
+        read_folder(root, reader="caption_file")
+    with pytest.raises(ValueError, match="Did you mean 'validation'"):
+        read_folder(root, split="valid")
+    with pytest.raises(FileNotFoundError, match="Splits of .*: none"):
+        read_folder(root, split="validation")
+    with pytest.raises(FileNotFoundError, match="reads metadata.jsonl"):
+        read_folder(root, reader="metadata_jsonl")

@@ -1,0 +1,327 @@
+import logging
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_sdft.data import Unreadable
+from keras_sdft.data import load
+from keras_sdft.data.epochs import epoch_order
+from keras_sdft.data.pipeline import check_resolution
+
+OPTIONS = {
+    "resolution": 64,
+    "batch_size": 3,
+    "crop": "random",
+    "horizontal_flip": True,
+    "caption_template": ["a {caption}", "the {caption}"],
+    "caption_dropout": 0.3,
+}
+
+
+@pytest.fixture
+def pairs():
+    """Ten pictures of noise, larger than the resolution, two captions each."""
+    draws = np.random.default_rng(0)
+    return [
+        (draws.integers(0, 256, (80, 100, 3), np.uint8), [f"x{i}", f"y{i}"])
+        for i in range(10)
+    ]
+
+
+def arrays_of(dataset, batches=None):
+    taken = dataset if batches is None else dataset.take(batches)
+    return [
+        {name: value.numpy() for name, value in batch.items()}
+        for batch in taken
+    ]
+
+
+def assert_same(first, second):
+    assert len(first) == len(second) > 0
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def differ(first, second, name="images"):
+    return not all(
+        np.array_equal(one[name], other[name])
+        for one, other in zip(first, second, strict=True)
+    )
+
+
+def numbers_of(dataset):
+    """The pictures of `numbered` that a dataset shows, in order."""
+    greys = [batch["images"][:, 0, 0, 0].numpy() for batch in dataset]
+    return [round((grey + 1) * 12.75) for grey in np.concatenate(greys)]
+
+
+def test_the_batch(numbered, tokenizer):
+    dataset = load(numbered, tokenizer, resolution=(64, 128), batch_size=4)
+    assert dataset.element_spec == {
+        "images": tf.TensorSpec((4, 64, 128, 3), tf.float32),
+        "token_ids": tf.TensorSpec((4, 77), tf.int32),
+        "example_weight": tf.TensorSpec((4,), tf.float32),
+    }
+    assert dataset.cardinality() == 2
+    batches = arrays_of(dataset)
+    assert len(batches) == 2
+    for batch in batches:
+        assert batch["example_weight"].tolist() == [1.0] * 4
+        for image, ids in zip(batch["images"], batch["token_ids"], strict=True):
+            # Picture i is grey 10 * i and its caption is "number i".
+            number = round((image[0, 0, 0] + 1) * 12.75)
+            np.testing.assert_allclose(image, number / 12.75 - 1, atol=1e-6)
+            expected = tokenizer.pad(tokenizer.encode(f"number {number}"))
+            np.testing.assert_array_equal(ids, expected)
+
+
+def test_scaling_reaches_both_ends(tokenizer):
+    black_and_white = np.zeros((64, 64, 3), np.uint8)
+    black_and_white[:, 32:] = 255
+    (batch,) = load(
+        [(black_and_white, "")], tokenizer, resolution=64, batch_size=1
+    )
+    assert batch["images"].numpy().min() == -1.0
+    assert batch["images"].numpy().max() == 1.0
+    assert batch["images"].dtype == tf.float32
+
+
+def test_same_seed_same_batches(pairs, tokenizer):
+    first = arrays_of(load(pairs, tokenizer, seed=5, **OPTIONS))
+    second = arrays_of(load(pairs, tokenizer, seed=5, **OPTIONS))
+    assert_same(first, second)
+    other = arrays_of(load(pairs, tokenizer, seed=6, **OPTIONS))
+    assert differ(first, other)
+
+
+def test_later_epoch_equals_the_later_pass(pairs, tokenizer):
+    dataset = load(pairs, tokenizer, **OPTIONS)
+    passes = [arrays_of(dataset) for _ in range(3)]
+    assert differ(passes[0], passes[1]) and differ(passes[1], passes[2])
+    later = load(pairs, tokenizer, epoch=1, **OPTIONS)
+    assert_same(arrays_of(later), passes[1])
+    assert_same(arrays_of(later), passes[2])
+
+
+@pytest.mark.parametrize("drop_remainder", [True, False])
+def test_endless_stream_equals_the_epochs_after_each_other(
+    pairs, tokenizer, drop_remainder
+):
+    options = {**OPTIONS, "drop_remainder": drop_remainder}
+    stream = load(pairs, tokenizer, epoch=2, repeat=True, **options)
+    assert stream.cardinality() == tf.data.INFINITE_CARDINALITY
+    passes = load(pairs, tokenizer, epoch=2, **options)
+    expected = [batch for _ in range(3) for batch in arrays_of(passes)]
+    assert len(expected) == (9 if drop_remainder else 12)
+    assert_same(arrays_of(stream, len(expected)), expected)
+    # An endless stream begins at its epoch each time it is begun.
+    assert_same(arrays_of(stream, 2), expected[:2])
+
+
+def test_parallel_map_keeps_the_order_of_the_epoch(numbered, tokenizer):
+    options = {"resolution": 64, "batch_size": 5, "seed": 3}
+    shown = numbers_of(load(numbered, tokenizer, **options))
+    order = epoch_order(0, count=10, used=10, seed=3, shuffle=True)
+    assert shown == order[:, 0].tolist()
+    assert sorted(shown) == list(range(10)) != shown
+
+
+def test_without_shuffling_the_source_keeps_its_order(numbered, tokenizer):
+    dataset = load(
+        numbered,
+        tokenizer,
+        resolution=64,
+        batch_size=4,
+        shuffle=False,
+        drop_remainder=False,
+    )
+    assert dataset.cardinality() == 3
+    assert numbers_of(dataset) == list(range(10))
+    assert numbers_of(dataset) == list(range(10))
+
+
+def test_dropped_remainder_is_another_one_each_epoch():
+    left_out = {
+        (set(range(10)) - set(epoch_order(e, 10, 9, 0, True)[:, 0])).pop()
+        for e in range(20)
+    }
+    assert len(left_out) > 3
+
+
+def test_order_is_a_permutation_of_the_whole_set():
+    order = epoch_order(7, count=1000, used=1000, seed=1, shuffle=True)
+    assert order.shape == (1000, 2) and order.dtype == np.int64
+    assert sorted(order[:, 0]) == list(range(1000))
+    assert (order[:, 1] == 7).all()
+    # Far from where they were: a third of the set away, on average.
+    assert np.abs(order[:, 0] - np.arange(1000)).mean() > 250
+
+
+def test_options_do_not_move_each_others_draws(pairs, tokenizer):
+    plain = {**OPTIONS, "horizontal_flip": False}
+    flipped = arrays_of(load(pairs, tokenizer, **OPTIONS))
+    straight = arrays_of(load(pairs, tokenizer, **plain))
+    mirrored = 0
+    for one, other in zip(flipped, straight, strict=True):
+        np.testing.assert_array_equal(one["token_ids"], other["token_ids"])
+        for a, b in zip(one["images"], other["images"], strict=True):
+            assert np.array_equal(a, b) or np.array_equal(a, b[:, ::-1])
+            mirrored += not np.array_equal(a, b)
+    assert 0 < mirrored < 9
+
+
+def test_shares_of_flips_captions_and_dropout(tokenizer):
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, :32] = 255
+    dataset = load(
+        [(image, ["x", "y"])] * 500,
+        tokenizer,
+        resolution=64,
+        batch_size=500,
+        horizontal_flip=True,
+        caption_dropout=0.2,
+    )
+    (batch,) = arrays_of(dataset)
+    # 5 standard deviations of 500 fair draws are 0.11.
+    assert abs((batch["images"][:, 0, 0, 0] < 0).mean() - 0.5) < 0.11
+    words = batch["token_ids"][:, 1]
+    empty = words == tokenizer.end_of_text
+    assert abs(empty.mean() - 0.2) < 0.09
+    x = tokenizer.encode("x")[1]
+    assert abs((words[~empty] == x).mean() - 0.5) < 0.13
+
+
+def test_class_folder_repeats_are_cropped_each_in_their_own_way(
+    tmp_path, tokenizer, write_image
+):
+    path = write_image(tmp_path / "2_sks dog" / "a.png", size=(300, 64))
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 300, 3), np.uint8)
+    tf.keras.utils.save_img(path, pixels, scale=False)
+    dataset = load(
+        tmp_path, tokenizer, resolution=64, batch_size=2, crop="random"
+    )
+    (batch,) = arrays_of(dataset)
+    assert not np.array_equal(batch["images"][0], batch["images"][1])
+
+
+def test_unreadable_images_are_left_out_and_reported(
+    numbered, tokenizer, caplog
+):
+    (numbered / "4.png").write_bytes(b"")
+    report = Unreadable()
+    options = {"resolution": 64, "batch_size": 3}
+    dataset = load(numbered, tokenizer, report=report, **options)
+    assert dataset.cardinality() == 3
+    assert sorted(numbers_of(dataset)) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert [image for image, _ in report.rows] == ["4.png"]
+    assert not caplog.records
+    load(numbered, tokenizer, **options)
+    assert "1 images cannot be read" in caplog.text and "4.png" in caplog.text
+    with pytest.raises(ValueError, match="1 of 10 images"):
+        load(numbered, tokenizer, max_unreadable=0.05, **options)
+    assert (numbered / "4.png").read_bytes() == b""
+
+
+def test_an_image_lost_while_training_is_replaced(numbered, tokenizer, caplog):
+    report = Unreadable()
+    options = {"resolution": 64, "batch_size": 5, "shuffle": False}
+    dataset = load(numbered, tokenizer, report=report, **options)
+    (numbered / "4.png").unlink()
+    with caplog.at_level(logging.WARNING):
+        first = numbers_of(dataset)
+        second = numbers_of(dataset)
+    assert len(first) == 10
+    assert first[:4] == [0, 1, 2, 3] and first[5:] == [5, 6, 7, 8, 9]
+    assert 4 not in first + second
+    assert report.rows == [("4.png", "the file does not exist")]
+    assert caplog.text.count("4.png") == 1
+
+
+def test_losing_all_images_stops_with_the_reason(numbered, tokenizer):
+    dataset = load(numbered, tokenizer, resolution=64, batch_size=5)
+    for path in numbered.glob("*.png"):
+        path.unlink()
+    with pytest.raises(tf.errors.UnknownError, match="100 images in a row"):
+        list(dataset)
+
+
+def test_all_images_unreadable_is_refused_at_any_share(numbered, tokenizer):
+    for path in numbered.glob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="No image can be read"):
+        load(numbered, tokenizer, resolution=64, max_unreadable=1.0)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "expected"),
+    [
+        (64, (64, 64)),
+        ((128, 192), (128, 192)),
+        ([64, np.int64(128)], (64, 128)),
+    ],
+)
+def test_resolution(resolution, expected):
+    assert check_resolution(resolution) == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("resolution", 500, "multiple of 64.*Nearest valid: .512, 512."),
+        ("resolution", (64, 100), "Nearest valid: .64, 128."),
+        ("resolution", 0, "Nearest valid: .64, 64."),
+        ("resolution", "512", "must be an integer"),
+        ("resolution", 64.0, "must be an integer"),
+        ("resolution", (64, 64, 3), "must be an integer"),
+        ("batch_size", 0, "at least 1"),
+        ("batch_size", 2.5, "integer"),
+        ("batch_size", True, "integer"),
+        ("batch_size", 11, "batch_size=11 and 10 examples.*at most 10"),
+        ("seed", -1, "at least 0"),
+        ("epoch", -1, "at least 0"),
+        ("crop", "centre", "Did you mean 'center'"),
+        ("reader", "metadata_json", "Did you mean 'metadata_jsonl'"),
+        ("caption_template", "a photo", "{caption}"),
+        ("caption_dropout", 1.5, "from 0 to 1"),
+        ("max_unreadable", "10%", "from 0 to 1"),
+    ],
+)
+def test_bad_options_are_refused_by_name(
+    numbered, tokenizer, option, value, words
+):
+    with pytest.raises(ValueError, match=words) as error:
+        load(numbered, tokenizer, **{"resolution": 64, option: value})
+    assert option in str(error.value)
+
+
+def test_fewer_examples_than_a_batch_can_be_kept(numbered, tokenizer):
+    dataset = load(
+        numbered, tokenizer, resolution=64, batch_size=16, drop_remainder=False
+    )
+    assert dataset.cardinality() == 1
+    assert sorted(numbers_of(dataset)) == list(range(10))
+
+
+def test_keras_fit_sees_one_epoch_a_pass(numbered, tokenizer):
+    dataset = load(numbered, tokenizer, resolution=64, batch_size=5)
+    passes = []
+
+    class Watching(tf.keras.Model):
+        def train_step(self, batch):
+            images = batch["images"]
+            tf.py_function(
+                lambda x: passes.append(x.numpy()), [images[:, 0, 0, 0]], []
+            )
+            return {"loss": tf.reduce_mean(images)}
+
+    model = Watching()
+    model.compile()
+    model.fit(dataset, epochs=2, verbose=0)
+    shown = [round((grey + 1) * 12.75) for grey in np.concatenate(passes)]
+    expected = [
+        epoch_order(epoch, 10, 10, 0, True)[:, 0].tolist() for epoch in (0, 1)
+    ]
+    assert [shown[:10], shown[10:]] == expected

@@ -1,0 +1,170 @@
+import os
+
+import pytest
+
+from keras_sdft.data.tables import read_csv
+from keras_sdft.data.tables import read_jsonl
+
+
+@pytest.fixture
+def folder(tmp_path, write_image):
+    for name in ("a.png", "b.png", "sub/c.png"):
+        write_image(tmp_path / "root" / name)
+    write_image(tmp_path / "outside.png")
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def read(folder):
+    """Writes a table of either kind from rows of strings, and reads it."""
+
+    def write_and_read(kind, text, **columns):
+        path = folder / f"table.{kind}"
+        data = text if isinstance(text, bytes) else text.encode()
+        path.write_bytes(data)
+        reader = read_csv if kind == "csv" else read_jsonl
+        return reader(str(path), **columns)
+
+    return write_and_read
+
+
+def jsonl(*pairs, image="file_name", caption="text"):
+    lines = [f'{{"{image}": "{i}", "{caption}": "{c}"}}' for i, c in pairs]
+    return "\n".join(lines) + "\n"
+
+
+def csv(*pairs, image="file_name", caption="text"):
+    return "\n".join([f"{image},{caption}", *map(",".join, pairs)]) + "\n"
+
+
+BOTH = pytest.mark.parametrize(
+    ("kind", "table"), [("jsonl", jsonl), ("csv", csv)]
+)
+
+
+def rows_of(examples):
+    return [(example.name, example.captions) for example in examples]
+
+
+@BOTH
+@pytest.mark.parametrize("image", ["file_name", "image", "image_path", "path"])
+def test_rows_keep_their_order_and_known_columns_are_found(
+    read, kind, table, image
+):
+    text = table(("sub/c.png", "see"), ("a.png", "ay"), image=image)
+    assert rows_of(read(kind, text)) == [
+        ("sub/c.png", ("see",)),
+        ("a.png", ("ay",)),
+    ]
+
+
+@BOTH
+def test_columns_can_be_named(read, kind, table):
+    text = table(("a.png", "ay"), image="foto", caption="titel")
+    examples = read(kind, text, image_column="foto", caption_column="titel")
+    assert rows_of(examples) == [("a.png", ("ay",))]
+
+
+def test_a_list_is_several_captions_and_a_list_of_one_is_one(read):
+    text = (
+        '\ufeff{"file_name": "a.png", "text": ["one", "two"], "more": 3}\n\n'
+        '{"text": ["three"], "file_name": "b.png"}'
+    )
+    assert rows_of(read("jsonl", text)) == [
+        ("a.png", ("one", "two")),
+        ("b.png", ("three",)),
+    ]
+
+
+def test_csv_quotes_and_line_ends(read):
+    text = '\ufefffile_name,n,text\r\na.png,1,"a ""red"", big\ndog"\r\n\r\n'
+    assert rows_of(read("csv", text)) == [("a.png", ('a "red", big\ndog',))]
+
+
+@BOTH
+def test_paths_that_stay_inside_are_shortened(read, folder, kind, table):
+    inside = str(folder / "b.png").replace(os.sep, "/")
+    text = table(("sub/../a.png", "ay"), (inside, "bee"), ("./sub//c.png", "c"))
+    names = [example.name for example in read(kind, text)]
+    assert names == ["a.png", "b.png", os.path.join("sub", "c.png")]
+
+
+@BOTH
+@pytest.mark.parametrize("form", ["../outside.png", "sub/../../outside.png", 0])
+def test_paths_that_leave_the_folder_are_refused(
+    read, folder, kind, table, form
+):
+    path = form or str(folder.parent / "outside.png").replace(os.sep, "/")
+    with pytest.raises(ValueError, match="must stay inside") as error:
+        read(kind, table(("a.png", "x"), (path, "y")))
+    line = 3 if kind == "csv" else 2
+    assert f"line {line} of" in str(error.value)
+
+
+@BOTH
+def test_repeated_paths_are_refused_in_any_spelling(read, kind, table):
+    text = table(("a.png", "x"), ("b.png", "y"), ("./a.png", "z"))
+    with pytest.raises(ValueError, match="1 paths with several .*'a.png'"):
+        read(kind, text)
+
+
+@BOTH
+def test_images_that_do_not_exist_are_counted_and_named(read, kind, table):
+    rows = [("a.png", "x"), *((f"no/{i}.png", "y") for i in range(7))]
+    with pytest.raises(FileNotFoundError) as error:
+        read(kind, table(*rows))
+    assert "7 images that do not exist: 'no/0.png'" in str(error.value)
+    assert "'no/4.png' and 2 more" in str(error.value)
+
+
+@BOTH
+def test_images_without_a_row_are_warned_of(read, kind, table, caplog):
+    assert len(read(kind, table(("a.png", "x")))) == 1
+    assert "no row for 1 images" in caplog.text and "'b.png'" in caplog.text
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("names", "column", "offered"),
+    [
+        ({"caption": "texts"}, "'text'", "'texts'"),
+        ({"image": "filename"}, "'file_name'", "'filename'"),
+    ],
+)
+def test_missing_columns_offer_the_nearest(
+    read, kind, table, names, column, offered
+):
+    with pytest.raises(ValueError) as error:
+        read(kind, table(("a.png", "x"), **names))
+    assert f"has no column {column}" in str(error.value)
+    assert f"the nearest is {offered}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "words"),
+    [
+        ("jsonl", "", ["has no rows"]),
+        ("csv", "", ["has no rows"]),
+        ("csv", "file_name,text\n", ["has no rows"]),
+        ("jsonl", jsonl(("a.png", "x")) + "{oh", ["line 2 of", "'{oh'"]),
+        ("jsonl", "[1, 2]", ["line 1 of", "one JSON object"]),
+        (
+            "jsonl",
+            jsonl(("a.png", "x")) + '{"file_name": "b.png"}',
+            ["line 2 of", "'text'"],
+        ),
+        ("jsonl", '{"file_name": 3, "text": "x"}', ["non-empty string", "3"]),
+        ("jsonl", '{"file_name": "", "text": "x"}', ["non-empty string"]),
+        ("jsonl", '{"file_name": "a.png", "text": null}', ["None", "line 1"]),
+        ("jsonl", '{"file_name": "a.png", "text": []}', ["[]"]),
+        ("jsonl", '{"file_name": "a.png", "text": ["x", 4]}', ["['x', 4]"]),
+        ("csv", "file_name,text\na.png,red, big\n", ["3 fields in line 2"]),
+        ("csv", csv(("a.png", "café")).encode("latin-1"), ["UTF-8"]),
+        ("jsonl", jsonl(("a.png", "é")).encode("latin-1"), ["UTF-8"]),
+    ],
+)
+def test_bad_tables_are_refused_with_their_line(read, kind, text, words):
+    with pytest.raises(ValueError) as error:
+        read(kind, text)
+    for word in words:
+        assert word in str(error.value)
