@@ -1,0 +1,86 @@
+"""Counting optimizer steps through a whole `fit`, across epochs.
+
+Keras numbers batches inside an epoch; fine-tuning is measured in optimizer
+steps. Knows nothing of images, weights or files.
+"""
+
+from __future__ import annotations
+
+import keras
+
+
+def check_count(name: str, value: int | None) -> int | None:
+    """Returns `value`, refusing anything but `None` or an int >= 1."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(
+            f"`{name}` must be an integer of 1 or more. Received: {value!r}."
+        )
+    return value
+
+
+class StepCallback(keras.callbacks.Callback):
+    """Counts optimizer steps in `self.step`, over epochs.
+
+    The count starts at the optimizer's own (0 for a fresh trainer) and grows
+    by the batches that were trained, so it needs no read from the device.
+    Subclasses override `on_step_end` and call `super()` in the other hooks.
+    """
+
+    step = 0
+    _first_batch = 0
+
+    def on_train_begin(self, logs=None) -> None:
+        super().on_train_begin(logs)
+        optimizer = getattr(self.model, "optimizer", None)
+        iterations = getattr(optimizer, "iterations", None)
+        self.step = 0 if iterations is None else int(iterations)
+
+    def on_train_batch_begin(self, batch, logs=None) -> None:
+        super().on_train_batch_begin(batch, logs)
+        self._first_batch = batch
+
+    def on_train_batch_end(self, batch, logs=None) -> None:
+        super().on_train_batch_end(batch, logs)
+        # With `steps_per_execution` one call stands for several batches.
+        before = self.step
+        self.step += batch - self._first_batch + 1
+        self.on_step_end(before, logs)
+
+    def on_step_end(self, before: int, logs: dict | None) -> None:
+        """Called after training; the steps `before + 1 .. self.step` ran.
+
+        Args:
+            before: Int, the count before this call.
+            logs: Dict of the step's logs, shared by all callbacks.
+        """
+
+    def passed(self, before: int, every: int | None) -> bool:
+        """Says whether a multiple of `every` lies in the last steps."""
+        return every is not None and self.step // every > before // every
+
+
+class StopAtStep(StepCallback):
+    """Ends `fit` after exactly `step` optimizer steps.
+
+    Epochs are passes over the data; this is what makes a number of steps
+    exact when it is no multiple of an epoch. The last epoch is then shorter,
+    and its validation and callbacks run as always.
+
+    Args:
+        step: Int >= 1, the optimizer step after which training ends.
+
+    Raises:
+        ValueError: If `step` is not an integer of 1 or more.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        if step is None:
+            raise ValueError("`step` must be an integer. Received: None.")
+        self.last_step = check_count("step", step)
+
+    def on_step_end(self, before, logs) -> None:
+        if self.step >= self.last_step:
+            self.model.stop_training = True

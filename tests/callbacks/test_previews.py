@@ -1,0 +1,117 @@
+import glob
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_sdft.callbacks import Previews
+
+
+def names(directory):
+    return sorted(os.listdir(directory))
+
+
+def test_grids_at_start_every_steps_and_end(trainer, batches, tmp_path):
+    previews = Previews(["a", "b"], tmp_path / "p", every_steps=3, seed=7)
+    trainer.fit(batches, epochs=2, verbose=0, callbacks=[previews])
+    assert names(tmp_path / "p") == [
+        "step_000000.png",
+        "step_000003.png",
+        "step_000006.png",
+        "step_000008.png",
+    ]
+    prompts = [prompt for prompt, _ in trainer.stable_diffusion.calls]
+    assert prompts == ["a", "b"] * 4
+
+
+def test_grids_every_epochs_are_not_drawn_twice(trainer, batches, tmp_path):
+    previews = Previews("a", tmp_path, every_epochs=2)
+    trainer.fit(batches, epochs=4, verbose=0, callbacks=[previews])
+    assert names(tmp_path) == [
+        "step_000000.png",
+        "step_000008.png",
+        "step_000016.png",
+    ]
+    assert len(trainer.stable_diffusion.calls) == 3
+
+
+def test_the_model_is_asked_with_averaged_weights(trainer, batches, tmp_path):
+    previews = Previews(
+        ["a", "b"],
+        tmp_path,
+        every_steps=100,
+        num_steps=4,
+        guidance_scale=3,
+        seed=5,
+    )
+    trainer.fit(batches, verbose=0, callbacks=[previews])
+    expected = {
+        "batch_size": 1,
+        "num_steps": 4,
+        "unconditional_guidance_scale": 3.0,
+        "averaged": True,
+    }
+    calls = trainer.stable_diffusion.calls
+    assert calls[0] == ("a", expected | {"seed": 5})
+    assert calls[1] == ("b", expected | {"seed": 6})
+    assert calls[2:] == calls[:2]
+    assert not trainer.averaged
+
+
+def test_the_grid_has_one_row_per_prompt(trainer, batches, tmp_path):
+    previews = Previews(["a", "b"], tmp_path, every_epochs=1, seed=5)
+    trainer.fit(batches, verbose=0, callbacks=[previews])
+    with Image.open(tmp_path / "step_000004.png") as image:
+        pixels = np.asarray(image)
+    assert pixels.shape == (2 * 16 + 2, 160 + 24, 3)
+    assert pixels[0, -1].tolist() == [5, 0, 0]
+    assert pixels[-1, -1].tolist() == [6, 0, 0]
+
+
+def test_tensorboard_receives_the_images(trainer, batches, tmp_path):
+    previews = Previews(
+        ["a", "b"],
+        tmp_path / "p",
+        every_steps=2,
+        tensorboard_directory=tmp_path / "logs",
+    )
+    trainer.fit(batches, verbose=0, callbacks=[previews])
+    seen = []
+    for path in glob.glob(str(tmp_path / "logs" / "*")):
+        for event in tf.compat.v1.train.summary_iterator(path):
+            seen += [(event.step, v.tag) for v in event.summary.value]
+    expected = [(s, f"preview_{i}") for s in (0, 2, 4) for i in (0, 1)]
+    assert sorted(seen) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"every_steps": None}, "exactly one of"),
+        ({"every_epochs": 1}, "exactly one of"),
+        ({"every_steps": 0}, "every_steps"),
+        ({"every_steps": 2.5}, "every_steps"),
+        ({"prompts": []}, "prompts"),
+        ({"prompts": ["a", 3]}, "prompts"),
+        ({"num_steps": 0}, "num_steps"),
+        ({"num_steps": 1001}, "num_steps"),
+        ({"guidance_scale": float("nan")}, "guidance_scale"),
+        ({"guidance_scale": -1}, "guidance_scale"),
+        ({"seed": -1}, "seed"),
+        ({"seed": None}, "seed"),
+    ],
+)
+def test_bad_arguments_are_refused(tmp_path, changes, message):
+    arguments = {"prompts": "a", "directory": tmp_path, "every_steps": 1}
+    with pytest.raises(ValueError, match=message):
+        Previews(**(arguments | changes))
+
+
+def test_a_file_is_no_directory(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("mine")
+    with pytest.raises(NotADirectoryError, match="Received a file"):
+        Previews("a", path, every_steps=1)
+    assert path.read_text() == "mine"
