@@ -1,0 +1,179 @@
+"""`keras-sdft generate`: images from prompts, as PNG files.
+
+Knows prompts, seeds and files; the drawing is the model's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from typing import Any
+
+from keras_sdft.cli.model import MixedPrecision
+from keras_sdft.cli.model import load_model
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateOptions:
+    """What to draw, with which model, and where to.
+
+    Args:
+        model: A preset, a run, an exported directory or a weight file.
+        prompt: One text or several; `--prompt` may be repeated.
+        output: Path of the PNG file. With several images it is their grid,
+            and OUT_0.png, OUT_1.png and so on are the images.
+        num_images: Images for each prompt.
+        num_steps: Sampling steps, 1 to 1000.
+        guidance_scale: How much the prompt counts; 1 is no guidance.
+        seed: Seed of a prompt's first image; each next one adds 1.
+        negative_prompt: What the image shall not show.
+        height: Height in pixels. Defaults to the model's own.
+        width: Width in pixels. Defaults to the model's own.
+        mixed_precision: Numbers to compute with: no, bf16 or fp16.
+        weights_directory: Directory with local copies of a preset's
+            published files.
+        overwrite: Replace the files if they exist.
+    """
+
+    model: str
+    prompt: list[str]
+    output: str
+    num_images: int = 1
+    num_steps: int = 25
+    guidance_scale: float = 7.5
+    seed: int = 0
+    negative_prompt: str | None = None
+    height: int | None = None
+    width: int | None = None
+    mixed_precision: MixedPrecision = "no"
+    weights_directory: str | None = None
+    overwrite: bool = False
+
+
+def generate(options: GenerateOptions) -> None:
+    """Draws images from prompts.
+
+    Args:
+        options: `GenerateOptions`.
+
+    Raises:
+        ValueError: If an option is out of its range.
+        FileExistsError: If a file is there and `overwrite` is not given.
+    """
+    _check(options)
+    paths = _paths(options)
+    sd = load_model(
+        options.model,
+        options.height,
+        options.width,
+        options.mixed_precision,
+        options.weights_directory,
+    )
+    from keras_sdft import callbacks
+
+    images = []
+    for index, path in enumerate(paths[: _count(options)]):
+        image = _draw(sd, options, index)
+        images.append(image)
+        text = _text(options, index)
+        callbacks.save_png(callbacks.image_grid(image), path, text)
+        print(path, flush=True)
+    if len(images) > 1:
+        _save_grid(options, images, paths[-1])
+        print(paths[-1])
+
+
+def _draw(sd: Any, options: GenerateOptions, index: int) -> Any:
+    """Draws the image `index`; its seed alone gives it again."""
+    return sd.text_to_image(
+        options.prompt[index // options.num_images],
+        negative_prompt=options.negative_prompt,
+        batch_size=1,
+        num_steps=options.num_steps,
+        unconditional_guidance_scale=options.guidance_scale,
+        seed=options.seed + index % options.num_images,
+    )
+
+
+def _text(options: GenerateOptions, index: int) -> dict[str, str]:
+    """What the PNG says about its own making."""
+    return {
+        "prompt": options.prompt[index // options.num_images],
+        "negative_prompt": options.negative_prompt or "",
+        "seed": str(options.seed + index % options.num_images),
+        "num_steps": str(options.num_steps),
+        "guidance_scale": str(options.guidance_scale),
+        "model": options.model,
+    }
+
+
+def _save_grid(options: GenerateOptions, images: list, path: str) -> None:
+    import numpy as np
+
+    from keras_sdft import callbacks
+
+    several = len(options.prompt) > 1
+    grid = callbacks.image_grid(
+        np.concatenate(images),
+        columns=options.num_images if several else None,
+        labels=options.prompt if several else None,
+    )
+    text = _text(options, 0)
+    text["prompt"] = " | ".join(options.prompt)
+    callbacks.save_png(grid, path, text)
+
+
+def _check(options: GenerateOptions) -> None:
+    if not options.prompt:
+        raise ValueError("`prompt` must hold at least one text. Received: [].")
+    if not options.output.lower().endswith(".png"):
+        raise ValueError(
+            "`output` must be the path of a PNG file, ending in '.png'. "
+            f"Received: {options.output!r}."
+        )
+    if options.num_images < 1:
+        raise ValueError(
+            f"`num_images` must be >= 1. Received: {options.num_images}."
+        )
+    if not 1 <= options.num_steps <= 1000:
+        raise ValueError(
+            f"`num_steps` must be in [1, 1000]. Received: {options.num_steps}."
+        )
+    if not 0 <= options.guidance_scale < math.inf:
+        raise ValueError(
+            "`guidance_scale` must be a finite number of 0 or more. "
+            f"Received: {options.guidance_scale}."
+        )
+    if options.seed < 0:
+        raise ValueError(f"`seed` must be >= 0. Received: {options.seed}.")
+
+
+def _count(options: GenerateOptions) -> int:
+    return len(options.prompt) * options.num_images
+
+
+def _paths(options: GenerateOptions) -> list[str]:
+    """Returns the paths of the images and, if several, of their grid last.
+
+    Raises:
+        FileExistsError: If one is there and may not be replaced.
+    """
+    paths = [options.output]
+    if _count(options) > 1:
+        stem, extension = os.path.splitext(options.output)
+        numbered = [f"{stem}_{i}{extension}" for i in range(_count(options))]
+        paths = numbered + paths
+    taken = [path for path in paths if os.path.lexists(path)]
+    if taken and not options.overwrite:
+        more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
+        raise FileExistsError(
+            f"{taken[0]!r}{more} exists. Give another `--output`, or "
+            "`--overwrite` to replace it."
+        )
+    if any(os.path.isdir(path) for path in taken):
+        raise IsADirectoryError(
+            f"`output` must be a file. Received: {options.output!r}, a "
+            "directory."
+        )
+    return paths
