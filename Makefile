@@ -1,0 +1,90 @@
+# Needs python3 (3.10 to 3.13), make and a package registry; nothing else.
+PYTHON ?= python3
+VENV := .venv
+PEERS := .venv-peers
+BIN := $(VENV)/bin
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
+DEMO_DATA := examples/data/ink/train
+DEMO_RUN := runs/demo
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format peers bench docs clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
+	  | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed  ## Make .venv with the tested set of packages
+
+# The stamp is newer than what it was made from, or pip runs again.
+$(VENV)/.installed: requirements.txt setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in \
+	  [(3, 10), (3, 11), (3, 12), (3, 13)])' || { echo "make install: \
+	TensorFlow has wheels for Python 3.10 to 3.13 only. \
+	Received: $$($(PYTHON) --version). Set PYTHON=python3.12, for example." \
+	  >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -r requirements.txt
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps \
+	  --no-build-isolation --editable .
+	@touch $@
+
+demo: install  ## Fine-tune "tiny" on the pictures in examples/data, 60 steps
+	@test -f $(DEMO_DATA)/metadata.jsonl || { echo "make demo: there is no \
+	$(DEMO_DATA)/metadata.jsonl in this checkout." >&2; exit 1; }
+	$(BIN)/keras-sdft train --model tiny --data $(DEMO_DATA) \
+	  --output_dir $(DEMO_RUN) --overwrite --resolution 128 --batch_size 4 \
+	  --max_train_steps 60 --learning_rate 1e-4 --seed 0 \
+	  --preview_prompts "a red heart in ink style" "a dog in ink style" \
+	  --preview_every_steps 60 --preview_guidance_scale 4
+	@find $(DEMO_RUN)/previews -name '*.png' | sort | tail -n 1
+
+# Two processes: most of a test is tracing a graph, which is one thread.
+test: install lint  ## Lint, then every test that is not marked slow
+	$(BIN)/python -m pytest -m "not slow" -n 2 $(PYTEST_ARGS)
+
+test-slow: install  ## The tests at full size; they need 16 GB of memory
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: install  ## ruff, mypy, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+format: install  ## Let ruff lay out the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+peers: $(PEERS)/.installed  ## Make .venv-peers: torch, diffusers, peft
+
+$(PEERS)/.installed: requirements-peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet $(PIP_ARGS) \
+	  -r requirements-peers.txt
+	@touch $@
+
+bench: $(if $(BENCHMARKS),install peers)  ## Run each benchmark against its peer
+	@test -n "$(BENCHMARKS)" || { echo "make bench: there is no benchmark \
+	in this checkout yet." >&2; exit 1; }
+	@set -e; for file in $(BENCHMARKS); do \
+	  echo "== $$file"; $(BIN)/python $$file; done
+
+docs: $(VENV)/.installed-docs  ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
+$(VENV)/.installed-docs: $(VENV)/.installed setup.cfg
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) \
+	  --no-build-isolation --editable '.[docs]'
+	@touch $@
+
+clean:  ## Remove caches and what was built; keep .venv* and runs
+	rm -rf build/lib build/bdist.* dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find keras_sdft tests examples -name __pycache__ -prune -exec rm -rf {} +

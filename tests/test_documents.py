@@ -1,0 +1,144 @@
+"""The documents and the example hold what the package has.
+
+Code in the documents is not run here: it is parsed, and every name and
+argument in it is looked up. A block after a comment that begins with
+`<!-- not run` is only parsed.
+"""
+
+import ast
+import inspect
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import keras_sdft
+from keras_sdft.cli.command_line import parse
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [
+    *(ROOT / n for n in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+# What the documents' variables stand for.
+VARIABLES = {
+    "keras_sdft": keras_sdft,
+    "sd": keras_sdft.StableDiffusion,
+    "trainer": keras_sdft.Trainer,
+}
+FENCE = re.compile(r"(<!-- not run.*-->\n)?^```(\w*)\n(.*?)^```$", re.M | re.S)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def page_name(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(page, language):
+    """Yields `(looked_up, text)` for each fenced block of a language."""
+    for skip, found, text in FENCE.findall(page.read_text(encoding="utf-8")):
+        if found == language:
+            yield not skip, text
+
+
+def looked_up_code():
+    for page in PAGES:
+        for number, (looked_up, text) in enumerate(blocks(page, "python")):
+            if looked_up:
+                yield pytest.param(text, id=f"{page_name(page)}-{number}")
+    for example in EXAMPLES:
+        text = example.read_text(encoding="utf-8")
+        yield pytest.param(text, id=page_name(example))
+
+
+def commands():
+    """Yields the arguments of every `keras-sdft` line of the documents."""
+    for page in PAGES:
+        for _, text in blocks(page, ""):
+            for line in text.replace("\\\n", " ").splitlines():
+                words = shlex.split(line) if "keras-sdft " in line else []
+                if words[:1] == ["keras-sdft"] and "--config" not in words:
+                    yield pytest.param(words[1:], id=f"{page.stem}-{words[1]}")
+
+
+def resolve(node):
+    """Returns what `a.b.c` is, or `None` if `a` is no known variable."""
+    if isinstance(node, ast.Name):
+        return VARIABLES.get(node.id)
+    if isinstance(node, ast.Attribute):
+        owner = resolve(node.value)
+        if owner is None or isinstance(owner, property):
+            return None
+        # Set by the constructor, so the class itself does not have it.
+        if owner is keras_sdft.StableDiffusion and node.attr == "schedule":
+            return None
+        assert hasattr(owner, node.attr), ast.unparse(node)
+        return getattr(owner, node.attr)
+    return None
+
+
+def check_call(node, function):
+    if function is None or not callable(function):
+        return
+    parameters = list(inspect.signature(function).parameters.values())
+    kinds = {parameter.kind for parameter in parameters}
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return
+    given = {keyword.arg for keyword in node.keywords}
+    assert given <= {p.name for p in parameters}, ast.unparse(node)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_links_lead_somewhere(page):
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_python_parses(page):
+    for _, text in blocks(page, "python"):
+        ast.parse(text)
+
+
+@pytest.mark.parametrize("text", list(looked_up_code()))
+def test_names_and_arguments_exist(text):
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call):
+            check_call(node, resolve(node.func))
+        elif isinstance(node, ast.Attribute):
+            resolve(node)
+
+
+@pytest.mark.parametrize("words", list(commands()))
+def test_commands_are_understood(words):
+    assert parse(words)[0] == words[0]
+
+
+def test_names_of_the_api_page_exist():
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    names = re.findall(r"^::: (\S+)$", text, re.M)
+    assert len(names) > 10
+    for name in names:
+        resolve(ast.parse(name, mode="eval").body)
+
+
+def test_every_page_is_in_the_menu():
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert f": {page.relative_to(ROOT / 'docs').as_posix()}\n" in menu
+
+
+def test_the_front_pages_show_the_same_script():
+    readme, index = (
+        [text for _, text in blocks(ROOT / name, "python")][0]
+        for name in ("README.md", "docs/index.md")
+    )
+    assert readme == index
+
+
+def test_the_example_is_short():
+    lines = (ROOT / "examples" / "finetune.py").read_text().splitlines()
+    assert len(lines) < 60
