@@ -1,0 +1,361 @@
+"""Words about icons: which names stay, how people call them, what they are.
+
+Data only, and the two predicates that read it. Knows no pixels, no files.
+Names are the icon sets' own, in lower case with hyphens.
+"""
+
+COLOURS = (
+    "red",
+    "orange",
+    "yellow",
+    "green",
+    "blue",
+    "purple",
+    "pink",
+    "brown",
+    "black",
+    "white",
+    "grey",
+)
+
+#: Names that sets spell differently, mapped to the one used here.
+ALIASES = {
+    "blackbird": "black-bird",
+    "face-with-crossed-out-eyes": "knocked-out-face",
+    "enraged-face": "pouting-face",
+    "phoenix-bird": "phoenix",
+    "piata": "pinata",
+    "smiling-face-with-open-hands": "hugging-face",
+    "red-triangle": "red-triangle-pointed-up",
+}
+
+DROPPED_CATEGORIES = ("Flags", "Symbols", "People & Body")
+
+#: Names kept although their category is dropped.
+KEPT = frozenset(
+    """
+    anatomical-heart astronaut bone brain ear elf eye eyes fairy fingerprint
+    footprints genie lungs mage mechanical-arm mermaid mouth ninja nose
+    person-running prince princess robot santa-claus snowboarder tooth troll
+    vampire zombie
+    red-circle orange-circle yellow-circle green-circle blue-circle
+    purple-circle brown-circle black-circle
+    red-square orange-square yellow-square green-square blue-square
+    purple-square brown-square
+    red-triangle-pointed-up red-triangle-pointed-down
+    large-blue-diamond large-orange-diamond
+    check-mark cross-mark infinity peace-symbol plus radioactive
+    red-exclamation-mark red-question-mark recycling-symbol warning yin-yang
+    folding-hand-fan crescent-moon full-moon moon-cake moon-viewing-ceremony
+    """.split()
+)
+
+#: Names that say nothing to a reader of a prompt, or draw mostly letters.
+DROPPED = frozenset(
+    """
+    bellhop-bell bookmark-tabs card-file-box card-index card-index-dividers
+    chart-increasing-with-yen construction convenience-store cyclone
+    dotted-line-face eye-in-speech-bubble fish-cake-with-swirl foggy
+    heart-decoration high-voltage hundred-points japanese-post-office
+    left-speech-bubble linked-paperclips love-hotel map-of-japan motorway
+    mobile-phone-with-arrow on-exclamation-arrow part-alternation-mark
+    airplane-arrival airplane-departure anger-symbol barber-pole bridge-at-night
+    building-construction dashing-away envelope-with-arrow
+    fight-cloud goal-net head-shaking-horizontally head-shaking-vertically
+    hourglass-not-done identification-card inbox-tray incoming-envelope
+    landslide level-slider magnifying-glass-tilted-right national-park
+    outbox-tray page-facing-up page-with-curl pouring-liquid
+    sun-behind-large-cloud sun-behind-small-cloud umbrella-on-ground
+    globe-showing-americas globe-showing-asia-australia low-battery
+    postal-horn rosette mahjong-red-dragon file-folder open-file-folder
+    right-anger-bubble slightly-frowning-face splatter station
+    speaker-low-volume speaker-medium-volume muted-speaker zzz
+    """.split()
+)
+
+DROPPED_PARTS = frozenset(
+    """
+    button buttons clock flag hand hands moon oclock pointing sign
+    skin thirty tone yen pound euro
+    """.split()
+)
+
+MAX_WORDS = 4
+
+#: How people call a thing, best first; the first is its name in captions.
+SPOKEN = {
+    "badminton": ["badminton racket"],
+    "black-nib": ["nib"],
+    "bowling": ["bowling ball"],
+    "camping": ["campsite"],
+    "chart-decreasing": ["falling chart"],
+    "chart-increasing": ["rising chart"],
+    "closed-book": ["book"],
+    "cricket-game": ["cricket bat"],
+    "dizzy": ["dizzy star"],
+    "field-hockey": ["field hockey stick"],
+    "flower-playing-cards": ["playing card"],
+    "framed-picture": ["picture frame"],
+    "headphone": ["headphones"],
+    "heart-on-fire": ["burning heart"],
+    "heart-suit": ["hearts suit"],
+    "heart-with-arrow": ["heart with an arrow"],
+    "heart-with-ribbon": ["heart with a ribbon"],
+    "house-with-garden": ["house with a garden"],
+    "ice-hockey": ["ice hockey stick"],
+    "infinity": ["infinity sign"],
+    "joker": ["joker card"],
+    "lacrosse": ["lacrosse stick"],
+    "locked-with-key": ["padlock with a key"],
+    "locked-with-pen": ["padlock with a pen"],
+    "luggage": ["suitcase"],
+    "mate": ["mate cup"],
+    "net-with-handle": ["net"],
+    "oncoming-automobile": ["oncoming car"],
+    "performing-arts": ["theater masks"],
+    "ping-pong": ["ping pong paddle"],
+    "radioactive": ["radioactive sign"],
+    "sports-medal": ["medal"],
+    "star-struck": ["star struck face"],
+    "sun-behind-rain-cloud": ["sun behind a rain cloud"],
+    "tennis": ["tennis ball"],
+    "thread": ["spool of thread"],
+    "unlocked": ["open padlock"],
+    "warning": ["warning sign"],
+    "wedding": ["wedding church"],
+    "1st-place-medal": ["gold medal"],
+    "2nd-place-medal": ["silver medal"],
+    "3rd-place-medal": ["bronze medal"],
+    "automobile": ["car"],
+    "articulated-lorry": ["truck", "lorry"],
+    "auto-rickshaw": ["rickshaw"],
+    "baguette-bread": ["baguette"],
+    "beverage-box": ["juice box"],
+    "billed-cap": ["cap"],
+    "blowfish": ["pufferfish", "blowfish"],
+    "bottle-with-popping-cork": ["champagne bottle"],
+    "bowl-with-spoon": ["bowl with a spoon"],
+    "bullseye": ["target", "bullseye"],
+    "cheese-wedge": ["cheese"],
+    "chess-pawn": ["pawn", "chess pawn"],
+    "cocktail-glass": ["cocktail"],
+    "collision": ["explosion"],
+    "cooked-rice": ["bowl of rice"],
+    "cooking": ["fried egg"],
+    "cup-with-straw": ["cup with a straw"],
+    "cut-of-meat": ["steak"],
+    "deciduous-tree": ["tree"],
+    "delivery-truck": ["van", "delivery truck"],
+    "desktop-computer": ["computer"],
+    "doughnut": ["donut", "doughnut"],
+    "ear-of-corn": ["corn", "ear of corn"],
+    "e-mail": ["email"],
+    "evergreen-tree": ["evergreen tree"],
+    "fire-engine": ["fire truck", "fire engine"],
+    "flying-saucer": ["flying saucer", "ufo"],
+    "folding-hand-fan": ["fan"],
+    "fork-and-knife": ["fork and knife"],
+    "front-facing-baby-chick": ["front facing chick"],
+    "gem-stone": ["diamond", "gem"],
+    "globe-showing-europe-africa": ["globe"],
+    "high-heeled-shoe": ["high heel"],
+    "hot-beverage": ["cup of coffee", "coffee"],
+    "hot-pepper": ["chili pepper", "hot pepper"],
+    "hourglass-done": ["hourglass"],
+    "jack-o-lantern": ["halloween pumpkin", "pumpkin"],
+    "honeybee": ["bee", "honeybee"],
+    "kiwi-fruit": ["kiwi"],
+    "lady-beetle": ["ladybug"],
+    "large-blue-diamond": ["blue rhombus"],
+    "large-orange-diamond": ["orange rhombus"],
+    "leafy-green": ["lettuce"],
+    "light-bulb": ["light bulb", "lamp"],
+    "locked": ["padlock", "lock"],
+    "lotion-bottle": ["bottle"],
+    "mage": ["wizard"],
+    "magnifying-glass-tilted-left": ["magnifying glass"],
+    "mans-shoe": ["shoe"],
+    "meat-on-bone": ["meat on a bone"],
+    "mobile-phone": ["phone", "mobile phone"],
+    "person-running": ["runner"],
+    "pool-8-ball": ["billiard ball"],
+    "poultry-leg": ["chicken leg"],
+    "red-triangle-pointed-up": ["red triangle"],
+    "red-triangle-pointed-down": ["red triangle pointing down"],
+    "rescue-workers-helmet": ["helmet"],
+    "roasted-sweet-potato": ["sweet potato"],
+    "roll-of-paper": ["toilet paper"],
+    "sauropod": ["dinosaur", "sauropod"],
+    "shallow-pan-of-food": ["pan of food"],
+    "speaker-high-volume": ["speaker"],
+    "spiral-shell": ["shell"],
+    "sport-utility-vehicle": ["jeep"],
+    "steaming-bowl": ["bowl of noodles"],
+    "sun-behind-cloud": ["sun behind a cloud"],
+    "t-rex": ["t rex", "tyrannosaurus"],
+    "teacup-without-handle": ["cup of tea"],
+    "tumbler-glass": ["glass of whiskey"],
+    "umbrella-with-rain-drops": ["umbrella in the rain"],
+    "video-game": ["game controller", "video game"],
+    "wastebasket": ["trash can", "wastebasket"],
+    "womans-boot": ["boot"],
+    "womans-clothes": ["blouse"],
+    "womans-hat": ["sun hat"],
+    "womans-sandal": ["sandal"],
+    "wrapped-gift": ["gift", "present"],
+}
+
+#: Things whose name says the colour that everyone expects: "apple" will do.
+EXPECTED_COLOUR = frozenset(
+    """
+    red-apple red-heart red-paper-lantern red-exclamation-mark
+    red-question-mark white-cane brown-mushroom green-salad
+    """.split()
+)
+
+#: Masses and proper names, which take no article (plurals: see captions).
+UNCOUNTED = frozenset(
+    """
+    bacon bread broccoli butter cheese coffee corn dango dna earth falafel
+    fire fog food garlic ice lettuce liquid luggage meat money oden paper
+    popcorn rice sake salt santa-claus soap spaghetti sushi tea wood yarn
+    skis mount-fuji tokyo-tower statue-of-liberty meat-on-a-bone ginger-root
+    """.split()
+)
+
+KINDS = {
+    "plant": """blossom bouquet cactus cherry-blossom coral deciduous-tree
+        evergreen-tree fallen-leaf four-leaf-clover herb hibiscus hyacinth
+        leaf-fluttering-in-wind leafless-tree lotus maple-leaf mushroom
+        palm-tree potted-plant rose seedling shamrock sheaf-of-rice sunflower
+        tulip white-flower wilted-flower brown-mushroom christmas-tree""",
+    "fruit": """avocado banana blueberries cherries coconut grapes
+        green-apple kiwi-fruit lemon lime mango melon olive peach pear
+        pineapple red-apple strawberry tangerine tomato watermelon""",
+    "vegetable": """bell-pepper broccoli carrot cucumber ear-of-corn eggplant
+        garlic ginger-root hot-pepper leafy-green onion pea-pod pickle potato
+        root-vegetable roasted-sweet-potato""",
+    "drink": """beer-mug beverage-box bottle-with-popping-cork bubble-tea
+        clinking-beer-mugs clinking-glasses cocktail-glass cup-with-straw
+        glass-of-milk hot-beverage mate sake teacup-without-handle
+        tropical-drink tumbler-glass wine-glass""",
+    "vehicle": """airplane ambulance
+        articulated-lorry auto-rickshaw automobile bicycle bullet-train bus
+        canoe delivery-truck ferry fire-engine flying-saucer helicopter
+        high-speed-train kick-scooter light-rail locomotive metro minibus
+        monorail motor-boat motor-scooter motorcycle mountain-railway
+        oncoming-automobile oncoming-bus oncoming-police-car oncoming-taxi
+        passenger-ship pickup-truck police-car racing-car railway-car rocket
+        sailboat satellite ship small-airplane speedboat
+        sport-utility-vehicle suspension-railway taxi tractor train tram
+        tram-car trolleybus sled""",
+    "building": """bank castle church circus-tent classical-building
+        department-store derelict-house factory hindu-temple hospital hotel
+        house house-with-garden houses hut japanese-castle kaaba lighthouse
+        mosque office-building post-office school shinto-shrine stadium
+        synagogue tent tokyo-tower wedding""",
+    "weather": """cloud cloud-with-lightning cloud-with-rain
+        cloud-with-snow droplet fog rainbow snowflake sun sun-behind-cloud
+        sun-behind-rain-cloud tornado umbrella-with-rain-drops
+        wind-face""",
+    "clothing": """ballet-shoes bikini billed-cap briefs coat dress
+        flat-shoe glasses gloves goggles graduation-cap high-heeled-shoe
+        hiking-boot jeans kimono lab-coat mans-shoe necktie
+        one-piece-swimsuit running-shirt running-shoe safety-vest sari scarf
+        shorts socks sunglasses t-shirt thong-sandal top-hat womans-boot
+        womans-clothes womans-hat womans-sandal martial-arts-uniform""",
+    "instrument": """accordion banjo drum flute guitar harp long-drum
+        maracas musical-keyboard saxophone trombone trumpet
+        violin""",
+    "tool": """axe bucket carpentry-saw clamp hammer hook ladder
+        magnet nut-and-bolt pick plunger screwdriver scissors shovel
+        toolbox wrench broom""",
+    "toy": """balloon bowling game-die joystick kite nesting-dolls pinata
+        puzzle-piece teddy-bear yo-yo water-pistol""",
+    "ball": """american-football baseball basketball rugby-football
+        soccer-ball softball tennis volleyball""",
+}
+
+#: Word for everything else of a category; None says nothing useful.
+CATEGORY_KINDS = {
+    "Animals & Nature": "animal",
+    "Food & Drink": "food",
+    "Objects": "object",
+    "Travel & Places": None,
+    "Activities": None,
+    "Smileys & Emotion": None,
+    "People & Body": None,
+    "Symbols": None,
+}
+
+NOT_ANIMALS = frozenset(
+    "empty-nest feather paw-prints pig-nose spider-web spiral-shell "
+    "wing nest-with-eggs microbe".split()
+)
+
+NOT_FOOD = frozenset(
+    "amphora baby-bottle chopsticks fork-and-knife kitchen-knife spoon jar "
+    "fork-and-knife-with-plate teapot".split()
+)
+
+#: Things one sees the white background through: it is not their colour.
+SEE_THROUGH = frozenset(
+    """
+    abacus auto-rickshaw badminton balance-scale basket bicycle bow-and-arrow
+    broken-chain chains crutch dna ferris-wheel globe-with-meridians goggles
+    harp kiss-mark knot lacrosse ladder link magic-wand manual-wheelchair
+    net-with-handle old-key paperclip parachute prayer-beads pretzel
+    rescue-workers-helmet ring ring-buoy safety-pin scissors sewing-needle
+    shopping-cart sled speaker-high-volume spider-web tennis wastebasket
+    wheel
+    """.split()
+)
+
+_KIND_OF = {name: kind for kind, s in KINDS.items() for name in s.split()}
+
+
+def kept(name: str, category: str) -> bool:
+    """Whether an icon stays in the training set, by name and category.
+
+    Args:
+        name: String, the icon's name after `ALIASES`.
+        category: String, the set's category.
+
+    Returns:
+        Boolean.
+    """
+    parts = name.split("-")
+    if name in KEPT:
+        return True
+    if category in DROPPED_CATEGORIES or name in DROPPED:
+        return False
+    return len(parts) <= MAX_WORDS and DROPPED_PARTS.isdisjoint(parts)
+
+
+def kind(name: str, category: str) -> "str | None":
+    """The plain word for what a thing is ("animal"), or None.
+
+    Args:
+        name: String, the icon's name.
+        category: String, the set's category.
+
+    Returns:
+        String or None where no word helps.
+    """
+    if name in NOT_ANIMALS or name in NOT_FOOD:
+        return None
+    if name.endswith(("-face", "-heart", "heart-")):
+        return "face" if name.endswith("face") else None
+    return _KIND_OF.get(name) or CATEGORY_KINDS.get(category)
+
+
+def spoken(name: str) -> list:
+    """Ways of saying a name, best first, in plain words.
+
+    Args:
+        name: String, the icon's name.
+
+    Returns:
+        Non-empty list of strings without hyphens.
+    """
+    return SPOKEN.get(name) or [name.replace("-", " ")]
