@@ -26,7 +26,7 @@ class StatelessSeed(keras.random.SeedGenerator):
     """A Keras seed that is a value: it has no state and never advances.
 
     Args:
-        key: Int32 tensor of shape `(2,)`.
+        key: Int32 tensor of shape `(2,)` (uint32 under JAX).
     """
 
     def __init__(self, key: Any):
@@ -53,8 +53,10 @@ def stateless_seed(seed: int, stream: str, step: Any) -> StatelessSeed:
     """
     entropy = [int(seed), STREAMS[stream]]
     word = np.random.SeedSequence(entropy).generate_state(1)[0] >> 1
-    first = ops.convert_to_tensor(int(word), dtype="int32")
-    second = ops.cast(step, "int32")
+    # JAX takes unsigned keys alone.
+    dtype = "uint32" if keras.backend.backend() == "jax" else "int32"
+    first = ops.convert_to_tensor(int(word), dtype=dtype)
+    second = ops.cast(step, dtype)
     return StatelessSeed(ops.stack([first, second]))
 
 

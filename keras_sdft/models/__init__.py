@@ -4,6 +4,10 @@ This room knows weights and shapes. It must not know losses, optimizers,
 datasets or other tools' file formats.
 """
 
+import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from keras_sdft.models.diffusion_model import DiffusionModel
 from keras_sdft.models.exported import describe
 from keras_sdft.models.exported import resolve
@@ -12,8 +16,10 @@ from keras_sdft.models.spec import AutoencoderSpec
 from keras_sdft.models.spec import DiffusionModelSpec
 from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.spec import TextEncoderSpec
-from keras_sdft.models.stable_diffusion import StableDiffusion
-from keras_sdft.models.tokenizer import Tokenizer
+
+if _TYPE_CHECKING:
+    from keras_sdft.models.stable_diffusion import StableDiffusion
+    from keras_sdft.models.tokenizer import Tokenizer
 
 __all__ = [
     "PRESETS",
@@ -27,3 +33,13 @@ __all__ = [
     "describe",
     "resolve",
 ]
+
+# keras_cv imports TensorFlow; the networks alone run on any Keras backend.
+_NEED_KERAS_CV = {"StableDiffusion": "stable_diffusion", "Tokenizer": "tokenizer"}
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _NEED_KERAS_CV:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = f"{__name__}.{_NEED_KERAS_CV[name]}"
+    return getattr(_importlib.import_module(home), name)

@@ -112,7 +112,14 @@ def test_a_step_equals_the_formulas(make_trainer, make_micro, make_batch):
 
     history = fit(trainer, tf.data.Dataset.from_tensors(batch))
     assert history["loss"][0] == pytest.approx(loss, rel=1e-5)
-    assert_close(updated, weights_of(trainer), 1e-5)
+    for gradient, expected, weight in zip(
+        gradients, updated, weights_of(trainer), strict=True
+    ):
+        # A first step moves each weight by the sign of its gradient: where
+        # that is all rounding, so is the sign.
+        solid = abs(gradient) > 1e-4 * abs(gradient).max()
+        assert solid.mean() > 0.5
+        np.testing.assert_allclose(weight[solid], expected[solid], atol=1e-6)
 
 
 # === Equalities ===

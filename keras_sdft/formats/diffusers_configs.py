@@ -1,0 +1,417 @@
+"""diffusers' JSON configurations, to a spec and back.
+
+A configuration that our networks do not compute is refused by name, never
+approximated. Must not know weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from keras_sdft.models.presets import PRESETS
+from keras_sdft.models.spec import AutoencoderSpec
+from keras_sdft.models.spec import DiffusionModelSpec
+from keras_sdft.models.spec import StableDiffusionSpec
+from keras_sdft.models.spec import TextEncoderSpec
+
+# Far beyond any real configuration.
+_MAX_BYTES = 50_000_000
+_MAX_WIDTH = 1 << 20
+
+# What our networks are, in the words of each configuration: a field that is
+# present and different means another network. The value is what absence
+# means too.
+_UNET_FIXED = {
+    "act_fn": ("silu", "swish"),
+    "addition_embed_type": (None,),
+    "attention_type": ("default",),
+    "center_input_sample": (False,),
+    "class_embed_type": (None,),
+    "class_embeddings_concat": (False,),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "downsample_padding": (1,),
+    "dual_cross_attention": (False,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "flip_sin_to_cos": (True,),
+    "freq_shift": (0,),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "norm_eps": (1e-5,),
+    "num_class_embeds": (None,),
+    "only_cross_attention": (False,),
+    "resnet_time_scale_shift": ("default",),
+    "reverse_transformer_layers_per_block": (None,),
+    "time_cond_proj_dim": (None,),
+    "time_embedding_type": ("positional",),
+    "timestep_post_act": (None,),
+    "transformer_layers_per_block": (1,),
+}
+_VAE_FIXED = {
+    "act_fn": ("silu", "swish"),
+    "in_channels": (3,),
+    "latents_mean": (None,),
+    "latents_std": (None,),
+    "mid_block_add_attention": (True,),
+    "out_channels": (3,),
+    "shift_factor": (None,),
+    "use_post_quant_conv": (True,),
+    "use_quant_conv": (True,),
+}
+_TEXT_FIXED = {"layer_norm_eps": (1e-5,)}
+_SCHEDULE_FIXED = {
+    "beta_start": (0.00085,),
+    "beta_end": (0.012,),
+    "beta_schedule": ("scaled_linear",),
+    "num_train_timesteps": (1000,),
+    "rescale_betas_zero_snr": (False,),
+    "trained_betas": (None,),
+}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object from a file that is not trusted.
+
+    Raises:
+        ValueError: If it is missing, too large or no JSON object.
+    """
+    if not path.is_file():
+        raise ValueError(f"There is no {path.name!r} in {str(path.parent)!r}.")
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{str(path)!r} is too large to be a configuration.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is no JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{str(path)!r} is no JSON object.")
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON as diffusers does."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+# === Reading ===
+
+
+def read_unet(config: Mapping[str, Any], where: str) -> DiffusionModelSpec:
+    """The spec of a `UNet2DConditionModel` configuration.
+
+    Args:
+        config: The JSON object.
+        where: Its path, for messages.
+
+    Raises:
+        ValueError: If it is another network than ours.
+    """
+    channels = config.get("in_channels", 4)
+    if config.get("addition_embed_type") == "text_time":
+        raise ValueError(
+            f"{where!r} is a Stable Diffusion XL model. Expected SD 1.x or 2.x."
+        )
+    if channels != config.get("out_channels", 4):
+        kind = {9: "an inpainting", 8: "an instruction-editing"}
+        raise ValueError(
+            f"{where!r} is {kind.get(channels, 'another kind of')} U-Net: it "
+            f"takes {channels} channels. Expected a text-to-image model, with "
+            "4."
+        )
+    _check_fixed(config, _UNET_FIXED, where)
+    widths = _integers(config, "block_out_channels", where)
+    levels = len(widths)
+    down = ["CrossAttnDownBlock2D"] * (levels - 1) + ["DownBlock2D"]
+    up = ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * (levels - 1)
+    _check_fixed(
+        config, {"down_block_types": (down,), "up_block_types": (up,)}, where
+    )
+    heads = config.get("num_attention_heads") or config.get(
+        "attention_head_dim", 8
+    )
+    # diffusers calls the number of heads `attention_head_dim`.
+    heads = heads if isinstance(heads, list) else [heads] * levels
+    spec = DiffusionModelSpec(
+        widths=widths,
+        blocks=_integer(config, "layers_per_block", where, 2),
+        num_heads=_integers({"heads": heads}, "heads", where),
+        context_width=_integer(config, "cross_attention_dim", where),
+        linear_projection=bool(config.get("use_linear_projection", False)),
+        groups=_integer(config, "norm_num_groups", where, 32),
+        latent_channels=_integer(config, "in_channels", where, 4),
+    )
+    fits = all(
+        width % count == 0 for width, count in zip(widths, heads, strict=False)
+    )
+    if len(heads) != levels or not fits:
+        raise ValueError(
+            f"{where!r} has {heads} attention heads for widths {list(widths)}."
+        )
+    return spec
+
+
+def read_vae(
+    config: Mapping[str, Any], where: str, decoder_blocks: int | None = None
+) -> AutoencoderSpec:
+    """The spec of an `AutoencoderKL` configuration.
+
+    Args:
+        config: The JSON object.
+        where: Its path, for messages.
+        decoder_blocks: Integer, the decoder's blocks that do something, if
+            fewer than the configuration says.
+    """
+    _check_fixed(config, _VAE_FIXED, where)
+    widths = _integers(config, "block_out_channels", where)
+    levels = len(widths)
+    blocks = _integer(config, "layers_per_block", where, 1)
+    _check_fixed(
+        config,
+        {
+            "down_block_types": (["DownEncoderBlock2D"] * levels,),
+            "up_block_types": (["UpDecoderBlock2D"] * levels,),
+        },
+        where,
+    )
+    if levels != 4:
+        raise ValueError(
+            f"{where!r} has {levels} levels. Expected 4: latents of an eighth "
+            "of the image's size."
+        )
+    scale = config.get("scaling_factor", 0.18215)
+    if not isinstance(scale, float) or not 0 < scale < 1e6:
+        raise ValueError(f"{where!r} has scaling_factor {scale!r}.")
+    return AutoencoderSpec(
+        encoder_widths=widths,
+        encoder_blocks=blocks,
+        decoder_widths=widths,
+        decoder_blocks=decoder_blocks or blocks + 1,
+        groups=_integer(config, "norm_num_groups", where, 32),
+        latent_channels=_integer(config, "latent_channels", where, 4),
+        latent_scale=scale,
+    )
+
+
+def read_text_encoder(config: Mapping[str, Any], where: str) -> TextEncoderSpec:
+    """The spec of a `CLIPTextModel` configuration."""
+    _check_fixed(config, _TEXT_FIXED, where)
+    width = _integer(config, "hidden_size", where, 512)
+    if _integer(config, "intermediate_size", where, 2048) != 4 * width:
+        raise ValueError(
+            f"{where!r} has intermediate_size {config['intermediate_size']}. "
+            f"Expected four times hidden_size: {4 * width}."
+        )
+    activation = config.get("hidden_act", "quick_gelu")
+    if activation not in ("quick_gelu", "gelu"):
+        raise ValueError(
+            f"{where!r} has hidden_act {activation!r}. Expected 'quick_gelu' "
+            "or 'gelu'."
+        )
+    return TextEncoderSpec(
+        vocabulary_size=_integer(config, "vocab_size", where, 49408),
+        width=width,
+        depth=_integer(config, "num_hidden_layers", where, 12),
+        num_heads=_integer(config, "num_attention_heads", where, 8),
+        activation=activation,
+        max_length=_integer(config, "max_position_embeddings", where, 77),
+    )
+
+
+def read_prediction_type(config: Mapping[str, Any], where: str) -> str:
+    """What a scheduler's configuration says the network predicts.
+
+    Raises:
+        ValueError: If the schedule is not Stable Diffusion's.
+    """
+    _check_fixed(config, _SCHEDULE_FIXED, where)
+    prediction_type = config.get("prediction_type", "epsilon")
+    if prediction_type not in ("epsilon", "v_prediction"):
+        raise ValueError(
+            f"{where!r} has prediction_type {prediction_type!r}. Expected "
+            "'epsilon' or 'v_prediction'."
+        )
+    return prediction_type
+
+
+def named(spec: StableDiffusionSpec) -> tuple[StableDiffusionSpec, str]:
+    """A spec with its family's name, and the preset nearest to it."""
+    same = {
+        name: preset.spec
+        for name, preset in PRESETS.items()
+        if preset.spec.diffusion_model == spec.diffusion_model
+        and preset.spec.text_encoder == spec.text_encoder
+    }
+    if same:
+        base = next(iter(same))
+    else:
+        base = "sd2.1-base" if spec.text_encoder.activation == "gelu" else (
+            "sd1.4"
+        )
+    values = {**spec.to_dict(), "name": base}
+    return StableDiffusionSpec.from_dict(values), base
+
+
+def _check_fixed(
+    config: Mapping[str, Any], fixed: Mapping[str, tuple], where: str
+) -> None:
+    for key, allowed in fixed.items():
+        value = config.get(key, allowed[0])
+        if value not in allowed:
+            raise ValueError(
+                f"{where!r} has {key}={value!r}, which is another model than "
+                f"Stable Diffusion 1.x and 2.x. Expected: {allowed[0]!r}."
+            )
+
+
+def _integer(
+    config: Mapping[str, Any], key: str, where: str, default: Any = None
+) -> int:
+    value = config.get(key, default)
+    if type(value) is not int or not 0 < value <= _MAX_WIDTH:
+        raise ValueError(
+            f"{where!r} has {key}={value!r}. Expected a positive integer."
+        )
+    return value
+
+
+def _integers(
+    config: Mapping[str, Any], key: str, where: str
+) -> tuple[int, ...]:
+    values = config.get(key)
+    if not isinstance(values, list) or not 2 <= len(values) <= 8:
+        raise ValueError(
+            f"{where!r} has {key}={values!r}. Expected a list of integers."
+        )
+    return tuple(_integer({key: value}, key, where) for value in values)
+
+
+# === Writing ===
+
+
+def unet_config(spec: StableDiffusionSpec) -> dict[str, Any]:
+    """The configuration of a `UNet2DConditionModel`."""
+    unet = spec.diffusion_model
+    levels = len(unet.widths)
+    heads: Any = list(unet.num_heads)
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "_diffusers_version": "0.42.1",
+        "act_fn": "silu",
+        "attention_head_dim": heads[0] if len(set(heads)) == 1 else heads,
+        "block_out_channels": list(unet.widths),
+        "center_input_sample": False,
+        "cross_attention_dim": unet.context_width,
+        "down_block_types": [
+            *["CrossAttnDownBlock2D"] * (levels - 1),
+            "DownBlock2D",
+        ],
+        "downsample_padding": 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "in_channels": unet.latent_channels,
+        "layers_per_block": unet.blocks,
+        "mid_block_scale_factor": 1,
+        "norm_eps": 1e-05,
+        "norm_num_groups": unet.groups,
+        "out_channels": unet.latent_channels,
+        "sample_size": spec.resolution // 8,
+        "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * (levels - 1)],
+        "use_linear_projection": unet.linear_projection,
+    }
+
+
+def vae_config(spec: StableDiffusionSpec, blocks: int) -> dict[str, Any]:
+    """The configuration of an `AutoencoderKL`.
+
+    Args:
+        spec: A `StableDiffusionSpec`.
+        blocks: Integer, `layers_per_block`.
+    """
+    vae = spec.autoencoder
+    levels = len(vae.encoder_widths)
+    return {
+        "_class_name": "AutoencoderKL",
+        "_diffusers_version": "0.42.1",
+        "act_fn": "silu",
+        "block_out_channels": list(vae.encoder_widths),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "in_channels": 3,
+        "latent_channels": vae.latent_channels,
+        "layers_per_block": blocks,
+        "norm_num_groups": vae.groups,
+        "out_channels": 3,
+        "sample_size": spec.resolution,
+        "scaling_factor": vae.latent_scale,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+
+
+def text_encoder_config(
+    spec: TextEncoderSpec, start: int, end: int, pad: int
+) -> dict[str, Any]:
+    """The configuration of a `CLIPTextModel`.
+
+    Args:
+        spec: A `TextEncoderSpec`.
+        start: Integer, id of the start token.
+        end: Integer, id of the end token.
+        pad: Integer, id of the padding token.
+    """
+    return {
+        "architectures": ["CLIPTextModel"],
+        "attention_dropout": 0.0,
+        "bos_token_id": start,
+        "dropout": 0.0,
+        "eos_token_id": end,
+        "hidden_act": spec.activation,
+        "hidden_size": spec.width,
+        "initializer_factor": 1.0,
+        "initializer_range": 0.02,
+        "intermediate_size": 4 * spec.width,
+        "layer_norm_eps": 1e-05,
+        "max_position_embeddings": spec.max_length,
+        "model_type": "clip_text_model",
+        "num_attention_heads": spec.num_heads,
+        "num_hidden_layers": spec.depth,
+        "pad_token_id": pad,
+        "projection_dim": spec.width,
+        "vocab_size": spec.vocabulary_size,
+    }
+
+
+def scheduler_config(prediction_type: str) -> dict[str, Any]:
+    """The configuration of the pipeline's scheduler."""
+    return {
+        "_class_name": "PNDMScheduler",
+        "_diffusers_version": "0.42.1",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "num_train_timesteps": 1000,
+        "prediction_type": prediction_type,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "timestep_spacing": "leading",
+        "trained_betas": None,
+    }
+
+
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.42.1",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "PNDMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}

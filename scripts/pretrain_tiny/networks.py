@@ -1,0 +1,128 @@
+"""The networks to train, and the weights that training begins with.
+
+Needs no keras_cv. Must not know data or losses.
+"""
+
+import dataclasses
+
+import numpy as np
+from keras import ops
+
+from keras_sdft.models import PRESETS
+from keras_sdft.models import DiffusionModel
+from keras_sdft.models import StableDiffusionSpec
+from keras_sdft.models import narrow_parts
+from keras_sdft.models import unet_layers
+from keras_sdft.models.initialise import initialise
+
+_LOG_VARIANCE = -5.0
+
+
+def tiny_spec(blocks: "int | None" = None) -> StableDiffusionSpec:
+    """The preset's spec, with another number of U-Net blocks if given."""
+    spec = PRESETS["tiny"].spec
+    if blocks is None:
+        return spec
+    unet = dataclasses.replace(spec.diffusion_model, blocks=blocks)
+    return dataclasses.replace(spec, diffusion_model=unet)
+
+
+def build_autoencoder(spec: StableDiffusionSpec, seed: int = 0):
+    """An image encoder that gives moments, and a decoder of any size.
+
+    Args:
+        spec: A `StableDiffusionSpec`.
+        seed: Integer >= 0.
+
+    Returns:
+        Tuple of `keras.Model`: moments model, decoder.
+    """
+    parts = spec.autoencoder
+    encoder = narrow_parts.build_image_encoder(parts)
+    decoder = narrow_parts.build_decoder(parts)
+    for index, model in enumerate((encoder, decoder)):
+        initialise(model, seed + 1000 * index)
+        _silence_residuals(model)
+    # The first latents hardly scatter, or the decoder would see noise.
+    last = encoder.layers[-2].conv2d
+    bias = np.zeros(last.bias.shape, "float32")
+    bias[parts.latent_channels :] = _LOG_VARIANCE
+    last.bias.assign(bias)
+    return narrow_parts.moments_model(encoder), decoder
+
+
+def build_text_to_image(
+    spec: StableDiffusionSpec, seed: int = 0, dtype: "str | None" = None
+):
+    """A text encoder and a U-Net that heed the caption from the start.
+
+    With the usual start (small embeddings, whole residual branches) the
+    states of different captions hardly differ, and training learns to draw
+    while it ignores the words.
+
+    Args:
+        spec: A `StableDiffusionSpec`.
+        seed: Integer >= 0.
+        dtype: Name of a dtype policy, or `None`.
+
+    Returns:
+        Tuple of `keras.Model`: text encoder, diffusion model.
+    """
+    text_encoder = narrow_parts.build_text_encoder(spec.text_encoder, dtype)
+    unet = DiffusionModel(
+        spec.diffusion_model,
+        max_length=spec.text_encoder.max_length,
+        dtype=dtype,
+        name="diffusion_model",
+    )
+    initialise(text_encoder, seed + 2000)
+    initialise(unet, seed + 3000)
+    generator = np.random.default_rng([seed, 4000])
+    _loud_words(text_encoder, generator)
+    _silence_residuals(unet)
+    for layer in unet._flatten_layers():
+        if isinstance(layer, unet_layers.BasicTransformerBlock):
+            _attentive(layer.attn2, generator)
+    return text_encoder, unet
+
+
+def _loud_words(text_encoder, generator):
+    for layer in text_encoder._flatten_layers():
+        if isinstance(layer, narrow_parts.CLIPEmbedding):
+            _draw(layer.token_embedding.embeddings, 1.0, generator)
+            _draw(layer.position_embedding.embeddings, 0.2, generator)
+        if isinstance(layer, narrow_parts.CLIPEncoderLayer):
+            for dense in (layer.clip_attn.out_proj, layer.fc2):
+                kernel = np.asarray(ops.convert_to_numpy(dense.kernel))
+                dense.kernel.assign(0.25 * kernel)
+
+
+def _attentive(attention, generator):
+    for dense, gain in (
+        (attention.to_q, 1.5),
+        (attention.to_k, 1.5),
+        (attention.to_v, 1.0),
+        (attention.out_proj, 1.0),
+    ):
+        fan_in = dense.kernel.shape[0]
+        _draw(dense.kernel, gain / fan_in**0.5, generator)
+
+
+def _draw(variable, deviation, generator):
+    variable.assign(generator.normal(0.0, deviation, tuple(variable.shape)))
+
+
+def _silence_residuals(model):
+    """Zeroes the last layer of each block, so that it begins as nothing."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, unet_layers.ResBlock):
+            last = layer.exit_flow[-1].conv2d
+        elif isinstance(layer, unet_layers.SpatialTransformer):
+            last = getattr(layer.proj2, "conv2d", layer.proj2)
+        elif isinstance(layer, narrow_parts.ResnetBlock):
+            last = layer.conv2.conv2d
+        elif isinstance(layer, narrow_parts.AttentionBlock):
+            last = layer.proj_out.conv2d
+        else:
+            continue
+        last.kernel.assign(np.zeros(last.kernel.shape, "float32"))
