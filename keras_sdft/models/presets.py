@@ -118,6 +118,8 @@ PRESETS = {
             text_encoder=TextEncoderSpec(
                 width=1024, depth=23, num_heads=16, activation="gelu"
             ),
+            # OpenCLIP fills captions up with zeros; KerasCV with end tokens.
+            pad_token=0,
         ),
         {
             **_SHARED_SOURCES,

@@ -10,6 +10,7 @@ from keras_cv.models.stable_diffusion import (
 
 from keras_sdft.models import DiffusionModel
 from keras_sdft.models import DiffusionModelSpec
+from tests.keras_cv_unet import narrow_keras_cv_unet
 
 SD1 = DiffusionModelSpec(
     widths=(16, 24),
@@ -43,7 +44,7 @@ def relative_error(found, expected):
 def pair(request):
     """Ours with KerasCV's numerics, and KerasCV's, on the same weights."""
     spec = request.param
-    theirs = request.getfixturevalue("narrow_keras_cv_unet")(spec, 8)
+    theirs = narrow_keras_cv_unet(spec, 8)
     request.getfixturevalue("perturb")(theirs)
     ours = DiffusionModel(spec, numerics="keras_cv")
     ours.set_weights(theirs.get_weights())

@@ -1,4 +1,5 @@
 import keras
+import keras_cv
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -6,8 +7,10 @@ import tensorflow as tf
 from keras_sdft.diffusion import gaussian
 from keras_sdft.diffusion import sample_timesteps
 from keras_sdft.diffusion import stateless_seed
+from keras_sdft.models import StableDiffusion
 from keras_sdft.training import AdamW
 from keras_sdft.training import Trainer
+from tests.keras_cv_unet import narrow_keras_cv_unet
 
 
 @pytest.fixture
@@ -214,6 +217,46 @@ def test_weights_of_examples_scale_their_gradients(make_trainer, make_batch):
         fit(trainer, tf.data.Dataset.from_tensors(data))
         runs.append(weights_of(trainer))
     assert_close(*runs, 1e-6)
+
+
+# === KerasCV's own network ===
+
+
+def test_trains_keras_cvs_network_in_place_of_ours(make_micro, make_dataset):
+    ours = make_micro(numerics="keras_cv")
+    theirs = make_micro()
+    network = narrow_keras_cv_unet(theirs.spec.diffusion_model, 8)
+    network.set_weights(ours.diffusion_model.get_weights())
+    theirs.diffusion_model = network
+    losses = []
+    for model in (ours, theirs):
+        trainer = Trainer(model)
+        trainer.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+        losses += fit(trainer, make_dataset())["loss"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert_close(
+        ours.diffusion_model.get_weights(), network.get_weights(), 1e-5
+    )
+
+
+@pytest.mark.slow
+def test_trains_keras_cvs_network_at_full_size(make_batch):
+    model = StableDiffusion(64, 64, base="sd1.4", random_weights=True)
+    network = keras_cv.models.stable_diffusion.DiffusionModel(
+        64, 64, 77, download_weights=False
+    )
+    model.diffusion_model = network
+    trainer = Trainer(model)
+    # Without moments, so that it fits into 16 GB.
+    trainer.compile(keras.optimizers.SGD(0.01), run_eagerly=True)
+    before = network.get_weights()
+    data = tf.data.Dataset.from_tensors(make_batch(batch_size=1))
+    assert np.isfinite(fit(trainer, data)["loss"]).all()
+    moved = [
+        (a != b).any()
+        for a, b in zip(before, network.get_weights(), strict=True)
+    ]
+    assert len(moved) == 686 and np.mean(moved) > 0.99
 
 
 # === The moving average ===

@@ -7,7 +7,6 @@ KerasCV's own class.
 """
 
 import keras
-import pytest
 from keras_cv.src.models.stable_diffusion import diffusion_model as kcv
 from keras_cv.src.models.stable_diffusion.padded_conv2d import PaddedConv2D
 
@@ -63,7 +62,3 @@ def with_groups(layer, spec):
             inner.groups = spec.groups
     return layer
 
-
-@pytest.fixture(name="narrow_keras_cv_unet", scope="session")
-def narrow_keras_cv_unet_fixture():
-    return narrow_keras_cv_unet
