@@ -15,6 +15,7 @@ if _TYPE_CHECKING:
     from keras_sdft import callbacks
     from keras_sdft import data
     from keras_sdft import diffusion
+    from keras_sdft import formats
     from keras_sdft import models
     from keras_sdft import training
     from keras_sdft.models import StableDiffusion
@@ -31,11 +32,13 @@ __all__ = [
     "callbacks",
     "data",
     "diffusion",
+    "formats",
     "models",
     "training",
 ]
 
 _HOMES = {"StableDiffusion": "models", "Trainer": "training"}
+_WITHOUT_FORMATS = ("data", "diffusion")
 
 
 def __getattr__(name: str) -> _Any:
@@ -43,6 +46,9 @@ def __getattr__(name: str) -> _Any:
     # import, and `keras-sdft --help` does not need it.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _WITHOUT_FORMATS:
+        # It tells the models room which foreign files there are.
+        _importlib.import_module(f"{__name__}.formats")
     if name in _HOMES:
         home = _importlib.import_module(f"{__name__}.{_HOMES[name]}")
         return getattr(home, name)

@@ -61,4 +61,3 @@ def with_groups(layer, spec):
         if isinstance(inner, keras.layers.GroupNormalization):
             inner.groups = spec.groups
     return layer
-

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from keras_sdft.cli import convert
 from keras_sdft.cli import generate
 from keras_sdft.cli import inspect
 from keras_sdft.cli import train
@@ -27,8 +28,12 @@ _MENDABLE = (ValueError, OSError)
 _COMMANDS: dict[str, Any] = {
     "train": (train.TrainOptions, train.train, False),
     "generate": (generate.GenerateOptions, generate.generate, False),
+    "convert": (convert.ConvertOptions, convert.convert, False),
     "inspect": (inspect.InspectOptions, inspect.inspect, True),
 }
+
+# Reads headers and JSON: importing TensorFlow would take most of its time.
+_WITHOUT_TENSORFLOW = ("inspect",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command, options = parse(arguments)
     _set_environment()
     try:
-        if not debug:
+        if not debug and command not in _WITHOUT_TENSORFLOW:
             _import_quietly()
         _COMMANDS[command][1](options)
     except _MENDABLE as error:

@@ -14,16 +14,21 @@ from typing import Any
 import numpy as np
 
 from keras_sdft.formats.safetensors_files import Tensor
+from keras_sdft.formats.weight_layout import find_variables
+from keras_sdft.formats.weight_layout import to_ours
+from keras_sdft.formats.weight_layout import to_theirs
 from keras_sdft.formats.weight_names import COMPONENTS
 from keras_sdft.formats.weight_names import NETWORKS
 from keras_sdft.formats.weight_names import Row
 from keras_sdft.formats.weight_names import component_rows
-from keras_sdft.formats.weight_names import find_variables
-from keras_sdft.formats.weight_names import to_ours
-from keras_sdft.formats.weight_names import to_theirs
 from keras_sdft.models.spec import StableDiffusionSpec
 
-_FLOATS = ("F64", "F32", "F16", "BF16")
+_WORDS = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Checkpoint:
                     f"The weight {row.theirs!r} of {self.path!r} belongs to "
                     "a block that should do nothing, and does not. The "
                     "file was changed since keras_sdft wrote it; remove "
-                    "'keras_sdft.decoder_blocks' from its metadata."
+                    "'keras_sdft.vae_blocks' from its metadata."
                 )
 
     def source(self, name: str) -> NetworkSource:
@@ -99,7 +104,7 @@ class NetworkSource:
         return {
             "file": self.checkpoint.path,
             "parameters": sum(int(np.prod(t.shape)) for t in used),
-            "dtype": ", ".join(sorted({t.dtype for t in used})),
+            "dtype": ", ".join(sorted({_WORDS[t.dtype] for t in used})),
         }
 
 
@@ -114,9 +119,7 @@ def component_of(network: str) -> str:
     )
 
 
-def network_rows(
-    network: str, spec: StableDiffusionSpec
-) -> tuple[Row, ...]:
+def network_rows(network: str, spec: StableDiffusionSpec) -> tuple[Row, ...]:
     """The rows of one network of ours."""
     rows = component_rows(component_of(network), spec)
     return tuple(row for row in rows if row.network == network)
@@ -186,7 +189,9 @@ def check_tensors(
     rows = list(rows)
     wanted = {row.theirs for row in rows}
     problems = [
-        _listing("missing", [r.theirs for r in rows if r.theirs not in tensors]),
+        _listing(
+            "missing", [r.theirs for r in rows if r.theirs not in tensors]
+        ),
         _listing("unexpected", sorted(set(tensors) - wanted)),
     ]
     present = [row for row in rows if row.theirs in tensors]
@@ -203,11 +208,11 @@ def check_tensors(
     )
     problems.append(
         _listing(
-            f"of another dtype than {', '.join(_FLOATS)}",
+            f"of another dtype than {', '.join(_WORDS)}",
             [
                 f"{row.theirs} {tensors[row.theirs].dtype}"
                 for row in present
-                if tensors[row.theirs].dtype not in _FLOATS
+                if tensors[row.theirs].dtype not in _WORDS
             ],
         )
     )

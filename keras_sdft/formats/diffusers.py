@@ -6,12 +6,12 @@ with over the years. Configurations are `diffusers_configs`'s.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from keras_sdft.formats import diffusers_configs as configs
+from keras_sdft.formats import diffusers_written as written
 from keras_sdft.formats import tokenizer_files
 from keras_sdft.formats.checkpoint import Checkpoint
 from keras_sdft.formats.checkpoint import check_tensors
@@ -33,7 +33,8 @@ WEIGHT_STEMS = {
 }
 ENTRIES = (INDEX_FILE, "scheduler", "tokenizer", *COMPONENTS)
 # diffusers' decoders have a block more than their encoders; ours may not.
-DECODER_BLOCKS = "keras_sdft.decoder_blocks"
+# The blocks of the encoder and of the decoder that are ours: "1,1".
+VAE_BLOCKS = "keras_sdft.vae_blocks"
 
 # Spellings of the years before, as (pattern, replacement) on keys.
 _OLD_KEYS = {
@@ -74,13 +75,15 @@ def read(path: str | Path, variant: str | None = None, **_: Any) -> Checkpoint:
     """
     path = Path(path)
     _check_pipeline(path)
-    files = {name: _weight_files(path / name, name, variant) for name in COMPONENTS}
-    blocks = _decoder_blocks(files["vae"])
+    files = {
+        name: _weight_files(path / name, name, variant) for name in COMPONENTS
+    }
+    blocks = read_vae_blocks(files["vae"][0])
     merges = tokenizer_files.read_merges(path / "tokenizer")
     scheduler = path / "scheduler" / "scheduler_config.json"
     unet_path = path / "unet" / "config.json"
     unet_json = configs.read_json(unet_path)
-    spec, _ = configs.named(
+    spec = configs.named(
         StableDiffusionSpec(
             name="",
             diffusion_model=configs.read_unet(unet_json, str(unet_path)),
@@ -94,7 +97,7 @@ def read(path: str | Path, variant: str | None = None, **_: Any) -> Checkpoint:
             ),
             pad_token=tokenizer_files.pad_id(path / "tokenizer", merges),
         )
-    )
+    )[0]
     _check_sizes(spec, path)
     components = {
         name: check_tensors(
@@ -232,15 +235,17 @@ def _normal(component: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def _decoder_blocks(files: list[Path]) -> int | None:
-    text = read_header(files[0]).metadata.get(DECODER_BLOCKS)
+def read_vae_blocks(path: Path) -> tuple[int, int] | None:
+    """How many of each level's blocks are ours, where not all are."""
+    text = read_header(path).metadata.get(VAE_BLOCKS)
     if text is None:
         return None
-    if not text.isdecimal() or not 1 <= int(text[:3]) <= 16:
+    match = re.fullmatch(r"(\d{1,2}),(\d{1,2})", text)
+    if match is None:
         raise ValueError(
-            f"The metadata of {str(files[0])!r} has {DECODER_BLOCKS}={text!r}."
+            f"The metadata of {str(path)!r} has {VAE_BLOCKS}={text!r}."
         )
-    return int(text[:3])
+    return int(match.group(1)), int(match.group(2))
 
 
 # === Writing ===
@@ -271,26 +276,24 @@ def save(
             (directory / name).mkdir()
         tokenizer = _tokenizer(checkpoint)
         tokenizer_files.write_tokenizer(directory / "tokenizer", tokenizer)
-        configs.write_json(directory / INDEX_FILE, configs.MODEL_INDEX)
-        configs.write_json(
+        written.write_json(directory / INDEX_FILE, written.MODEL_INDEX)
+        written.write_json(
             directory / "scheduler" / "scheduler_config.json",
-            configs.scheduler_config(spec.prediction_type),
+            written.scheduler_config(spec.prediction_type),
         )
-        text_config = configs.text_encoder_config(
+        text_config = written.text_encoder_config(
             spec.text_encoder,
             tokenizer.start_of_text,
             tokenizer.end_of_text,
             int(tokenizer.pad_token),
         )
+        text_config["dtype"] = dtype
         for name, config in (
             ("text_encoder", text_config),
-            ("unet", configs.unet_config(spec)),
-            ("vae", configs.vae_config(spec, blocks)),
+            ("unet", written.unet_config(spec)),
+            ("vae", written.vae_config(spec, blocks)),
         ):
-            config["torch_dtype" if name == "text_encoder" else "dtype"] = dtype
-            if name != "text_encoder":
-                del config["dtype"]
-            configs.write_json(directory / name / "config.json", config)
+            written.write_json(directory / name / "config.json", config)
             write(
                 directory / name / f"{WEIGHT_STEMS[name]}.safetensors",
                 checkpoint.components[name],
@@ -300,11 +303,11 @@ def save(
 
 
 def vae_metadata(spec: StableDiffusionSpec) -> dict[str, str]:
-    """Says which of the decoder's blocks are ours, where not all are."""
+    """The inverse of `read_vae_blocks`."""
     vae = spec.autoencoder
     if vae.decoder_blocks == vae.encoder_blocks + 1:
         return {}
-    return {DECODER_BLOCKS: json.dumps(vae.decoder_blocks)}
+    return {VAE_BLOCKS: f"{vae.encoder_blocks},{vae.decoder_blocks}"}
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Any:

@@ -1,4 +1,4 @@
-"""diffusers' JSON configurations, to a spec and back.
+"""diffusers' JSON configurations, read into a spec.
 
 A configuration that our networks do not compute is refused by name, never
 approximated. Must not know weights.
@@ -6,6 +6,7 @@ approximated. Must not know weights.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,15 +93,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON as diffusers does."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-# === Reading ===
-
-
 def read_unet(config: Mapping[str, Any], where: str) -> DiffusionModelSpec:
     """The spec of a `UNet2DConditionModel` configuration.
 
@@ -150,21 +142,24 @@ def read_unet(config: Mapping[str, Any], where: str) -> DiffusionModelSpec:
     )
     if len(heads) != levels or not fits:
         raise ValueError(
-            f"{where!r} has {heads} attention heads for widths {list(widths)}."
+            f"{where!r} has attention_head_dim={heads} (it means the number "
+            f"of heads) for widths {list(widths)}."
         )
     return spec
 
 
 def read_vae(
-    config: Mapping[str, Any], where: str, decoder_blocks: int | None = None
+    config: Mapping[str, Any],
+    where: str,
+    own_blocks: tuple[int, int] | None = None,
 ) -> AutoencoderSpec:
     """The spec of an `AutoencoderKL` configuration.
 
     Args:
         config: The JSON object.
         where: Its path, for messages.
-        decoder_blocks: Integer, the decoder's blocks that do something, if
-            fewer than the configuration says.
+        own_blocks: How many blocks of the encoder and of the decoder do
+            something, if fewer than the configuration says.
     """
     _check_fixed(config, _VAE_FIXED, where)
     widths = _integers(config, "block_out_channels", where)
@@ -183,14 +178,20 @@ def read_vae(
             f"{where!r} has {levels} levels. Expected 4: latents of an eighth "
             "of the image's size."
         )
+    own_blocks = own_blocks or (blocks, blocks + 1)
+    if max(own_blocks[0], own_blocks[1] - 1) != blocks or 0 in own_blocks:
+        raise ValueError(
+            f"{where!r} has layers_per_block={blocks}, and the weights' "
+            f"metadata speaks of {own_blocks} blocks."
+        )
     scale = config.get("scaling_factor", 0.18215)
     if not isinstance(scale, float) or not 0 < scale < 1e6:
         raise ValueError(f"{where!r} has scaling_factor {scale!r}.")
     return AutoencoderSpec(
         encoder_widths=widths,
-        encoder_blocks=blocks,
+        encoder_blocks=own_blocks[0],
         decoder_widths=widths,
-        decoder_blocks=decoder_blocks or blocks + 1,
+        decoder_blocks=own_blocks[1],
         groups=_integer(config, "norm_num_groups", where, 32),
         latent_channels=_integer(config, "latent_channels", where, 4),
         latent_scale=scale,
@@ -249,11 +250,12 @@ def named(spec: StableDiffusionSpec) -> tuple[StableDiffusionSpec, str]:
     if same:
         base = next(iter(same))
     else:
-        base = "sd2.1-base" if spec.text_encoder.activation == "gelu" else (
-            "sd1.4"
+        base = (
+            "sd2.1-base"
+            if spec.text_encoder.activation == "gelu"
+            else ("sd1.4")
         )
-    values = {**spec.to_dict(), "name": base}
-    return StableDiffusionSpec.from_dict(values), base
+    return dataclasses.replace(spec, name=base), base
 
 
 def _check_fixed(
@@ -288,130 +290,3 @@ def _integers(
             f"{where!r} has {key}={values!r}. Expected a list of integers."
         )
     return tuple(_integer({key: value}, key, where) for value in values)
-
-
-# === Writing ===
-
-
-def unet_config(spec: StableDiffusionSpec) -> dict[str, Any]:
-    """The configuration of a `UNet2DConditionModel`."""
-    unet = spec.diffusion_model
-    levels = len(unet.widths)
-    heads: Any = list(unet.num_heads)
-    return {
-        "_class_name": "UNet2DConditionModel",
-        "_diffusers_version": "0.42.1",
-        "act_fn": "silu",
-        "attention_head_dim": heads[0] if len(set(heads)) == 1 else heads,
-        "block_out_channels": list(unet.widths),
-        "center_input_sample": False,
-        "cross_attention_dim": unet.context_width,
-        "down_block_types": [
-            *["CrossAttnDownBlock2D"] * (levels - 1),
-            "DownBlock2D",
-        ],
-        "downsample_padding": 1,
-        "flip_sin_to_cos": True,
-        "freq_shift": 0,
-        "in_channels": unet.latent_channels,
-        "layers_per_block": unet.blocks,
-        "mid_block_scale_factor": 1,
-        "norm_eps": 1e-05,
-        "norm_num_groups": unet.groups,
-        "out_channels": unet.latent_channels,
-        "sample_size": spec.resolution // 8,
-        "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * (levels - 1)],
-        "use_linear_projection": unet.linear_projection,
-    }
-
-
-def vae_config(spec: StableDiffusionSpec, blocks: int) -> dict[str, Any]:
-    """The configuration of an `AutoencoderKL`.
-
-    Args:
-        spec: A `StableDiffusionSpec`.
-        blocks: Integer, `layers_per_block`.
-    """
-    vae = spec.autoencoder
-    levels = len(vae.encoder_widths)
-    return {
-        "_class_name": "AutoencoderKL",
-        "_diffusers_version": "0.42.1",
-        "act_fn": "silu",
-        "block_out_channels": list(vae.encoder_widths),
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "in_channels": 3,
-        "latent_channels": vae.latent_channels,
-        "layers_per_block": blocks,
-        "norm_num_groups": vae.groups,
-        "out_channels": 3,
-        "sample_size": spec.resolution,
-        "scaling_factor": vae.latent_scale,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-    }
-
-
-def text_encoder_config(
-    spec: TextEncoderSpec, start: int, end: int, pad: int
-) -> dict[str, Any]:
-    """The configuration of a `CLIPTextModel`.
-
-    Args:
-        spec: A `TextEncoderSpec`.
-        start: Integer, id of the start token.
-        end: Integer, id of the end token.
-        pad: Integer, id of the padding token.
-    """
-    return {
-        "architectures": ["CLIPTextModel"],
-        "attention_dropout": 0.0,
-        "bos_token_id": start,
-        "dropout": 0.0,
-        "eos_token_id": end,
-        "hidden_act": spec.activation,
-        "hidden_size": spec.width,
-        "initializer_factor": 1.0,
-        "initializer_range": 0.02,
-        "intermediate_size": 4 * spec.width,
-        "layer_norm_eps": 1e-05,
-        "max_position_embeddings": spec.max_length,
-        "model_type": "clip_text_model",
-        "num_attention_heads": spec.num_heads,
-        "num_hidden_layers": spec.depth,
-        "pad_token_id": pad,
-        "projection_dim": spec.width,
-        "vocab_size": spec.vocabulary_size,
-    }
-
-
-def scheduler_config(prediction_type: str) -> dict[str, Any]:
-    """The configuration of the pipeline's scheduler."""
-    return {
-        "_class_name": "PNDMScheduler",
-        "_diffusers_version": "0.42.1",
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "beta_start": 0.00085,
-        "num_train_timesteps": 1000,
-        "prediction_type": prediction_type,
-        "set_alpha_to_one": False,
-        "skip_prk_steps": True,
-        "steps_offset": 1,
-        "timestep_spacing": "leading",
-        "trained_betas": None,
-    }
-
-
-MODEL_INDEX = {
-    "_class_name": "StableDiffusionPipeline",
-    "_diffusers_version": "0.42.1",
-    "feature_extractor": [None, None],
-    "image_encoder": [None, None],
-    "requires_safety_checker": False,
-    "safety_checker": [None, None],
-    "scheduler": ["diffusers", "PNDMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_sdft.formats.diffusers_configs import read_json
-from keras_sdft.formats.diffusers_configs import write_json
+from keras_sdft.formats.diffusers_written import write_json
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 _MAX_BYTES = 50_000_000

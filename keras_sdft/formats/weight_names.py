@@ -12,8 +12,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import numpy as np
-
 from keras_sdft.models.spec import AutoencoderSpec
 from keras_sdft.models.spec import DiffusionModelSpec
 from keras_sdft.models.spec import StableDiffusionSpec
@@ -159,7 +157,12 @@ class _Rows:
             )
 
     def one(
-        self, ours: str | None, theirs: str, kind: Any, inputs: int, outputs: int
+        self,
+        ours: str | None,
+        theirs: str,
+        kind: Any,
+        inputs: int,
+        outputs: int,
     ):
         sizes = {"i": inputs, "o": outputs, "1": 1, "3": 3}
         for our_leaf, their_leaf, letters in kind:
@@ -364,73 +367,3 @@ def text_encoder_rows(spec: TextEncoderSpec) -> tuple[Row, ...]:
     norm, width = rows.layer("LayerNormalization"), spec.width
     rows.one(norm, "text_model.final_layer_norm", _NORM, width, width)
     return tuple(rows.rows)
-
-
-# === Weights in a built network ===
-
-
-def find_variables(model: Any, rows: tuple[Row, ...]) -> dict[str, Any]:
-    """The variables that the rows of one network name.
-
-    Args:
-        model: Our network, or KerasCV's.
-        rows: Rows of that network.
-
-    Returns:
-        A dict of variable by `Row.theirs`.
-
-    Raises:
-        ValueError: If the network has other weights than the rows say.
-    """
-    by_class: dict[str, list[Any]] = {}
-    for layer in model.layers:
-        by_class.setdefault(type(layer).__name__, []).append(layer)
-    found = {
-        row.theirs: _follow(by_class, row.ours)
-        for row in rows
-        if row.ours is not None
-    }
-    wanted = {id(variable) for variable in found.values()}
-    if wanted != {id(variable) for variable in model.weights}:
-        raise ValueError(
-            f"The network {model.name!r} has {len(model.weights)} weights, "
-            f"of which {len(wanted)} are known. Was it built for another "
-            "spec, or do adapters still sit in it?"
-        )
-    return found
-
-
-def _follow(by_class: dict[str, list[Any]], path: str) -> Any:
-    layer, *attributes = path.split(".")
-    name, _, number = layer.removesuffix("]").partition("[")
-    item = by_class[name][int(number)]
-    for attribute in attributes:
-        if attribute.isdigit():
-            item = item[int(attribute)]
-        else:
-            item = getattr(item, attribute)
-    return item
-
-
-def to_theirs(row: Row, array: np.ndarray) -> np.ndarray:
-    """A weight of ours in their layout.
-
-    Kernels are turned from `(in, out)` to `(out, in)` and from
-    `(height, width, in, out)` to `(out, in, height, width)`; a 1x1
-    convolution becomes a matrix where theirs is one.
-    """
-    if row.ours.endswith(".kernel"):
-        if array.ndim == 4:
-            array = array.transpose(3, 2, 0, 1)
-        else:
-            array = array.transpose()
-    return array.reshape(row.shape)
-
-
-def to_ours(row: Row, array: np.ndarray) -> np.ndarray:
-    """The inverse of `to_theirs`, except for the 1s of a convolution."""
-    if row.ours.endswith(".kernel"):
-        if array.ndim == 4:
-            return array.transpose(2, 3, 1, 0)
-        return array.transpose()
-    return array

@@ -8,7 +8,6 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from keras_sdft.models.diffusion_model import DiffusionModel
 from keras_sdft.models.exported import describe
 from keras_sdft.models.exported import resolve
 from keras_sdft.models.presets import PRESETS
@@ -18,6 +17,7 @@ from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.spec import TextEncoderSpec
 
 if _TYPE_CHECKING:
+    from keras_sdft.models.diffusion_model import DiffusionModel
     from keras_sdft.models.stable_diffusion import StableDiffusion
     from keras_sdft.models.tokenizer import Tokenizer
 
@@ -34,12 +34,17 @@ __all__ = [
     "resolve",
 ]
 
-# keras_cv imports TensorFlow; the networks alone run on any Keras backend.
-_NEED_KERAS_CV = {"StableDiffusion": "stable_diffusion", "Tokenizer": "tokenizer"}
+# The networks import Keras, and keras_cv TensorFlow: whoever only looks at a
+# file waits for neither.
+_HOMES = {
+    "DiffusionModel": "diffusion_model",
+    "StableDiffusion": "stable_diffusion",
+    "Tokenizer": "tokenizer",
+}
 
 
 def __getattr__(name: str) -> _Any:
-    if name not in _NEED_KERAS_CV:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = f"{__name__}.{_NEED_KERAS_CV[name]}"
+    home = f"{__name__}.{_HOMES[name]}"
     return getattr(_importlib.import_module(home), name)

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,37 @@ class Resolved:
     """What a name or a path stands for.
 
     Attributes:
-        kind: `"preset"`, `"run"`, `"exported directory"` or
-            `"weight file"`.
+        kind: `"preset"`, `"run"`, `"exported directory"`,
+            `"weight file"`, or a registered format's name.
         base: Name of the preset that fills in what `files` lacks.
         spec: The `StableDiffusionSpec`.
-        files: Path of the weights of each part that replace the base's.
+        files: Path of the weights of each part that replace the base's, or
+            a function that puts them into a built network (for the
+            tokenizer: that makes it).
         metadata: The JSON of an exported directory, else empty.
+        origin: Path of a model that exports build upon, as they hold the
+            diffusion model alone; `None` where `base` is enough.
     """
 
     kind: str
     base: str
     spec: StableDiffusionSpec
-    files: dict[str, Path]
+    files: dict[str, Any]
     metadata: dict[str, Any]
+    origin: str | None = None
+
+
+_RESOLVERS: list[Callable[[Path], Resolved | None]] = []
+
+
+def register_resolver(resolver: Callable[[Path], Resolved | None]) -> None:
+    """Lets `resolve` understand more kinds of paths.
+
+    Args:
+        resolver: Function of an existing path that returns a `Resolved`,
+            or `None` for what it does not know.
+    """
+    _RESOLVERS.append(resolver)
 
 
 def write_export(
@@ -113,6 +132,7 @@ def _metadata(stable_diffusion: Any, steps: int) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "keras_sdft_version": __version__,
         "base": stable_diffusion.base,
+        "origin": stable_diffusion.origin,
         "spec": stable_diffusion.spec.to_dict(),
         "prediction_type": stable_diffusion.spec.prediction_type,
         "files": {"diffusion_model": DIFFUSION_MODEL_FILE},
@@ -146,6 +166,10 @@ def resolve(name_or_path: str | Path) -> Resolved:
     """
     path = Path(name_or_path)
     if str(name_or_path) not in PRESETS and path.exists():
+        for resolver in _RESOLVERS:
+            found = resolver(path)
+            if found is not None:
+                return found
         if path.is_file():
             return _resolve_file(path)
         return _resolve_directory(path)
@@ -186,7 +210,23 @@ def _read_export(kind: str, directory: Path) -> Resolved:
             f"({__version__}) reads version {FORMAT_VERSION}."
         )
     files = {part: _inside(directory, name) for part, name in names.items()}
-    return Resolved(kind, base, spec, files, metadata)
+    origin = metadata.get("origin")
+    if origin is not None:
+        files = {**_origin_files(file, origin), **files}
+    elif set(files) > {"diffusion_model"}:
+        origin = str(directory.resolve())
+    return Resolved(kind, base, spec, files, metadata, origin)
+
+
+def _origin_files(file: Path, origin: Any) -> dict[str, Any]:
+    """The parts that an export leaves to the model it was made from."""
+    if not isinstance(origin, str) or not Path(origin).exists():
+        raise ValueError(
+            f"{str(file)!r} builds upon {origin!r}, which is not there. "
+            "Expected the model it was fine-tuned from; put it back, or set "
+            "'origin' to where it is now."
+        )
+    return resolve(origin).files
 
 
 def _inside(directory: Path, name: str) -> Path:
@@ -259,6 +299,11 @@ def describe(name_or_path: str | Path) -> dict[str, Any]:
         part: {"file": source.file_name} for part, source in sources.items()
     }
     for part, path in resolved.files.items():
+        if part == "tokenizer":
+            continue
+        if callable(path):
+            parts[part] = path.describe()
+            continue
         weights = weight_shapes(path).values()
         parts[part] = {
             "file": str(path),

@@ -70,6 +70,8 @@ def guided_prediction(
     if guided:
         negative = _one_for_each(negative, len(context))
         context = np.concatenate([negative, context])
+    # Torch takes no arrays beside tensors.
+    context = ops.convert_to_tensor(context)
 
     def predict(latents: Any, timesteps: Any) -> Any:
         if guided:
@@ -100,3 +102,14 @@ def _one_for_each(negative: np.ndarray, count: int) -> np.ndarray:
             f"Received: {len(negative)} for {count} images."
         )
     return np.repeat(negative, count // len(negative), axis=0)
+
+
+def check_size(height: int, width: int) -> None:
+    """Refuses image sizes that are no multiples of 64 pixels."""
+    if height % 64 == 0 and width % 64 == 0 and height > 0 and width > 0:
+        return
+    nearest = tuple(max(64, round(side / 64) * 64) for side in (height, width))
+    raise ValueError(
+        "`height` and `width` must be multiples of 64 pixels. Received: "
+        f"height={height}, width={width}. Nearest valid: {nearest}."
+    )

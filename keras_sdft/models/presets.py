@@ -9,8 +9,6 @@ import dataclasses
 import difflib
 from pathlib import Path
 
-import keras
-
 from keras_sdft.models.spec import AutoencoderSpec
 from keras_sdft.models.spec import DiffusionModelSpec
 from keras_sdft.models.spec import StableDiffusionSpec
@@ -181,6 +179,9 @@ def fetch(source: Source, weights_directory: str | Path | None = None) -> Path:
             f"{str(weights_directory)!r}. It is published at "
             f"{source.address}."
         )
+    # Looking a preset up must not wait for Keras.
+    import keras
+
     try:
         return Path(
             keras.utils.get_file(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from keras_sdft.diffusion import ddim
 from keras_sdft.diffusion import sampling_timesteps
 from keras_sdft.models import keras_cv_parts
 from keras_sdft.models.diffusion_model import DiffusionModel
+from keras_sdft.models.exact_numerics import use_exact_numerics
 from keras_sdft.models.exported import resolve
+from keras_sdft.models.generation import check_size
 from keras_sdft.models.generation import guided_prediction
 from keras_sdft.models.generation import starting_noise
 from keras_sdft.models.initialise import initialise
@@ -46,7 +49,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         base: Name of the preset whose published weights fill in what
             `files` lacks.
         files: Dict of weight files by part, from `PARTS` and
-            `"tokenizer"`.
+            `"tokenizer"`; or of functions, as `Resolved.files`.
         random_weights: Boolean, whether parts without a file are drawn
             from `seed` instead of being fetched.
         dtype: Name of a dtype policy, for example `"mixed_bfloat16"`, or
@@ -64,14 +67,14 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         *,
         spec: StableDiffusionSpec | None = None,
         base: str = "sd1.4",
-        files: dict[str, Path] | None = None,
+        files: dict[str, Any] | None = None,
         random_weights: bool = False,
         dtype: str | None = None,
         numerics: str = "exact",
         remat: bool = False,
         seed: int = 0,
     ):
-        _check_size(img_height, img_width)
+        check_size(img_height, img_width)
         # Not the parent's own constructor: it rounds to multiples of 128
         # and prints the licence of weights that may not be these.
         keras_cv_parts.StableDiffusionBase.__init__(
@@ -81,6 +84,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         self.img_width = img_width
         self.spec = spec or get_preset(base).spec
         self.base = base
+        self.origin: str | None = None
         self.schedule = NoiseSchedule()
         self.dtype = dtype
         self._files = dict(files or {})
@@ -136,7 +140,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             if part not in resolved.files
         }
         files.update(resolved.files)
-        return cls(
+        model = cls(
             height or resolved.spec.resolution,
             width or resolved.spec.resolution,
             jit_compile,
@@ -148,6 +152,8 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             remat=remat,
             seed=seed,
         )
+        model.origin = resolved.origin
+        return model
 
     # === Parts ===
 
@@ -155,10 +161,10 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
     def tokenizer(self) -> Tokenizer:
         """The byte-pair tokenizer."""
         if self._tokenizer is None:
-            self._tokenizer = Tokenizer(
-                self._file("tokenizer"),
-                self.spec.text_encoder.max_length,
-                self.spec.pad_token,
+            source = self._file("tokenizer")
+            make = source if callable(source) else partial(Tokenizer, source)
+            self._tokenizer = make(
+                self.spec.text_encoder.max_length, self.spec.pad_token
             )
         return self._tokenizer
 
@@ -226,7 +232,11 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
 
     def _ready(self, part: str, model: Any) -> Any:
         path = None if self._is_random(part) else self._file(part)
-        if path is not None:
+        if self._numerics == "exact" and part != "diffusion_model":
+            use_exact_numerics(model)
+        if callable(path):
+            path(model)
+        elif path is not None:
             model.load_weights(path)
         else:
             initialise(model, self._seed + 1000 * PARTS.index(part))
@@ -240,7 +250,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             self._random_weights or not published
         )
 
-    def _file(self, part: str) -> Path:
+    def _file(self, part: str) -> Any:
         """The file of a part; a published one is fetched when needed."""
         preset = get_preset(self.base)
         if part not in self._files:
@@ -384,13 +394,3 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
     def _get_unconditional_context(self) -> Any:
         # KerasCV's own would use the tokens of CLIP's vocabulary.
         return self.encode_text("")
-
-
-def _check_size(height: int, width: int) -> None:
-    if height % 64 == 0 and width % 64 == 0 and height > 0 and width > 0:
-        return
-    nearest = tuple(max(64, round(side / 64) * 64) for side in (height, width))
-    raise ValueError(
-        "`height` and `width` must be multiples of 64 pixels. Received: "
-        f"height={height}, width={width}. Nearest valid: {nearest}."
-    )

@@ -1,3 +1,4 @@
+import keras
 import keras_cv
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_without_network_the_error_says_what_to_do(monkeypatch):
     def offline(**kwargs):
         raise OSError("no network")
 
-    monkeypatch.setattr(presets.keras.utils, "get_file", offline)
+    monkeypatch.setattr(keras.utils, "get_file", offline)
     with pytest.raises(FileNotFoundError) as caught:
         StableDiffusion.from_preset("sd1.4")
     message = str(caught.value)

@@ -1,0 +1,148 @@
+"""Weights that ship inside the package: half precision, with checksums.
+
+One `.safetensors` file for each network, its tensors in the order of the
+network's weights, and a `weights.json` with the files' SHA-256. Must not
+know how the weights came to be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from keras import ops
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from safetensors.numpy import save_file
+
+CHECKSUMS = "weights.json"
+
+
+def file_of(directory: str | Path, part: str) -> Path:
+    """The path of a part's weights."""
+    return Path(directory) / f"{part}.safetensors"
+
+
+def is_complete(directory: str | Path) -> bool:
+    """Whether there are packaged weights in a directory."""
+    return (Path(directory) / CHECKSUMS).is_file()
+
+
+def write(
+    directory: str | Path,
+    networks: dict[str, Any],
+    dtype: str = "float16",
+    notes: dict[str, Any] | None = None,
+) -> Path:
+    """Writes networks' weights and their checksums.
+
+    Args:
+        directory: Path, made when missing.
+        networks: Dict of built `keras.Model` by part.
+        dtype: Name of the dtype on disk.
+        notes: Dict that JSON can hold, kept beside the checksums.
+
+    Returns:
+        The path of `weights.json`, which is written last.
+
+    Raises:
+        ValueError: If a weight is not finite in `dtype`.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    checksums = directory / CHECKSUMS
+    # Without it the directory counts as empty until all is written.
+    checksums.unlink(missing_ok=True)
+    for part, network in networks.items():
+        tensors = {
+            name: _converted(name, variable, dtype)
+            for name, variable in _named(network)
+        }
+        save_file(tensors, file_of(directory, part))
+        # safetensors lets the owner alone read.
+        file_of(directory, part).chmod(0o644)
+    digests = {part: _digest(file_of(directory, part)) for part in networks}
+    content = {**(notes or {}), "dtype": dtype, "sha256": digests}
+    text = json.dumps(content, indent=2) + "\n"
+    checksums.write_text(text, encoding="utf-8")
+    return checksums
+
+
+def read(directory: str | Path, part: str, network: Any) -> None:
+    """Fills a network with its packaged weights.
+
+    Args:
+        directory: Path that `write` wrote.
+        part: String, a key of the `networks` written.
+        network: A built `keras.Model` of the same spec.
+
+    Raises:
+        ValueError: If the file is damaged or of another spec.
+        FileNotFoundError: If there is none.
+    """
+    path = file_of(directory, part)
+    _check_digest(Path(directory) / CHECKSUMS, part, path)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from error
+    expected = {name: tuple(v.shape) for name, v in _named(network)}
+    received = {name: array.shape for name, array in tensors.items()}
+    if expected != received:
+        differing = sorted(expected.items() ^ received.items())
+        raise ValueError(
+            f"{str(path)!r} holds the weights of another spec. Expected "
+            f"{len(expected)} tensors, received {len(received)}. The first "
+            f"that differ: {differing[:4]}."
+        )
+    for name, variable in _named(network):
+        variable.assign(tensors[name].astype("float32"))
+
+
+def _named(network: Any) -> list[tuple[str, Any]]:
+    # A layer's own name holds a counter that depends on what was built
+    # before it; the place does not.
+    return [
+        (f"{index:04d}.{variable.name}", variable)
+        for index, variable in enumerate(network.weights)
+    ]
+
+
+def _converted(name: str, variable: Any, dtype: str) -> np.ndarray:
+    values = np.asarray(ops.convert_to_numpy(variable), "float32")
+    with np.errstate(over="ignore"):
+        values = values.astype(dtype)
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"The weight {name!r} has values that are not finite in {dtype}."
+        )
+    return np.ascontiguousarray(values)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_digest(checksums: Path, part: str, path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no {str(path)!r}. Install the package again."
+        )
+    try:
+        content = json.loads(checksums.read_text(encoding="utf-8"))
+        expected = content["sha256"][part]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(checksums, repr(error)) from error
+    received = _digest(path)
+    if received != expected:
+        raise _damaged(path, f"its SHA-256 is {received}, not {expected}")
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(
+        f"The packaged file {str(path)!r} is damaged: {why}. Install the "
+        "package again."
+    )
