@@ -170,13 +170,16 @@ def _append(path, row):
         key: round(value, 5) if isinstance(value, float) else value
         for key, value in row.items()
     }
-    new = not path.is_file()
     path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(row)
+    if path.is_file():
+        # Backends return a step's numbers in orders of their own.
+        with open(path, newline="", encoding="utf-8") as file:
+            columns = next(csv.reader(file))
+    else:
+        path.write_text(",".join(columns) + "\n", encoding="utf-8")
     with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+        csv.DictWriter(file, columns, lineterminator="\n").writerow(row)
     print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
 
 

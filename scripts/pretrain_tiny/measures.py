@@ -112,7 +112,8 @@ def denoising_error(
         inputs = {
             "latent": noised,
             "timestep_embedding": timestep_embedding(timesteps, width),
-            "context": context,
+            # Torch takes no arrays beside tensors.
+            "context": ops.convert_to_tensor(context),
         }
         prediction = _numpy(diffusion_model.predict_on_batch(inputs))
         difference = prediction.astype("float32") - noise
