@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 
-BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
+# What is measured for speed; parity is measured for truth.
+BENCHMARKS := $(filter-out benchmarks/_% benchmarks/parity.py,$(wildcard \
+  benchmarks/*.py))
 DEMO_DATA := examples/data/ink/train
 DEMO_RUN := runs/demo
 
@@ -14,7 +16,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format peers bench docs clean
+.PHONY: help install demo test test-slow lint format peers bench parity docs clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -75,6 +77,9 @@ bench: $(if $(BENCHMARKS),install peers)  ## Run each benchmark against its peer
 	in this checkout yet." >&2; exit 1; }
 	@set -e; for file in $(BENCHMARKS); do \
 	  echo "== $$file"; $(BIN)/python $$file; done
+
+parity: install peers  ## Our networks against diffusers', at full size
+	$(BIN)/python benchmarks/parity.py
 
 docs: $(VENV)/.installed-docs  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
