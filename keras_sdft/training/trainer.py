@@ -171,9 +171,13 @@ class Trainer(keras.Model):
         Returns:
             A `keras.callbacks.History`.
         """
+        self._assert_compile_called("fit")
         self._check_dataset(x, self.gradient_accumulation_steps)
         if kwargs.get("validation_data") is not None:
             self._check_dataset(kwargs["validation_data"], 1)
+        # A graph that makes variables is traced twice, at many seconds each.
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
         # The dataset shuffles by itself; Keras would warn that it cannot.
         kwargs.setdefault("shuffle", False)
         return super().fit(x, *args, **kwargs)
