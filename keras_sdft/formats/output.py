@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Collection
 from collections.abc import Iterator
 from pathlib import Path
+
+from keras_sdft.models.staging import staged
 
 
 def check_file(path: str | Path, overwrite: bool) -> Path:
@@ -56,15 +56,8 @@ def staged_directory(
     """
     path = Path(os.path.abspath(path))
     _check_directory(path, overwrite, entries)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
+    with staged(path) as staging:
         yield staging
-        staging.chmod(0o755)
-        _swap(staging, path)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def _check_directory(
@@ -87,13 +80,3 @@ def _check_directory(
             f"The output directory {str(path)!r} exists and is not empty. "
             "Pass `overwrite=True` (`--overwrite`) to replace it."
         )
-
-
-def _swap(staging: Path, path: Path) -> None:
-    if not path.exists():
-        os.replace(staging, path)
-        return
-    retired = staging.with_name(staging.name + "-old")
-    os.replace(path, retired)
-    os.replace(staging, path)
-    shutil.rmtree(retired)

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import h5py
 from keras_sdft.models.presets import PRESETS
 from keras_sdft.models.presets import get_preset
 from keras_sdft.models.spec import StableDiffusionSpec
+from keras_sdft.models.staging import staged
 from keras_sdft.version import __version__
 
 FORMAT_VERSION = 1
@@ -90,20 +88,11 @@ def write_export(
     """
     directory = Path(directory)
     _check_target(directory, overwrite)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(
-        tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent)
-    )
-    try:
+    with staged(directory) as staging:
         model = stable_diffusion.diffusion_model
         model.save_weights(staging / DIFFUSION_MODEL_FILE)
         text = json.dumps(_metadata(stable_diffusion, steps), indent=2)
         (staging / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
-        staging.chmod(0o755)
-        _swap(staging, directory)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return directory
 
 
@@ -138,16 +127,6 @@ def _metadata(stable_diffusion: Any, steps: int) -> dict[str, Any]:
         "files": {"diffusion_model": DIFFUSION_MODEL_FILE},
         "steps": int(steps),
     }
-
-
-def _swap(staging: Path, directory: Path) -> None:
-    if not directory.exists():
-        os.replace(staging, directory)
-        return
-    retired = staging.with_name(staging.name + "-old")
-    os.replace(directory, retired)
-    os.replace(staging, directory)
-    shutil.rmtree(retired)
 
 
 def resolve(name_or_path: str | Path) -> Resolved:
