@@ -1,9 +1,37 @@
 """Data: files -> batches. Knows strings and pixels, no model, no network."""
 
+from keras_sdft.data.buckets import Buckets
+from keras_sdft.data.class_images import add_to_record
+from keras_sdft.data.class_images import check_disk_space
+from keras_sdft.data.class_images import missing_class_images
+from keras_sdft.data.dreambooth import load_dreambooth
+from keras_sdft.data.dreambooth_folders import check_dreambooth_folders
+from keras_sdft.data.dreambooth_prompts import check_dreambooth_prompts
+from keras_sdft.data.dreambooth_prompts import fill_prompt
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.pipeline import load
+from keras_sdft.data.rare_tokens import TokenReport
+from keras_sdft.data.rare_tokens import check_token
+from keras_sdft.data.rare_tokens import rare_tokens
 from keras_sdft.data.sources import read_examples
 from keras_sdft.data.unreadable import Unreadable
 
-__all__ = ["Example", "Examples", "Unreadable", "load", "read_examples"]
+__all__ = [
+    "Buckets",
+    "Example",
+    "Examples",
+    "TokenReport",
+    "Unreadable",
+    "add_to_record",
+    "check_disk_space",
+    "check_dreambooth_folders",
+    "check_dreambooth_prompts",
+    "check_token",
+    "fill_prompt",
+    "load",
+    "load_dreambooth",
+    "missing_class_images",
+    "rare_tokens",
+    "read_examples",
+]

@@ -1,6 +1,6 @@
 """Captions: the text that an example shows in an epoch, and its token ids.
 
-This file knows text and a tokenizer. It must not know images, files or
+This file knows text, tags and a tokenizer. It must not know images, files or
 TensorFlow; chance enters as numbers that the caller has drawn.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -74,6 +75,7 @@ def choose_caption(
     templates: Sequence[str],
     dropout: float,
     draws: tuple[float, float, float],
+    arrange: Callable[[str], str] | None = None,
 ) -> str:
     """Returns the caption that an example shows.
 
@@ -83,6 +85,8 @@ def choose_caption(
         dropout: Float in `[0, 1]`, the chance of the empty caption.
         draws: Three floats in `[0, 1)`: for the caption, for the template and
             for dropout.
+        arrange: Function of the drawn caption to the one that goes into the
+            template. `None` leaves it as it is.
 
     Returns:
         String; `""` where the caption is dropped, without a template.
@@ -90,8 +94,34 @@ def choose_caption(
     if draws[2] < dropout:
         return ""
     caption = captions[int(draws[0] * len(captions))]
+    if arrange is not None:
+        caption = arrange(caption)
     template = templates[int(draws[1] * len(templates))]
     return template.replace(PLACEHOLDER, caption)
+
+
+def shuffle_tags(
+    caption: str, separator: str, keep: int, draws: np.random.Generator
+) -> str:
+    """Returns the caption with its tags in another order.
+
+    Args:
+        caption: String, tags between separators: `"sks dog, sofa, indoors"`.
+        separator: String, `","` for example. Spaces around tags, and empty
+            tags, are dropped.
+        keep: Integer >= 0, how many tags stay first, in their order.
+        draws: NumPy's `Generator`, for the order of the others.
+
+    Returns:
+        String, the tags joined by the separator and a space (by the separator
+        alone if that is a space).
+    """
+    tags = [tag.strip() for tag in caption.split(separator)]
+    tags = [tag for tag in tags if tag]
+    kept, others = tags[:keep], tags[keep:]
+    order = draws.permutation(len(others))
+    joint = separator if separator.endswith(" ") else separator + " "
+    return joint.join(kept + [others[index] for index in order])
 
 
 class CaptionTokens:

@@ -1,142 +1,186 @@
-"""Epochs: which examples one shows, in which order, and each as arrays.
+"""Epochs: which examples one shows, in which order, size and number of copies.
 
-Every random number here is a function of (seed, epoch, example), so any batch
-can be made again without those before it. This file must not know TensorFlow.
+Every order here is a function of (seed, epoch), so any batch can be made again
+without those before it. This file must not know pixels, text or TensorFlow.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+import math
+from typing import NamedTuple
 
 import numpy as np
 
-from keras_sdft.data.captions import CaptionTokens
-from keras_sdft.data.captions import choose_caption
-from keras_sdft.data.examples import Examples
-from keras_sdft.data.images import UnreadableImage
-from keras_sdft.data.images import fit
-from keras_sdft.data.images import read_rgb
-from keras_sdft.data.unreadable import Unreadable
-
-logger = logging.getLogger(__name__)
-
 # First words of the random streams, so that no two can coincide.
-_ORDER_STREAM, _EXAMPLE_STREAM = 1, 2
-_MAX_ATTEMPTS = 100
+ORDER_STREAM, EXAMPLE_STREAM, CLASS_STREAM, TAG_STREAM = 1, 2, 3, 4
+
+REMAINDERS = ("drop", "keep", "fill")
 
 
-def epoch_order(
-    epoch: int, count: int, used: int, seed: int, shuffle: bool
-) -> np.ndarray:
-    """Returns the examples of an epoch, in order.
+class Row(NamedTuple):
+    """One place in an epoch; five integers.
 
-    Args:
-        epoch: Integer >= 0.
-        count: Integer, the number of examples.
-        used: Integer <= `count`, how many of them the epoch shows.
-        seed: Integer >= 0.
-        shuffle: Boolean.
-
-    Returns:
-        int64 array of shape `(used, 2)`: the example, and the epoch.
+    Attributes:
+        example: The example that it shows.
+        epoch: The epoch; for a class image, how often all class images have
+            been shown before.
+        bucket: The bucket whose size it is shown at.
+        copy: 0 where the example is shown first in its epoch, else 1, 2, ...
+        copies: How often the epoch shows the example.
     """
-    if shuffle:
-        draws = np.random.default_rng([_ORDER_STREAM, seed, int(epoch)])
-        order = draws.permutation(count)[:used]
-    else:
-        order = np.arange(used)
-    return np.stack([order, np.full(used, epoch)], axis=1).astype(np.int64)
+
+    example: int
+    epoch: int
+    bucket: int
+    copy: int
+    copies: int
 
 
-class ExampleMaker:
-    """Makes one example of an epoch: pixels, token ids and weight.
+COLUMNS = len(Row._fields)
+
+
+def permutation(stream: int, seed: int, epoch: int, count: int) -> np.ndarray:
+    """Returns a random order of `count` things, the same for each epoch."""
+    draws = np.random.default_rng([stream, seed, int(epoch)])
+    return draws.permutation(count)
+
+
+class EpochPlan:
+    """The rows of each epoch, in batches of one bucket.
 
     Args:
-        examples: `Examples`.
-        tokens: `CaptionTokens`.
-        size: `(height, width)` in pixels.
+        bucket_of: Integer array of shape `(N,)`, the bucket of each example.
+        batch_size: Integer >= 1.
         seed: Integer >= 0.
-        random_crop: Boolean; `False` crops the centre.
-        horizontal_flip: Boolean, whether half of the images are mirrored.
-        templates: Sequence of strings that hold `"{caption}"`.
-        caption_dropout: Float in `[0, 1]`.
-        report: `Unreadable`, which receives the images that cannot be read.
+        shuffle: Boolean; `False` keeps the examples' order, as far as buckets
+            allow.
+        remainder: What becomes of a bucket's last examples that fill no
+            batch. `"drop"` leaves them out; `"keep"` makes a short batch of
+            them, for a single bucket only; `"fill"` fills their batch up with
+            others of the bucket. An example that is then shown twice counts
+            half each time, so that all count alike.
+
+    Attributes:
+        length: Integer, the rows of an epoch.
+        weight: Float >= 1, by which examples are weighted so that their
+            weights' mean over an epoch is one.
     """
 
     def __init__(
         self,
-        examples: Examples,
-        tokens: CaptionTokens,
-        size: tuple[int, int],
+        bucket_of: np.ndarray,
+        batch_size: int,
         *,
         seed: int,
-        random_crop: bool,
-        horizontal_flip: bool,
-        templates: Sequence[str],
-        caption_dropout: float,
-        report: Unreadable,
+        shuffle: bool,
+        remainder: str,
     ):
-        self._examples = examples
-        self._tokens = tokens
-        self.size = size
+        self._bucket_of = bucket_of
+        self._batch_size = batch_size
         self._seed = seed
-        self._random_crop = random_crop
-        self._horizontal_flip = horizontal_flip
-        self._templates = templates
-        self._caption_dropout = caption_dropout
-        self._report = report
+        self._shuffle = shuffle
+        counts = np.bincount(bucket_of)
+        self._lengths = [
+            _length(int(count), batch_size, remainder) for count in counts
+        ]
+        self.length = sum(self._lengths)
+        self.weight = max(1.0, self.length / len(bucket_of))
 
-    def __call__(
-        self, row: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.float32]:
-        """Makes the example of a row of `epoch_order`.
-
-        Args:
-            row: int64 array of shape `(2,)`: the example, and the epoch.
-
-        Returns:
-            `(image, token_ids, weight)`: uint8 of shape `(H, W, 3)`, int32 of
-            shape `(77,)` and float32.
-
-        Raises:
-            RuntimeError: If 100 images in a row cannot be read.
-        """
-        index, epoch = (int(number) for number in row)
-        draws = np.random.default_rng(
-            [_EXAMPLE_STREAM, self._seed, epoch, index]
-        )
-        # All are drawn, used or not: an option does not move the others.
-        caption, template, dropout, top, left, flip = draws.random(6)
-        for _ in range(_MAX_ATTEMPTS):
-            example = self._examples[index]
-            try:
-                image = read_rgb(example.image, self.size)
-                break
-            except UnreadableImage as error:
-                self._note(example.name, str(error))
-            index = int(draws.integers(len(self._examples)))
+    def __call__(self, epoch: int) -> np.ndarray:
+        """Returns int64 of shape `(length, 5)`, whose rows are `Row`s."""
+        count = len(self._bucket_of)
+        draws = np.random.default_rng([ORDER_STREAM, self._seed, int(epoch)])
+        order = draws.permutation(count) if self._shuffle else np.arange(count)
+        parts = [
+            self._rows(order, bucket, int(epoch))
+            for bucket in range(len(self._lengths))
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        batches = np.concatenate(parts).reshape(-1, self._batch_size, COLUMNS)
+        if self._shuffle:
+            batches = batches[draws.permutation(len(batches))]
         else:
-            raise RuntimeError(
-                f"{_MAX_ATTEMPTS} images in a row could not be read while "
-                "training. Is the disk that holds them still there? The last "
-                f"were:\n{self._report.table(5)}"
-            )
-        pixels = fit(
-            image,
-            *self.size,
-            top=top if self._random_crop else None,
-            left=left if self._random_crop else None,
-            flip=self._horizontal_flip and flip < 0.5,
-        )
-        text = choose_caption(
-            example.captions,
-            self._templates,
-            self._caption_dropout,
-            (caption, template, dropout),
-        )
-        return pixels, self._tokens(text), np.float32(example.weight)
+            batches = batches[np.argsort(batches[:, 0, 0], kind="stable")]
+        return batches.reshape(-1, COLUMNS)
 
-    def _note(self, name: str, reason: str) -> None:
-        if self._report.add(name, reason):
-            logger.warning("Unreadable image, skipped: %s: %s", name, reason)
+    def _rows(self, order: np.ndarray, bucket: int, epoch: int) -> np.ndarray:
+        members = order[self._bucket_of[order] == bucket]
+        length = self._lengths[bucket]
+        rows = np.empty((length, COLUMNS), np.int64)
+        if not length:
+            return rows
+        copy, place = np.divmod(np.arange(length), len(members))
+        rows[:, 0] = members[place]
+        rows[:, 1] = epoch
+        rows[:, 2] = bucket
+        rows[:, 3] = copy
+        rows[:, 4] = np.bincount(place)[place]
+        return rows
+
+
+class PriorPlan:
+    """Each row of a plan followed by a class image: prior preservation.
+
+    Class images go round: each is shown before any is shown again, in another
+    order each time, over the ends of epochs. A class image is shown at the
+    size of the row before it.
+
+    Args:
+        instances: `EpochPlan` of the instance images, the first examples.
+        num_instances: Integer, how many there are.
+        num_classes: Integer, how many class images come after them.
+        seed: Integer >= 0.
+        shuffle: Boolean.
+
+    Attributes:
+        length: Integer, the rows of an epoch.
+        weight: See `EpochPlan`; for instance images.
+    """
+
+    def __init__(
+        self,
+        instances: EpochPlan,
+        num_instances: int,
+        num_classes: int,
+        *,
+        seed: int,
+        shuffle: bool,
+    ):
+        self._instances = instances
+        self._num_instances = num_instances
+        self._num_classes = num_classes
+        self._seed = seed
+        self._shuffle = shuffle
+        self.length = 2 * instances.length
+        self.weight = instances.weight
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        """Returns int64 of shape `(length, 5)`, whose rows are `Row`s."""
+        own = self._instances(epoch)
+        others = np.zeros_like(own)
+        first = int(epoch) * len(own)
+        places = first + np.arange(len(own))
+        rounds, place = np.divmod(places, self._num_classes)
+        for number in np.unique(rounds):
+            now = rounds == number
+            others[now, 0] = self._order(int(number))[place[now]]
+        others[:, 0] += self._num_instances
+        others[:, 1] = rounds
+        others[:, 2] = own[:, 2]
+        others[:, 4] = 1
+        return np.stack([own, others], axis=1).reshape(-1, COLUMNS)
+
+    def _order(self, number: int) -> np.ndarray:
+        count = self._num_classes
+        if not self._shuffle:
+            return np.arange(count)
+        return permutation(CLASS_STREAM, self._seed, number, count)
+
+
+def _length(count: int, batch_size: int, remainder: str) -> int:
+    if remainder == "drop":
+        return count - count % batch_size
+    if remainder == "keep":
+        return count
+    return math.ceil(count / batch_size) * batch_size

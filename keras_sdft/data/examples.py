@@ -31,12 +31,16 @@ class Example:
         weight: Float, the weight of the example in the loss. Defaults to
             `1.0`.
         name: String, what reports call the image. Defaults to `""`.
+        mask: Where the loss counts: an image of the same size, of any kind
+            that `image` can be, white where it counts and black where not.
+            `None` counts the whole image.
     """
 
     image: Any
     captions: tuple[str, ...]
     weight: float = 1.0
     name: str = ""
+    mask: Any = None
 
 
 class Records(Protocol):
@@ -55,6 +59,7 @@ class Columns:
         paths: List of strings.
         captions: List of the same length; each entry is a string, or a tuple
             of strings where an image has several captions.
+        masks: Dict of the masks' paths by the images' paths.
     """
 
     def __init__(
@@ -62,10 +67,12 @@ class Columns:
         root: str,
         paths: list[str],
         captions: list[str | tuple[str, ...]],
+        masks: dict[str, str] | None = None,
     ):
         self.root = root
         self.paths = paths
         self.captions = captions
+        self.masks = masks or {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -75,7 +82,13 @@ class Columns:
         if isinstance(captions, str):
             captions = (captions,)
         path = self.paths[index]
-        return Example(os.path.join(self.root, path), captions, name=path)
+        mask = self.masks.get(path)
+        return Example(
+            os.path.join(self.root, path),
+            captions,
+            name=path,
+            mask=None if mask is None else os.path.join(self.root, mask),
+        )
 
 
 class Examples:
@@ -102,6 +115,10 @@ class Examples:
 
     def __iter__(self) -> Iterator[Example]:
         return (self.records[int(row)] for row in self.rows)
+
+    def repeated(self, times: int) -> Examples:
+        """Returns the examples with each one several times in a row."""
+        return Examples(self.records, np.repeat(self.rows, times))
 
     def without(self, records: Iterable[int]) -> Examples:
         """Returns the examples that do not come from these records."""

@@ -17,8 +17,10 @@ from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import check_choice
 from keras_sdft.data.examples import first_five
+from keras_sdft.data.tables import MASK_ENDING
 from keras_sdft.data.tables import is_hidden
-from keras_sdft.data.tables import is_image
+from keras_sdft.data.tables import is_mask
+from keras_sdft.data.tables import is_photo
 from keras_sdft.data.tables import read_csv
 from keras_sdft.data.tables import read_jsonl
 
@@ -48,6 +50,8 @@ def read_folder(
     split: str | None = None,
     image_column: str | None = None,
     caption_column: str = "text",
+    mask_column: str | None = None,
+    repeats_column: str | None = None,
 ) -> Examples:
     """Reads a folder of captioned images.
 
@@ -62,6 +66,9 @@ def read_folder(
             `validation/` and `test/`.
         image_column: See `tables.read_jsonl`.
         caption_column: See `tables.read_jsonl`.
+        mask_column: See `tables.read_jsonl`. Without a table, an image's mask
+            is the file of the same name that ends in `-masklabel.png`.
+        repeats_column: See `tables.read_jsonl`.
 
     Returns:
         `Examples`, in the order of the table or of the sorted paths.
@@ -83,9 +90,17 @@ def read_folder(
                 "none. Add the file or leave `reader` out."
             )
         read = read_jsonl if reader == "metadata_jsonl" else read_csv
-        return read(table, image_column, caption_column)
+        return read(
+            table, image_column, caption_column, mask_column, repeats_column
+        )
+    if repeats_column is not None:
+        raise ValueError(
+            "`repeats` names a column where it is a string, and "
+            f"{root} holds no table. Received: repeats={repeats_column!r}. "
+            "Pass an integer, or add a metadata.jsonl."
+        )
     files = walk(root, skip=SPLITS[1:])
-    images = [path for path in files if is_image(path)]
+    images = [path for path in files if is_photo(path)]
     if not images:
         raise ValueError(
             f"The folder holds no images: {root} ({len(files)} files in all). "
@@ -143,7 +158,7 @@ def read_caption_files(root: str, files: list[str]) -> Examples:
         ValueError: If an image has no caption file or the reverse, if both
             kinds stand beside one image, or if one is not UTF-8.
     """
-    images = [path for path in files if is_image(path)]
+    images = [path for path in files if is_photo(path)]
     texts = _caption_files(files)
     if not texts:
         raise ValueError(
@@ -159,7 +174,8 @@ def read_caption_files(root: str, files: list[str]) -> Examples:
             "same name beside each, or move the images away."
         )
     captions = [_read_caption(root, texts[_stem(path)]) for path in images]
-    return Examples(Columns(root, images, captions))
+    masks = masks_beside(images, files)
+    return Examples(Columns(root, images, captions, masks))
 
 
 def read_class_folders(root: str, files: list[str]) -> Examples:
@@ -179,7 +195,7 @@ def read_class_folders(root: str, files: list[str]) -> Examples:
         ValueError: If an image stands outside the class folders, or a caption
             file has no image.
     """
-    images = [path for path in files if is_image(path)]
+    images = [path for path in files if is_photo(path)]
     classes = [_class_of(path) for path in images]
     outside = [
         path for path, own in zip(images, classes, strict=True) if own is None
@@ -203,7 +219,46 @@ def read_class_folders(root: str, files: list[str]) -> Examples:
         repeats.append(times)
     _report_repeats(root, images)
     rows = np.repeat(np.arange(len(images)), repeats)
-    return Examples(Columns(root, images, captions), rows)
+    masks = masks_beside(images, files)
+    return Examples(Columns(root, images, captions, masks), rows)
+
+
+def read_photos(root: str, captions: str | tuple[str, ...]) -> Examples:
+    """Reads all images of a folder, with the same captions for each.
+
+    Args:
+        root: String, the folder. Caption files and tables are not read.
+        captions: String, or a tuple of several.
+
+    Returns:
+        `Examples`, none if the folder holds no image. Their names begin with
+        the folder's, to tell those of two folders apart.
+    """
+    parent, name = os.path.split(os.path.abspath(root))
+    files = [os.path.join(name, path) for path in walk(root)]
+    images = [path for path in files if is_photo(path)]
+    masks = masks_beside(images, files)
+    return Examples(Columns(parent, images, [captions] * len(images), masks))
+
+
+def masks_beside(images: list[str], files: list[str]) -> dict[str, str]:
+    """Returns the masks by their images: "1-masklabel.png" for "1.jpg".
+
+    Raises:
+        ValueError: If a mask has no image.
+    """
+    masks = {_stem(path): path for path in files if is_mask(path)}
+    if not masks:
+        return {}
+    own = {path: masks.get(_stem(path) + MASK_ENDING) for path in images}
+    found = {path: mask for path, mask in own.items() if mask is not None}
+    orphans = sorted(set(masks.values()) - set(found.values()))
+    if orphans:
+        raise ValueError(
+            f"{len(orphans)} masks have no image: {first_five(orphans)}. Add "
+            "the images, or move these files away."
+        )
+    return found
 
 
 def _split_root(folder: str, split: str | None) -> str:
@@ -211,7 +266,7 @@ def _split_root(folder: str, split: str | None) -> str:
         check_choice("split", split, SPLITS)
     train = os.path.join(folder, "train")
     if split in (None, "train"):
-        own = _find_table(folder) or any(map(is_image, os.listdir(folder)))
+        own = _find_table(folder) or any(map(is_photo, os.listdir(folder)))
         return folder if own or not os.path.isdir(train) else train
     root = os.path.join(folder, split)
     if not os.path.isdir(root):

@@ -11,6 +11,7 @@ import io
 import math
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,24 @@ def read_rgb(source: Any, size: tuple[int, int] | None = None) -> Image.Image:
             16,384 pixels on a side or larger than 134 million pixels, in which
             case it is not decoded.
     """
+    return read_as(to_rgb, source, size)
+
+
+def read_as(
+    convert: Callable[[Image.Image], Image.Image],
+    source: Any,
+    size: tuple[int, int] | None = None,
+) -> Image.Image:
+    """Reads an image in another form than RGB, upright.
+
+    Args:
+        convert: Function of the decoded `PIL.Image.Image` to another.
+        source: See `read_rgb`.
+        size: See `read_rgb`.
+
+    Raises:
+        UnreadableImage: See `read_rgb`.
+    """
     try:
         with _opened(source) as image:
             _refuse_size(image.size)
@@ -69,12 +88,52 @@ def read_rgb(source: Any, size: tuple[int, int] | None = None) -> Image.Image:
                 _draft(image, size, orientation)
             with _CALLERS_IMAGES if image is source else _no_lock():
                 image.load()
-            rgb = to_rgb(image)
+            converted = convert(image)
         turn = _TURNS.get(orientation)
-        return rgb if turn is None else rgb.transpose(turn)
+        return converted if turn is None else converted.transpose(turn)
     except UnreadableImage:
         raise
     # Decoders raise nearly every class of error on a damaged file.
+    except Exception as error:
+        raise UnreadableImage(_reason(source, error)) from error
+
+
+def image_size(source: Any) -> tuple[int, int]:
+    """Returns `(height, width)` of the upright image, not decoding it.
+
+    Args:
+        source: See `read_rgb`.
+
+    Raises:
+        UnreadableImage: If even the file's head cannot be read.
+    """
+
+    def size_of(image: Image.Image) -> tuple[int, int]:
+        width, height = image.size
+        sideways = _orientation(image) in _SIDEWAYS
+        return (width, height) if sideways else (height, width)
+
+    return _look(size_of, source)
+
+
+def has_alpha(source: Any) -> bool:
+    """Tells whether an image has transparency, not decoding it.
+
+    Args:
+        source: See `read_rgb`.
+
+    Raises:
+        UnreadableImage: If even the file's head cannot be read.
+    """
+    return _look(lambda image: image.has_transparency_data, source)
+
+
+def _look(function: Callable[[Image.Image], Any], source: Any) -> Any:
+    try:
+        with _opened(source) as image:
+            return function(image)
+    except UnreadableImage:
+        raise
     except Exception as error:
         raise UnreadableImage(_reason(source, error)) from error
 
@@ -132,10 +191,31 @@ def fit(
         uint8 array of shape `(height, width, 3)`.
     """
     box = crop_box(image.size, height, width, top, left)
-    image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+    return np.asarray(cut(image, box, height, width, flip))
+
+
+def cut(
+    image: Image.Image,
+    box: tuple[float, float, float, float],
+    height: int,
+    width: int,
+    flip: bool = False,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Image.Image:
+    """Resizes a part of an image to the size, antialiased.
+
+    Args:
+        image: `PIL.Image.Image`.
+        box: `(left, top, right, bottom)`, as `crop_box` returns it.
+        height: Integer, pixels.
+        width: Integer, pixels.
+        flip: Boolean, whether to mirror left and right.
+        resample: Pillow's filter. Defaults to Lanczos.
+    """
+    image = image.resize((width, height), resample, box=box)
     if flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(image)
+    return image
 
 
 def crop_box(

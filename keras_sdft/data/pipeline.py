@@ -1,38 +1,40 @@
-"""The pipeline: examples -> a `tf.data.Dataset` of batches.
+"""The pipeline: a source of captioned images -> batches.
 
-This is the only file of the room that knows TensorFlow. It must not know
-models or losses; the batch is all that training sees of it.
+This file orders the room's other files and owns nothing else. It must not
+know models or losses.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
 import logging
-import math
-from collections.abc import Iterable
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
+from keras_sdft.data.batches import batched
+from keras_sdft.data.buckets import Assignment
+from keras_sdft.data.buckets import Buckets
+from keras_sdft.data.buckets import assign
+from keras_sdft.data.buckets import one_bucket
 from keras_sdft.data.captions import CaptionTokens
 from keras_sdft.data.captions import Tokenizer
-from keras_sdft.data.captions import check_templates
 from keras_sdft.data.captions import warn_about_captions
-from keras_sdft.data.epochs import ExampleMaker
-from keras_sdft.data.epochs import epoch_order
+from keras_sdft.data.epochs import EpochPlan
+from keras_sdft.data.epochs import PriorPlan
 from keras_sdft.data.examples import Examples
-from keras_sdft.data.examples import check_choice
-from keras_sdft.data.quiet_exit import CALLS
+from keras_sdft.data.making import ExampleMaker
+from keras_sdft.data.masks import check_masks
+from keras_sdft.data.options import Options
 from keras_sdft.data.sources import read_examples
 from keras_sdft.data.unreadable import Unreadable
 from keras_sdft.data.unreadable import drop_unreadable
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    import tensorflow as tf
 
-CROPS = ("center", "random")
+logger = logging.getLogger(__name__)
 
 
 def load(
@@ -45,11 +47,18 @@ def load(
     seed: int = 0,
     epoch: int = 0,
     repeat: bool = False,
-    drop_remainder: bool = True,
+    drop_remainder: bool | None = None,
     crop: str = "center",
     horizontal_flip: bool = False,
     caption_template: str | Sequence[str] | None = None,
     caption_dropout: float = 0.0,
+    shuffle_tags: bool = False,
+    keep_tokens: int = 0,
+    tag_separator: str = ",",
+    repeats: int | str = 1,
+    masks: str | None = None,
+    mask_column: str = "mask_file_name",
+    buckets: bool | Buckets = False,
     reader: str | None = None,
     split: str | None = None,
     image_column: str | None = None,
@@ -61,7 +70,8 @@ def load(
 
     A batch is a dict of `images`, float32 of shape `(B, H, W, 3)` in
     `[-1, 1]`; `token_ids`, int32 of shape `(B, 77)`; and `example_weight`,
-    float32 of shape `(B,)`.
+    float32 of shape `(B,)`. With `masks` there is `loss_mask` as well, float32
+    of shape `(B, H/8, W/8, 1)` in `[0, 1]`.
 
     Each epoch shuffles the whole set. The first pass over the dataset is
     epoch `epoch`, the next one `epoch + 1`; a pass begins when an iterator
@@ -82,8 +92,8 @@ def load(
             `.jsonl` file; `"tfds:NAME"` or `"tfds:NAME:SPLIT"`, or a TFDS
             builder; an iterable of `(image, caption)`, where an image is a
             path, a `PIL.Image.Image` or a uint8 array and a caption a string
-            or a list. A sequence that opens its images when it is indexed
-            keeps memory free.
+            or a list, or of `keras_sdft.data.Example`s. A sequence that opens
+            its images when it is indexed keeps memory free.
         tokenizer: The tokenizer of the model, `stable_diffusion.tokenizer`.
         resolution: Integer, or `(height, width)`, multiples of 64 pixels.
             Defaults to `512`.
@@ -95,7 +105,11 @@ def load(
         repeat: Boolean, whether one pass is an endless stream of epochs.
             Defaults to `False`.
         drop_remainder: Boolean, whether an epoch leaves out the last examples
-            that fill no batch. Defaults to `True`.
+            that fill no batch. `None` (the default) is `True`, and `False`
+            with buckets. `False` makes a last batch that is smaller; with
+            buckets, where each has such examples, it fills their batches up
+            with others of the bucket, and lowers the weights of those that
+            are shown twice, so that all examples count alike.
         crop: `"center"` (the default) or `"random"`.
         horizontal_flip: Boolean, whether half of the images, anew for each
             epoch, are mirrored. Defaults to `False`.
@@ -104,6 +118,24 @@ def load(
             default) takes the caption as it is.
         caption_dropout: Float in `[0, 1]`, the share of captions replaced by
             the empty one. Defaults to `0.0`.
+        shuffle_tags: Boolean, whether each epoch puts the tags of a caption
+            in another order. Defaults to `False`.
+        keep_tokens: Integer >= 0, how many tags stay first when they are
+            shuffled. Defaults to `0`.
+        tag_separator: String between two tags. Defaults to `","`.
+        repeats: Integer >= 1, how often an epoch shows each image; or the
+            name of a table's column that says so. Defaults to `1`.
+        masks: Where the loss counts: `"files"` takes the image of the same
+            name that ends in `-masklabel.png`, a table's column or an
+            `Example`'s `mask`; `"alpha"` takes the image's own alpha channel.
+            White and opaque count, black and transparent do not. An image
+            without a mask counts whole. `None` (the default) reads none.
+        mask_column: Column or key of a table for the masks' paths. Defaults
+            to `"mask_file_name"`.
+        buckets: `True`, or `keras_sdft.data.Buckets` with limits of your own,
+            to train each image at the size near its own aspect ratio, and at
+            most the resolution's area, instead of cropping all to one.
+            Defaults to `False`.
         reader: For a folder, one of `"metadata_jsonl"`, `"metadata_csv"`,
             `"caption_files"` and `"class_folders"`. `None` finds it.
         split: For a folder, `"train"`, `"validation"` or `"test"`, the
@@ -135,194 +167,170 @@ def load(
     )
     ```
     """
-    size = check_resolution(resolution)
-    _check_whole("batch_size", batch_size, least=1)
-    _check_whole("seed", seed, least=0)
-    _check_whole("epoch", epoch, least=0)
-    _check_share("caption_dropout", caption_dropout)
-    _check_share("max_unreadable", max_unreadable)
-    check_choice("crop", crop, CROPS)
-    templates = check_templates(caption_template)
+    options = Options(
+        resolution=resolution,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        epoch=epoch,
+        repeat=repeat,
+        drop_remainder=drop_remainder,
+        crop=crop,
+        horizontal_flip=horizontal_flip,
+        caption_template=caption_template,
+        caption_dropout=caption_dropout,
+        shuffle_tags=shuffle_tags,
+        keep_tokens=keep_tokens,
+        tag_separator=tag_separator,
+        masks=masks,
+        buckets=buckets,
+        max_unreadable=max_unreadable,
+        report=report,
+    )
     examples = read_examples(
         source,
         reader=reader,
         split=split,
         image_column=image_column,
         caption_column=caption_column,
+        mask_column=mask_column if masks == "files" else None,
+        repeats=repeats,
     )
-    examples = _readable(examples, size, max_unreadable, report)
-    _check_count(len(examples), batch_size, drop_remainder)
-    tokens = CaptionTokens(tokenizer)
-    warn_about_captions(examples, tokens, templates)
-    making = ExampleMaker(
-        examples,
-        tokens,
-        size,
+    examples = checked(examples, options)
+    _check_count(len(examples), options)
+    assignment = assigned(examples, options)
+    plan = EpochPlan(
+        assignment.bucket_of,
+        batch_size,
         seed=seed,
-        random_crop=crop == "random",
-        horizontal_flip=horizontal_flip,
-        templates=templates,
-        caption_dropout=caption_dropout,
-        report=Unreadable() if report is None else report,
+        shuffle=shuffle,
+        remainder=options.remainder,
     )
-    used = len(examples)
-    if drop_remainder:
-        used -= used % batch_size
-    order = functools.partial(
-        epoch_order, count=len(examples), used=used, seed=seed, shuffle=shuffle
-    )
-    rows = _rows(order, epoch, repeat)
-    return _batches(
-        rows, making, used, batch_size, repeat, tokenizer.max_length
+    check_plan(plan, assignment, options)
+    return dataset_of(
+        examples, tokenizer, options, plan, assignment, batch_size
     )
 
 
-def check_resolution(resolution: Any) -> tuple[int, int]:
-    """Returns `(height, width)` of a resolution.
+def checked(
+    examples: Examples, options: Options, needs_mask: bool = True
+) -> Examples:
+    """Leaves out unreadable images, and refuses masks that are wrong.
 
     Args:
-        resolution: Integer or `(height, width)`, in pixels.
+        examples: `Examples`.
+        options: `Options`.
+        needs_mask: Boolean, whether one at least must have a mask where
+            `options.masks` asks for them.
 
     Raises:
-        ValueError: If a side is no positive multiple of 64.
+        ValueError: If too many images are unreadable, or a mask is wrong.
     """
-    pair = resolution
-    if not isinstance(resolution, Iterable):
-        pair = (resolution, resolution)
-    sides = tuple(pair)
-    whole = all(isinstance(side, (int, np.integer)) for side in sides)
-    if len(sides) != 2 or not whole or isinstance(resolution, str):
-        raise ValueError(
-            "`resolution` must be an integer or (height, width), in pixels. "
-            f"Received: {resolution!r}. For example: 512."
-        )
-    if any(side < 64 or side % 64 for side in sides):
-        near = tuple(max(64, round(side / 64) * 64) for side in sides)
-        raise ValueError(
-            "`resolution` must be a multiple of 64 pixels on both sides. "
-            f"Received: height={sides[0]}, width={sides[1]}. Nearest valid: "
-            f"{near}."
-        )
-    return int(sides[0]), int(sides[1])
-
-
-def _readable(
-    examples: Examples,
-    size: tuple[int, int],
-    max_unreadable: float,
-    report: Unreadable | None,
-) -> Examples:
-    found = Unreadable() if report is None else report
-    examples = drop_unreadable(examples, size, found, max_unreadable)
-    if report is None and len(found):
+    report = Unreadable() if options.report is None else options.report
+    examples = drop_unreadable(
+        examples, options.size, report, options.max_unreadable
+    )
+    if options.report is None and len(report):
         logger.warning(
             "%d images cannot be read and are left out:\n%s",
-            len(found),
-            found.table(10),
+            len(report),
+            report.table(10),
+        )
+    unused = getattr(examples.records, "masks", {})
+    if options.masks is not None and len(examples):
+        check_masks(examples, options.masks, needs_mask)
+    elif unused:
+        logger.warning(
+            "%d masks lie beside the images and are not used. Pass "
+            "`masks='files'` to train with them.",
+            len(unused),
         )
     return examples
 
 
-def _rows(order: Any, epoch: int, repeat: bool) -> tf.data.Dataset:
-    """Returns the rows of one epoch for each iterator, or of all to come."""
-    spec = tf.TensorSpec((None, 2), tf.int64)
-
-    # Left as it is written: it calls plain Python at every step.
-    @tf.autograph.experimental.do_not_convert
-    def rows_of(function, argument):
-        rows = tf.numpy_function(CALLS.guard(function), [argument], spec.dtype)
-        return tf.data.Dataset.from_tensor_slices(
-            tf.ensure_shape(rows, spec.shape)
-        )
-
-    if repeat:
-        epochs = tf.data.Dataset.range(epoch, tf.int64.max)
-        return epochs.flat_map(functools.partial(rows_of, order))
-    passes = itertools.count(epoch)
-    # Called once by every iterator, when it gives its first batch.
-    return tf.data.Dataset.range(1).flat_map(
-        functools.partial(rows_of, lambda _: order(next(passes)))
-    )
+def assigned(examples: Examples, options: Options) -> Assignment:
+    """Returns the buckets of the examples; one where none are asked for."""
+    if options.bucket_limits is None:
+        return one_bucket(len(examples), options.size)
+    return assign(examples, options.bucket_limits, options.size)
 
 
-def _batches(
-    rows: tf.data.Dataset,
-    making: ExampleMaker,
-    used: int,
+def dataset_of(
+    examples: Examples,
+    tokenizer: Tokenizer,
+    options: Options,
+    plan: EpochPlan | PriorPlan,
+    assignment: Assignment,
     batch_size: int,
-    repeat: bool,
-    max_length: int,
+    first_class: int | None = None,
 ) -> tf.data.Dataset:
-    height, width = making.size
+    """Returns the batches of a plan.
 
-    # An example of no weight, for readers that outlive the program.
-    def nothing(row):
-        pixels = np.zeros((height, width, 3), np.uint8)
-        return pixels, np.zeros(max_length, np.int32), np.float32(0)
-
-    @tf.autograph.experimental.do_not_convert
-    def make(row):
-        image, token_ids, weight = tf.numpy_function(
-            CALLS.guard(making, nothing),
-            [row],
-            (tf.uint8, tf.int32, tf.float32),
-        )
-        return {
-            "images": tf.ensure_shape(image, (height, width, 3)),
-            "token_ids": tf.ensure_shape(token_ids, (max_length,)),
-            "example_weight": tf.ensure_shape(weight, ()),
-        }
-
-    whole = used % batch_size == 0
-    dataset = rows.map(
-        make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    ).batch(batch_size, drop_remainder=whole)
-    if repeat and not whole:
-        # The last batch of an epoch stays short, as in a pass of its own.
-        sizes = [batch_size] * (used // batch_size) + [used % batch_size]
-        dataset = dataset.rebatch(sizes)
-    dataset = dataset.map(scale_images, num_parallel_calls=tf.data.AUTOTUNE)
-    length = math.ceil(used / batch_size)
-    cardinality = tf.data.INFINITE_CARDINALITY if repeat else length
-    dataset = dataset.apply(
-        tf.data.experimental.assert_cardinality(cardinality)
+    Args:
+        examples: `Examples`, class images last.
+        tokenizer: `Tokenizer`.
+        options: `Options`.
+        plan: `EpochPlan` or `PriorPlan` of these examples.
+        assignment: `Assignment`, for the buckets' sizes.
+        batch_size: Integer, rows of a batch.
+        first_class: Integer, where class images begin. `None` if there are
+            none.
+    """
+    tokens = CaptionTokens(tokenizer)
+    warn_about_captions(examples, tokens, options.templates)
+    making = ExampleMaker(
+        examples,
+        tokens,
+        assignment.sizes,
+        options,
+        Unreadable() if options.report is None else options.report,
+        first_class=first_class,
+        weight=plan.weight,
     )
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    return batched(plan, making, options, tokenizer.max_length, batch_size)
 
 
-def scale_images(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Returns the batch with its uint8 images as float32 in `[-1, 1]`."""
-    images = tf.cast(batch["images"], tf.float32) / 127.5 - 1.0
-    return {**batch, "images": images}
+def check_plan(
+    plan: EpochPlan, assignment: Assignment, options: Options
+) -> None:
+    """Refuses a plan without a batch, and warns of images never shown.
 
-
-def _check_whole(argument: str, value: Any, least: int) -> None:
-    whole = isinstance(value, (int, np.integer))
-    if not whole or isinstance(value, bool) or value < least:
+    Raises:
+        ValueError: If no bucket fills a batch.
+    """
+    lost = assignment.table()
+    if not plan.length:
         raise ValueError(
-            f"`{argument}` must be an integer of at least {least}. "
-            f"Received: {argument}={value!r}."
+            "`batch_size` is larger than every bucket, and "
+            "`drop_remainder=True` leaves out what fills no batch. Received: "
+            f"batch_size={options.batch_size} and the buckets (width x "
+            f"height: images)\n{lost}\nUse a smaller batch, or leave "
+            "`drop_remainder` out."
+        )
+    if options.bucket_limits is None or options.remainder != "drop":
+        return
+    counts = np.bincount(assignment.bucket_of)
+    never = int(counts[counts < options.batch_size].sum())
+    if never:
+        logger.warning(
+            "%d images are never trained on: their buckets hold fewer than a "
+            "batch, and `drop_remainder=True` leaves them out. The buckets "
+            "(width x height: images) are\n%s",
+            never,
+            lost,
         )
 
 
-def _check_share(argument: str, value: Any) -> None:
-    number = isinstance(value, (int, float, np.number))
-    if not number or not 0 <= value <= 1:
-        raise ValueError(
-            f"`{argument}` must be a number from 0 to 1. "
-            f"Received: {argument}={value!r}."
-        )
-
-
-def _check_count(count: int, batch_size: int, drop_remainder: bool) -> None:
+def _check_count(count: int, options: Options) -> None:
     if count == 0:
         raise ValueError(
             "No image can be read, so there is nothing to train on. Look at "
             "the report of unreadable images."
         )
-    if count < batch_size and drop_remainder:
+    one_size = options.bucket_limits is None
+    if one_size and count < options.batch_size and options.remainder == "drop":
         raise ValueError(
             "`batch_size` must not be larger than the data set. Received: "
-            f"batch_size={batch_size} and {count} examples. Use a batch size "
-            f"of at most {count}, or `drop_remainder=False`."
+            f"batch_size={options.batch_size} and {count} examples. Use a "
+            f"batch size of at most {count}, or `drop_remainder=False`."
         )

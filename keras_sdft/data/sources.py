@@ -5,11 +5,14 @@ This file chooses the reader. It must not know pixels, tokens or TensorFlow.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from keras_sdft.data import tfds_examples
 from keras_sdft.data.examples import Example
@@ -28,6 +31,8 @@ def read_examples(
     split: str | None = None,
     image_column: str | None = None,
     caption_column: str = "text",
+    mask_column: str | None = None,
+    repeats: int | str = 1,
 ) -> Examples:
     """Reads the examples of any source, without their pixels.
 
@@ -42,6 +47,10 @@ def read_examples(
         image_column: Column, key or feature of the image. `None` finds it.
         caption_column: Column, key or feature of the caption. Defaults to
             `"text"`.
+        mask_column: For a table, the column or key of the mask's path. `None`
+            reads no masks.
+        repeats: Integer >= 1, how often each example stands in the result; or,
+            for a table, the column or key of that number.
 
     Returns:
         `Examples`, at least one.
@@ -51,24 +60,60 @@ def read_examples(
             names, does not exist.
         ValueError: If the source is empty, or is not what its kind must be.
     """
+    table: dict[str, Any] = {"mask_column": mask_column}
+    times = check_repeats(repeats)
+    if times is None:
+        table["repeats_column"] = repeats
+    examples = _read(source, reader, split, image_column, caption_column, table)
+    return examples if times in (None, 1) else examples.repeated(times)
+
+
+def check_repeats(repeats: Any) -> int | None:
+    """Returns how often each example is repeated; `None` for a column's name.
+
+    Raises:
+        ValueError: If `repeats` is neither.
+    """
+    if isinstance(repeats, str) and repeats:
+        return None
+    whole = isinstance(repeats, (int, np.integer))
+    if not whole or isinstance(repeats, bool) or repeats < 1:
+        raise ValueError(
+            "`repeats` must be an integer of at least 1, or the name of a "
+            f"table's column. Received: repeats={repeats!r}."
+        )
+    return int(repeats)
+
+
+def _read(
+    source: Any,
+    reader: str | None,
+    split: str | None,
+    image_column: str | None,
+    caption_column: str,
+    table: dict[str, Any],
+) -> Examples:
     columns: dict[str, Any] = {
         "image_column": image_column,
         "caption_column": caption_column,
     }
     if _is_tfds(source):
         _refuse_reader(reader, "a TFDS dataset")
+        _refuse_repeats_column(table, "a TFDS dataset")
         return tfds_examples.read_tfds(source, split=split, **columns)
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
+        columns.update(table)
         if os.path.isdir(path):
             return _not_empty(
                 read_folder(path, reader=reader, split=split, **columns), path
             )
         _refuse_reader(reader, "a file")
         _refuse_split(split, "a file")
-        return _read_file(path, **columns)
+        return _not_empty(_read_file(path, **columns), path)
     _refuse_reader(reader, "an iterable")
     _refuse_split(split, "an iterable")
+    _refuse_repeats_column(table, "an iterable")
     return _not_empty(read_pairs(source), "the iterable")
 
 
@@ -89,18 +134,32 @@ class Pairs:
     def __getitem__(self, index: int) -> Example:
         where = f"item {index} of the source"
         pair = self._pairs[index]
+        if isinstance(pair, Example):
+            return _named(pair, index)
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ValueError(
-                "A source that is an iterable must give (image, caption) "
-                f"pairs. Received: {type(pair).__name__} ({where})."
+                "A source that is an iterable must give "
+                "`keras_sdft.data.Example`s or (image, caption) pairs. "
+                f"Received: {type(pair).__name__} ({where})."
             )
         image, captions = pair
         captions = check_captions(captions, where)
         if isinstance(captions, str):
             captions = (captions,)
-        named = isinstance(image, (str, os.PathLike))
-        name = os.fspath(image) if named else f"image {index}"
-        return Example(image, captions, name=name)
+        return Example(image, captions, name=_name(image, index))
+
+
+def _named(example: Example, index: int) -> Example:
+    captions = check_captions(example.captions, f"item {index} of the source")
+    if isinstance(captions, str):
+        captions = (captions,)
+    name = example.name or _name(example.image, index)
+    return dataclasses.replace(example, captions=captions, name=name)
+
+
+def _name(image: Any, index: int) -> str:
+    named = isinstance(image, (str, os.PathLike))
+    return os.fspath(image) if named else f"image {index}"
 
 
 class ListedPairs(Pairs):
@@ -119,7 +178,8 @@ def read_pairs(source: Iterable) -> Examples:
         source: A sequence, indexed when an example is needed, or another
             iterable, which is listed: what it yields stays in memory. An
             image is a path, a `PIL.Image.Image` or a uint8 array; a caption
-            is a string or a list of several.
+            is a string or a list of several. An `Example` may stand for a
+            pair, with a mask and a weight.
 
     Returns:
         `Examples`.
@@ -180,6 +240,15 @@ def _refuse_reader(reader: str | None, kind: str) -> None:
         raise ValueError(
             "`reader` chooses how a folder is read, and `source` is "
             f"{kind}. Received: reader={reader!r}. Leave it out."
+        )
+
+
+def _refuse_repeats_column(table: dict[str, Any], kind: str) -> None:
+    if "repeats_column" in table:
+        raise ValueError(
+            "`repeats` names a column of a table where it is a string, and "
+            f"`source` is {kind}. Received: "
+            f"repeats={table['repeats_column']!r}. Pass an integer."
         )
 
 

@@ -7,11 +7,14 @@ the table stands in. It must not know pixels, tokens or TensorFlow.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import logging
 import os
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
@@ -29,10 +32,23 @@ IMAGE_EXTENSIONS = frozenset(
     ".avif .bmp .gif .jfif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
 )
 
+# What a mask beside an image is called, after the image's own name.
+MASK_ENDING = "-masklabel"
+
 
 def is_image(path: str) -> bool:
     """Tells whether the name ends like an image file."""
     return os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS
+
+
+def is_mask(path: str) -> bool:
+    """Tells whether the name is a mask's: `"0001-masklabel.png"`."""
+    return is_image(path) and os.path.splitext(path)[0].endswith(MASK_ENDING)
+
+
+def is_photo(path: str) -> bool:
+    """Tells whether the name is that of an image to train on, no mask."""
+    return is_image(path) and not is_mask(path)
 
 
 def is_hidden(name: str) -> bool:
@@ -41,7 +57,11 @@ def is_hidden(name: str) -> bool:
 
 
 def read_jsonl(
-    path: str, image_column: str | None = None, caption_column: str = "text"
+    path: str,
+    image_column: str | None = None,
+    caption_column: str = "text",
+    mask_column: str | None = None,
+    repeats_column: str | None = None,
 ) -> Examples:
     """Reads a table with one JSON object per line.
 
@@ -51,6 +71,10 @@ def read_jsonl(
             `"file_name"`, `"image"`, `"image_path"` and `"path"`.
         caption_column: String, the key of the caption: a string, or a list of
             several captions. Defaults to `"text"`.
+        mask_column: String, the key of the mask's path, which may be empty or
+            missing in a line. `None` reads no masks.
+        repeats_column: String, the key of how often an epoch shows the image,
+            an integer >= 0. `None` shows each once.
 
     Returns:
         `Examples`.
@@ -63,29 +87,31 @@ def read_jsonl(
     first = next(rows, None)
     if first is None:
         raise ValueError(_empty_table(path))
-    image_key, caption_key = _columns(
-        path, list(first[1]), image_column, caption_column
+    found = _columns(
+        path, list(first[1]), image_column, caption_column, repeats_column
     )
-    paths, captions = [], []
-    root = os.path.dirname(os.path.abspath(path))
-    for number, row in _chain(first, rows):
-        if image_key not in row or caption_key not in row:
-            missing = caption_key if image_key in row else image_key
-            raise ValueError(
-                f"Every line must have the key {missing!r}; line {number} of "
-                f"{path} has {sorted(row)}. Add the key, or name another with "
-                "`image_column` or `caption_column`."
-            )
-        caption = row[caption_key]
-        if not isinstance(caption, str):
-            caption = check_captions(caption, f"line {number} of {path}")
-        paths.append(_inside(root, row[image_key], path, number))
-        captions.append(caption)
-    return _examples(path, root, paths, captions)
+    wanted = [name for name in found if name is not None]
+
+    def complete() -> Iterator[tuple[int, dict]]:
+        for number, row in itertools.chain([first], rows):
+            missing = [name for name in wanted if name not in row]
+            if missing:
+                raise ValueError(
+                    f"Every line must have the key {missing[0]!r}; line "
+                    f"{number} of {path} has {sorted(row)}. Add the key, or "
+                    "name another with `image_column` or `caption_column`."
+                )
+            yield number, row
+
+    return _read_rows(path, complete(), *found, mask_column)
 
 
 def read_csv(
-    path: str, image_column: str | None = None, caption_column: str = "text"
+    path: str,
+    image_column: str | None = None,
+    caption_column: str = "text",
+    mask_column: str | None = None,
+    repeats_column: str | None = None,
 ) -> Examples:
     """Reads a CSV table with a header line.
 
@@ -94,6 +120,10 @@ def read_csv(
         image_column: String, the column of paths. `None` takes the first of
             `"file_name"`, `"image"`, `"image_path"` and `"path"`.
         caption_column: String, the column of captions. Defaults to `"text"`.
+        mask_column: String, the column of the masks' paths, which may be
+            empty in a row. `None` reads no masks.
+        repeats_column: String, the column of how often an epoch shows the
+            image, an integer >= 0. `None` shows each once.
 
     Returns:
         `Examples`.
@@ -107,28 +137,63 @@ def read_csv(
     if header is None:
         raise ValueError(_empty_table(path))
     columns = [name.strip() for name in header[1]]
-    image_key, caption_key = _columns(
-        path, columns, image_column, caption_column
+    found = _columns(
+        path, columns, image_column, caption_column, repeats_column
     )
-    image_at, caption_at = columns.index(image_key), columns.index(caption_key)
-    paths, captions = [], []
+    if mask_column is not None:
+        _check_column(path, columns, "mask_column", mask_column)
+
+    def complete() -> Iterator[tuple[int, dict]]:
+        for number, row in rows:
+            if len(row) != len(columns):
+                raise ValueError(
+                    f"Every row must have {len(columns)} fields, as the "
+                    f"header {columns} has. Received {len(row)} fields in "
+                    f"line {number} of {path}: {row}. Put a caption that "
+                    'holds a comma between quotes (").'
+                )
+            yield number, dict(zip(columns, row, strict=True))
+
+    return _read_rows(path, complete(), *found, mask_column)
+
+
+def _read_rows(
+    path: str,
+    rows: Iterator[tuple[int, dict]],
+    image_key: str,
+    caption_key: str,
+    repeats_key: str | None,
+    mask_key: str | None,
+) -> Examples:
     root = os.path.dirname(os.path.abspath(path))
+    paths: list[str] = []
+    captions: list[str | tuple[str, ...]] = []
+    masks: dict[str, str] = {}
+    repeats: list[int] = []
     for number, row in rows:
-        if len(row) != len(columns):
-            raise ValueError(
-                f"Every row must have {len(columns)} fields, as the header "
-                f"{columns} has. Received {len(row)} fields in line "
-                f"{number} of {path}: {row}. Put a caption that holds a comma "
-                'between quotes (").'
-            )
-        paths.append(_inside(root, row[image_at], path, number))
-        captions.append(row[caption_at])
-    return _examples(path, root, paths, captions)
+        caption = row[caption_key]
+        if not isinstance(caption, str):
+            caption = check_captions(caption, f"line {number} of {path}")
+        paths.append(_inside(root, row[image_key], path, number))
+        captions.append(caption)
+        if mask_key is not None and row.get(mask_key):
+            masks[paths[-1]] = _inside(root, row[mask_key], path, number)
+        if repeats_key is not None:
+            repeats.append(_repeats(row[repeats_key], path, number))
+    records = _checked_columns(path, root, paths, captions, masks)
+    if repeats_key is None:
+        return Examples(records)
+    return Examples(records, np.repeat(np.arange(len(paths)), repeats))
 
 
-def _chain(first: Any, rest: Iterator) -> Iterator:
-    yield first
-    yield from rest
+def _repeats(value: Any, table: str, line: int) -> int:
+    text = str(value).strip()
+    if isinstance(value, (int, str)) and text.isdecimal():
+        return int(text)
+    raise ValueError(
+        "Repeats must be an integer of at least 0 in every row. "
+        f"Received: {value!r} (line {line} of {table})."
+    )
 
 
 def _text_lines(path: str) -> Iterator[str]:
@@ -180,22 +245,31 @@ def _csv_rows(path: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _columns(
-    path: str, columns: list[str], image: str | None, caption: str
-) -> tuple[str, str]:
+    path: str,
+    columns: list[str],
+    image: str | None,
+    caption: str,
+    repeats: str | None,
+) -> tuple[str, str, str | None]:
     if image is None:
         known = [name for name in IMAGE_COLUMNS if name in columns]
         image = known[0] if known else IMAGE_COLUMNS[0]
-    for argument, name in (
-        ("image_column", image),
-        ("caption_column", caption),
-    ):
-        if name not in columns:
-            raise ValueError(
-                f"{path} has no column {name!r}. Its columns are {columns}; "
-                f"the nearest is {nearest(name, columns)!r}. Name the column "
-                f"with `{argument}`, or rename it in the table."
-            )
-    return image, caption
+    _check_column(path, columns, "image_column", image)
+    _check_column(path, columns, "caption_column", caption)
+    if repeats is not None:
+        _check_column(path, columns, "repeats", repeats)
+    return image, caption, repeats
+
+
+def _check_column(
+    path: str, columns: list[str], argument: str, name: str
+) -> None:
+    if name not in columns:
+        raise ValueError(
+            f"{path} has no column {name!r}. Its columns are {columns}; "
+            f"the nearest is {nearest(name, columns)!r}. Name the column "
+            f"with `{argument}`, or rename it in the table."
+        )
 
 
 def _inside(root: str, name: Any, table: str, line: int) -> str:
@@ -221,9 +295,13 @@ def _inside(root: str, name: Any, table: str, line: int) -> str:
     return path
 
 
-def _examples(
-    path: str, root: str, paths: list[str], captions: list
-) -> Examples:
+def _checked_columns(
+    path: str,
+    root: str,
+    paths: list[str],
+    captions: list[str | tuple[str, ...]],
+    masks: dict[str, str],
+) -> Columns:
     if not paths:
         raise ValueError(_empty_table(path))
     names = set(paths)
@@ -235,6 +313,7 @@ def _examples(
             f"{first_five(repeated)}. Remove the repeated rows; in JSON "
             "lines, an image with several captions holds them as a list."
         )
+    names.update(masks.values())
     missing, unlisted = _compare(root, names)
     if missing:
         raise FileNotFoundError(
@@ -250,7 +329,7 @@ def _examples(
             len(unlisted),
             first_five(unlisted),
         )
-    return Examples(Columns(root, paths, captions))
+    return Columns(root, paths, captions, masks)
 
 
 def _repeated(paths: list[str]) -> list[str]:
@@ -280,7 +359,7 @@ def _compare(root: str, names: set[str]) -> tuple[list[str], list[str]]:
             name = prefix + entry
             if name in names:
                 names.remove(name)
-            elif is_image(entry) and not is_hidden(entry):
+            elif is_photo(entry) and not is_hidden(entry):
                 unlisted.append(name)
     # A file system may know a file under another spelling (case, accents)
     # than its listing gives, so absence is only believed from itself.

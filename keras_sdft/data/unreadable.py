@@ -85,6 +85,14 @@ class Unreadable:
             writer.writerows(self.rows)
 
 
+def sample_records(examples: Examples, limit: int) -> np.ndarray:
+    """Returns the records of examples, each once; of many, an even sample."""
+    records = np.unique(examples.rows)
+    if len(records) > limit:
+        records = records[np.linspace(0, len(records) - 1, limit).astype(int)]
+    return records
+
+
 def drop_unreadable(
     examples: Examples,
     size: tuple[int, int],
@@ -109,9 +117,7 @@ def drop_unreadable(
     Raises:
         ValueError: If a larger share is unreadable, with a table of them.
     """
-    records = np.unique(examples.rows)
-    if len(records) > limit:
-        records = records[np.linspace(0, len(records) - 1, limit).astype(int)]
+    records = sample_records(examples, limit)
 
     def reason_of(record: int) -> tuple[str, str] | None:
         example = examples.records[int(record)]

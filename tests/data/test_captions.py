@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras_sdft.data.captions import CaptionTokens
 from keras_sdft.data.captions import check_templates
 from keras_sdft.data.captions import choose_caption
+from keras_sdft.data.captions import shuffle_tags
 from keras_sdft.data.captions import warn_about_captions
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
@@ -132,3 +133,46 @@ def test_inside_dataset_map_as_eagerly(tokenizer):
     )
     for caption, ids in zip(captions, dataset, strict=True):
         assert (ids.numpy() == tokens(caption)).all()
+
+
+def shuffled(caption, separator=",", keep=0, seed=0):
+    draws = np.random.default_rng(seed)
+    return shuffle_tags(caption, separator, keep, draws)
+
+
+def test_tags_change_places_behind_those_that_stay():
+    caption = "sks dog, sofa ,indoors,, red,1girl"
+    tags = ["sks dog", "sofa", "indoors", "red", "1girl"]
+    seen = set()
+    for seed in range(50):
+        text = shuffled(caption, keep=2, seed=seed)
+        parts = text.split(", ")
+        assert parts[:2] == tags[:2] and sorted(parts) == sorted(tags)
+        seen.add(text)
+    assert len(seen) == 6
+
+
+@pytest.mark.parametrize(
+    ("caption", "options", "expected"),
+    [
+        ("a, b", {"keep": 2}, "a, b"),
+        ("a, b", {"keep": 9}, "a, b"),
+        ("a photo of a dog", {}, "a photo of a dog"),
+        ("", {}, ""),
+        ("a|b", {"separator": "|", "keep": 2}, "a| b"),
+        ("a b", {"separator": " ", "keep": 2}, "a b"),
+    ],
+)
+def test_tags_at_the_edges(caption, options, expected):
+    assert shuffled(caption, **options) == expected
+
+
+def test_tags_are_shuffled_inside_the_template():
+    text = choose_caption(
+        ["a, b"],
+        ["the {caption}, fine"],
+        0.0,
+        (0.0, 0.0, 0.5),
+        lambda caption: caption.upper(),
+    )
+    assert text == "the A, B, fine"

@@ -237,3 +237,28 @@ def test_misspelt_reader_and_split_are_offered_the_nearest(pictures):
         read_folder(root, split="validation")
     with pytest.raises(FileNotFoundError, match="reads metadata.jsonl"):
         read_folder(root, reader="metadata_jsonl")
+
+
+def test_masks_stand_beside_their_images(tmp_path, write_image):
+    for name in ("a.png", "a-masklabel.png", "b.jpg", "sub/c-masklabel.webp"):
+        write_image(tmp_path / name)
+    write_image(tmp_path / "sub" / "c.jpg")
+    for name in ("a", "b", "sub/c"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    masks = {
+        example.name: example.mask for example in read_folder(str(tmp_path))
+    }
+    assert masks == {
+        "a.png": str(tmp_path / "a-masklabel.png"),
+        "b.jpg": None,
+        "sub/c.jpg": str(tmp_path / "sub" / "c-masklabel.webp"),
+    }
+
+
+def test_masks_in_class_folders(tmp_path, write_image):
+    write_image(tmp_path / "2_sks dog" / "a.png")
+    write_image(tmp_path / "2_sks dog" / "a-masklabel.png")
+    examples = list(read_folder(str(tmp_path)))
+    assert len(examples) == 2
+    for example in examples:
+        assert example.mask == str(tmp_path / "2_sks dog/a-masklabel.png")

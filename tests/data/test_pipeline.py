@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_sdft.data import Example
 from keras_sdft.data import Unreadable
 from keras_sdft.data import load
-from keras_sdft.data.epochs import epoch_order
-from keras_sdft.data.pipeline import check_resolution
+from keras_sdft.data.epochs import EpochPlan
+from keras_sdft.data.options import check_resolution
 
 OPTIONS = {
     "resolution": 64,
@@ -27,6 +28,14 @@ def pairs():
         (draws.integers(0, 256, (80, 100, 3), np.uint8), [f"x{i}", f"y{i}"])
         for i in range(10)
     ]
+
+
+def epoch_order(epoch, count, used, seed, shuffle):
+    """The rows of an epoch without buckets; `used` is what a batch gives."""
+    plan = EpochPlan(
+        np.zeros(count, int), used, seed=seed, shuffle=shuffle, remainder="drop"
+    )
+    return plan(epoch)
 
 
 def arrays_of(dataset, batches=None):
@@ -153,7 +162,7 @@ def test_dropped_remainder_is_another_one_each_epoch():
 
 def test_order_is_a_permutation_of_the_whole_set():
     order = epoch_order(7, count=1000, used=1000, seed=1, shuffle=True)
-    assert order.shape == (1000, 2) and order.dtype == np.int64
+    assert order.shape == (1000, 5) and order.dtype == np.int64
     assert sorted(order[:, 0]) == list(range(1000))
     assert (order[:, 1] == 7).all()
     # Far from where they were: a third of the set away, on average.
@@ -287,6 +296,14 @@ def test_resolution(resolution, expected):
         ("caption_template", "a photo", "{caption}"),
         ("caption_dropout", 1.5, "from 0 to 1"),
         ("max_unreadable", "10%", "from 0 to 1"),
+        ("keep_tokens", 2, "`shuffle_tags=True`"),
+        ("keep_tokens", -1, "at least 0"),
+        ("tag_separator", "", "not empty"),
+        ("repeats", 0, "at least 1"),
+        ("repeats", "", "or the name of a table's column"),
+        ("repeats", "times", "no column 'times'"),
+        ("masks", "alhpa", "Did you mean 'alpha'"),
+        ("buckets", 64, "`buckets` must be True"),
     ],
 )
 def test_bad_options_are_refused_by_name(
@@ -325,3 +342,48 @@ def test_keras_fit_sees_one_epoch_a_pass(numbered, tokenizer):
         epoch_order(epoch, 10, 10, 0, True)[:, 0].tolist() for epoch in (0, 1)
     ]
     assert [shown[:10], shown[10:]] == expected
+
+
+def test_tags_are_shuffled_anew_in_each_epoch(tokenizer):
+    image = np.zeros((64, 64, 3), np.uint8)
+    source = [(image, "first, b, c, d, e, f, g")]
+    options = {"resolution": 64, "batch_size": 1}
+    dataset = load(
+        source, tokenizer, shuffle_tags=True, keep_tokens=1, **options
+    )
+    passes = [arrays_of(dataset)[0]["token_ids"][0] for _ in range(3)]
+    plain = arrays_of(load(source, tokenizer, **options))[0]["token_ids"][0]
+    assert len({ids.tobytes() for ids in passes}) == 3
+    for ids in passes:
+        # Words end with their comma here, so the last one is not the same.
+        assert ids[1] == plain[1] and ids.shape == plain.shape
+    again = load(
+        source, tokenizer, shuffle_tags=True, keep_tokens=1, epoch=2, **options
+    )
+    np.testing.assert_array_equal(
+        arrays_of(again)[0]["token_ids"][0], passes[2]
+    )
+
+
+def test_shuffled_tags_do_not_move_other_draws(pairs, tokenizer):
+    plain = arrays_of(load(pairs, tokenizer, **OPTIONS))
+    tags = arrays_of(load(pairs, tokenizer, shuffle_tags=True, **OPTIONS))
+    # One tag each, so not even the captions differ.
+    assert_same(plain, tags)
+
+
+def test_repeats_are_examples_of_their_own(numbered, tokenizer):
+    dataset = load(numbered, tokenizer, resolution=64, batch_size=10, repeats=2)
+    assert dataset.cardinality() == 2
+    assert sorted(numbers_of(dataset)) == sorted(2 * list(range(10)))
+
+
+def test_an_example_brings_its_weight(tokenizer):
+    image = np.zeros((64, 64, 3), np.uint8)
+    source = [Example(image, "a", weight=0.5), (image, "b")]
+    (batch,) = arrays_of(
+        load(source, tokenizer, resolution=64, batch_size=2, shuffle=False)
+    )
+    assert batch["example_weight"].tolist() == [0.5, 1.0]
+    expected = tokenizer.pad(tokenizer.encode("a"))
+    np.testing.assert_array_equal(batch["token_ids"][0], expected)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_sdft.data import Example
 from keras_sdft.data.sources import read_examples
 
 PIXELS = np.full((64, 64, 3), 7, np.uint8)
@@ -87,3 +88,30 @@ def test_options_that_do_not_apply_are_refused(option, numbered):
     for source in ([(PIXELS, "a")], numbered / "metadata.jsonl"):
         with pytest.raises(ValueError, match=f"`{option}`"):
             read_examples(source, **{option: "train"})
+
+
+def test_examples_may_stand_for_pairs():
+    given = Example(PIXELS, "a dog", weight=0.5, mask=PIXELS)
+    named = Example("x.png", ["a", "b"], name="mine")
+    first, second, third = read_examples([given, named, (PIXELS, "c")])
+    assert first.captions == ("a dog",) and first.name == "image 0"
+    assert first.weight == 0.5 and first.mask is PIXELS
+    assert second.captions == ("a", "b") and second.name == "mine"
+    assert third.captions == ("c",) and third.mask is None
+    with pytest.raises(ValueError, match="Received: 3 .item 0"):
+        read_examples([Example(PIXELS, 3)])
+
+
+def test_repeats_of_any_source(numbered):
+    for source in (numbered, [(PIXELS, "a")] * 10):
+        assert read_examples(source, repeats=3).rows.tolist() == [
+            row for row in range(10) for _ in range(3)
+        ]
+
+
+def test_a_column_of_repeats_needs_a_table(numbered, write_image, tmp_path):
+    write_image(tmp_path / "plain" / "a.png")
+    (tmp_path / "plain" / "a.txt").write_text("a")
+    for source in (tmp_path / "plain", [(PIXELS, "a")], "tfds:mnist"):
+        with pytest.raises(ValueError, match="`repeats` names a column"):
+            read_examples(source, repeats="times")

@@ -37,6 +37,7 @@ def csv(*pairs, image="file_name", caption="text"):
     return "\n".join([f"{image},{caption}", *map(",".join, pairs)]) + "\n"
 
 
+BOTH_KINDS = pytest.mark.parametrize("kind", ["csv", "jsonl"])
 BOTH = pytest.mark.parametrize(
     ("kind", "table"), [("jsonl", jsonl), ("csv", csv)]
 )
@@ -168,3 +169,65 @@ def test_bad_tables_are_refused_with_their_line(read, kind, text, words):
         read(kind, text)
     for word in words:
         assert word in str(error.value)
+
+
+WITH_REPEATS = {
+    "csv": "file_name,text,times\na.png,A,2\nb.png,B, 0\nsub/c.png,C,1\n",
+    "jsonl": (
+        '{"file_name": "a.png", "text": "A", "times": 2}\n'
+        '{"file_name": "b.png", "text": "B", "times": 0}\n'
+        '{"file_name": "sub/c.png", "text": "C", "times": "1"}\n'
+    ),
+}
+
+
+@BOTH_KINDS
+def test_a_column_says_how_often_an_image_is_shown(read, kind):
+    examples = read(kind, WITH_REPEATS[kind], repeats_column="times")
+    captions = [example.captions[0] for example in examples]
+    assert captions == ["A", "A", "C"]
+    plain = read(kind, WITH_REPEATS[kind])
+    assert len(plain) == 3
+
+
+@BOTH_KINDS
+@pytest.mark.parametrize("value", ["-1", "1.5", "often", ""])
+def test_bad_repeats_are_refused_by_line(read, kind, value):
+    text = WITH_REPEATS[kind].replace(" 0", f" {value}")
+    if kind == "jsonl":
+        text = text.replace(f" {value}}}", f' "{value}"}}')
+    with pytest.raises(ValueError, match="Repeats must be.*line [23] of"):
+        read(kind, text, repeats_column="times")
+
+
+WITH_MASKS = {
+    "csv": "file_name,text,mask\na.png,A,sub/c.png\nb.png,B,\n",
+    "jsonl": (
+        '{"file_name": "a.png", "text": "A", "mask": "sub/c.png"}\n'
+        '{"file_name": "b.png", "text": "B"}\n'
+    ),
+}
+
+
+@BOTH_KINDS
+def test_a_column_names_the_masks(read, folder, kind, caplog):
+    first, second = read(kind, WITH_MASKS[kind], mask_column="mask")
+    assert first.mask == str(folder / "sub" / "c.png")
+    assert second.mask is None
+    # The mask is no image without a row.
+    assert not caplog.records
+    assert read(kind, WITH_MASKS[kind])[0].mask is None
+
+
+@BOTH_KINDS
+@pytest.mark.parametrize(
+    ("mask", "error", "words"),
+    [
+        ("nowhere.png", FileNotFoundError, "nowhere.png"),
+        ("../outside.png", ValueError, "inside the folder"),
+    ],
+)
+def test_masks_must_exist_inside_the_folder(read, kind, mask, error, words):
+    text = WITH_MASKS[kind].replace("sub/c.png", mask)
+    with pytest.raises(error, match=words):
+        read(kind, text, mask_column="mask")

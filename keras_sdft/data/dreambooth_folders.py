@@ -1,0 +1,215 @@
+"""DreamBooth's folders: what is wrong with them, found before training.
+
+This file knows folders and the bytes of files. It must not know pixels,
+prompts' tokens or TensorFlow, and it changes nothing in the folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+
+from keras_sdft.data.examples import first_five
+from keras_sdft.data.folders import walk
+from keras_sdft.data.tables import IMAGE_EXTENSIONS
+from keras_sdft.data.tables import is_photo
+
+logger = logging.getLogger(__name__)
+
+# More photos than this are more likely a data set of captioned images.
+MANY_PHOTOS = 200
+# From so many photos on, fewer class images than photos look swapped.
+_MANY_FOR_A_SUBJECT = 50
+# So many photos are compared with class images by their bytes.
+COMPARE_LIMIT = 1000
+
+
+def check_dreambooth_folders(
+    instance_data_dir: str | os.PathLike,
+    class_data_dir: str | os.PathLike | None = None,
+    class_prompt: str | None = None,
+    num_class_images: int | None = None,
+) -> tuple[int, int]:
+    """Looks at the folders of photos and of class images.
+
+    Args:
+        instance_data_dir: Folder of photos of the subject.
+        class_data_dir: Folder of images of its class.
+        class_prompt: String, the class prompt; without one there is no prior
+            preservation, and the class folder is not looked at.
+        num_class_images: Integer, how many class images there will be. Then
+            the class folder may hold fewer yet, or not exist. `None` (the
+            default) is those that are there.
+
+    Returns:
+        `(photos, class images)` that are there.
+
+    Raises:
+        FileNotFoundError: If a folder does not exist.
+        ValueError: If a folder that is needed holds no image, if the two are
+            the same, one inside the other or share an image, or if a class
+            prompt has no class folder.
+    """
+    instance = os.fspath(instance_data_dir)
+    photos = _photos("instance_data_dir", instance)
+    if class_prompt is None:
+        if class_data_dir is not None:
+            logger.warning(
+                "`class_data_dir` is not used: without a `class_prompt` there "
+                "is no prior preservation."
+            )
+        _warn_about_count(instance, len(photos))
+        return len(photos), 0
+    if class_data_dir is None:
+        raise ValueError(
+            "`class_prompt` asks for prior preservation, which needs "
+            "`class_data_dir`, the folder of class images. Name the folder, "
+            "or leave `class_prompt` out. Received: "
+            f"class_prompt={class_prompt!r}."
+        )
+    others = os.fspath(class_data_dir)
+    _refuse_nested(instance, others)
+    class_images: list[str] = []
+    if os.path.isdir(others) or num_class_images is None:
+        class_images = _photos("class_data_dir", others, num_class_images)
+    _refuse_shared(instance, photos, others, class_images)
+    _warn_about_count(instance, len(photos))
+    _warn_if_swapped(
+        instance,
+        len(photos),
+        others,
+        max(len(class_images), num_class_images or 0),
+    )
+    return len(photos), len(class_images)
+
+
+def _photos(
+    argument: str, folder: str, to_come: int | None = None
+) -> list[str]:
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(
+            f"`{argument}` must be a folder of images. Received: {folder!r}, "
+            "which does not exist or is no folder."
+        )
+    files = walk(folder)
+    found = [path for path in files if is_photo(path)]
+    if found or to_come:
+        return found
+    remedy = (
+        "Put 3 to 30 photos of the subject there"
+        if argument == "instance_data_dir"
+        else "Generate class images first, or leave `class_prompt` out"
+    )
+    raise ValueError(
+        f"`{argument}` holds no images: {os.path.abspath(folder)} "
+        f"({len(files)} other files). {remedy}. Known endings: "
+        f"{', '.join(sorted(IMAGE_EXTENSIONS))}."
+    )
+
+
+def _warn_about_count(folder: str, count: int) -> None:
+    if count == 1:
+        logger.warning(
+            "%s holds one photo. The subject will be learned with its "
+            "background and pose; 3 to 30 photos in several places are "
+            "usual.",
+            folder,
+        )
+    if count > MANY_PHOTOS:
+        logger.warning(
+            "%s holds %d photos, and all get the same caption. DreamBooth is "
+            "made for 3 to 30 photos of one subject; this looks like a data "
+            "set of captioned images, for `keras_sdft.data.load` or "
+            "`keras-sdft train`.",
+            folder,
+            count,
+        )
+
+
+def _refuse_nested(instance: str, others: str) -> None:
+    first, second = os.path.realpath(instance), os.path.realpath(others)
+    both = (
+        f"Received: instance_data_dir={instance!r} and "
+        f"class_data_dir={others!r}."
+    )
+    same = os.path.exists(second) and os.path.samefile(first, second)
+    if same or first == second:
+        raise ValueError(
+            "`instance_data_dir` and `class_data_dir` must be two folders: "
+            "the subject's own photos, and images of its class. "
+            f"{both} They are the same."
+        )
+    for inner, outer in ((first, second), (second, first)):
+        if os.path.commonpath([inner, outer]) == outer:
+            raise ValueError(
+                "`instance_data_dir` and `class_data_dir` must be two folders "
+                f"beside each other. {both} One is inside the other, so its "
+                "images would belong to both. Move one of them out."
+            )
+
+
+def _refuse_shared(
+    instance: str, photos: list[str], others: str, class_images: list[str]
+) -> None:
+    mine = [os.path.join(instance, name) for name in photos[:COMPARE_LIMIT]]
+    some = class_images[: 10 * COMPARE_LIMIT]
+    theirs = [os.path.join(others, name) for name in some]
+    shared = shared_files(mine, theirs)
+    if shared:
+        pairs = first_five(f"{one} = {other}" for one, other in shared)
+        raise ValueError(
+            "`instance_data_dir` and `class_data_dir` must share no image: "
+            "the class images say what the subject is not. Received "
+            f"{len(shared)} photos that are in both: {pairs}. Remove them "
+            "from one of the two."
+        )
+
+
+def shared_files(first: list[str], second: list[str]) -> list[tuple[str, str]]:
+    """Returns pairs of files with the same bytes.
+
+    Only files whose sizes occur on both sides are read.
+
+    Args:
+        first: List of strings, paths.
+        second: List of strings, paths.
+    """
+    sizes = [
+        {path: os.path.getsize(path) for path in paths if os.path.isfile(path)}
+        for paths in (first, second)
+    ]
+    common = set(sizes[0].values()) & set(sizes[1].values())
+    known = {
+        _digest(path): path for path, size in sizes[1].items() if size in common
+    }
+    pairs = []
+    for path, size in sizes[0].items():
+        other = known.get(_digest(path)) if size in common else None
+        if other is not None:
+            pairs.append((path, other))
+    return pairs
+
+
+def _digest(path: str) -> bytes:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.digest()
+
+
+def _warn_if_swapped(
+    instance: str, photos: int, others: str, class_images: int
+) -> None:
+    if photos > _MANY_FOR_A_SUBJECT and class_images < photos:
+        logger.warning(
+            "There are more photos of the subject (%d in %s) than images of "
+            "its class (%d in %s). Are `instance_data_dir` and "
+            "`class_data_dir` swapped? 3 to 30 photos and 100 to 300 class "
+            "images are usual.",
+            photos,
+            instance,
+            class_images,
+            others,
+        )

@@ -1,0 +1,174 @@
+"""Making: a row of an epoch -> pixels, token ids, weight and mask.
+
+Every random number here is a function of (seed, epoch, example, copy). This
+file must not know TensorFlow, or how rows are ordered.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from keras_sdft.data.captions import CaptionTokens
+from keras_sdft.data.captions import choose_caption
+from keras_sdft.data.captions import shuffle_tags
+from keras_sdft.data.epochs import EXAMPLE_STREAM
+from keras_sdft.data.epochs import TAG_STREAM
+from keras_sdft.data.epochs import Row
+from keras_sdft.data.examples import Example
+from keras_sdft.data.examples import Examples
+from keras_sdft.data.images import UnreadableImage
+from keras_sdft.data.images import crop_box
+from keras_sdft.data.images import cut
+from keras_sdft.data.images import read_rgb
+from keras_sdft.data.masks import latent_mask
+from keras_sdft.data.masks import read_masked
+from keras_sdft.data.options import Options
+from keras_sdft.data.unreadable import Unreadable
+
+logger = logging.getLogger(__name__)
+
+_MAX_ATTEMPTS = 100
+
+
+class ExampleMaker:
+    """Makes one example of an epoch.
+
+    Args:
+        examples: `Examples`.
+        tokens: `CaptionTokens`.
+        sizes: Sequence of `(height, width)` in pixels, the buckets.
+        options: `Options`.
+        report: `Unreadable`, which receives the images that cannot be read.
+        first_class: Integer, where class images begin among the examples.
+            `None` (the default) if there are none.
+        weight: Float, by which the weights of all but class images are
+            multiplied. Defaults to `1.0`.
+
+    Attributes:
+        keys: Tuple of strings, the keys of an example.
+        sizes: As above.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        tokens: CaptionTokens,
+        sizes: tuple[tuple[int, int], ...],
+        options: Options,
+        report: Unreadable,
+        *,
+        first_class: int | None = None,
+        weight: float = 1.0,
+    ):
+        self._examples = examples
+        self._tokens = tokens
+        self.sizes = sizes
+        self._options = options
+        self._report = report
+        self._has_classes = first_class is not None
+        self._first_class = (
+            len(examples) if first_class is None else first_class
+        )
+        self._weight = weight
+        self.keys: tuple[str, ...] = ("images", "token_ids", "example_weight")
+        if self._has_classes:
+            self.keys += ("prior",)
+        if options.masks is not None:
+            self.keys += ("loss_mask",)
+
+    def __call__(self, numbers: np.ndarray) -> tuple[Any, ...]:
+        """Makes the example of a row.
+
+        Args:
+            numbers: int64 array of shape `(5,)`, see `Row`.
+
+        Returns:
+            Tuple of arrays, one for each of `keys`: uint8 of shape
+            `(H, W, 3)`, int32 of shape `(77,)`, float32, and where they are
+            asked for, float32 and float32 of shape `(H/8, W/8, 1)`.
+
+        Raises:
+            RuntimeError: If 100 images in a row cannot be read.
+        """
+        row = Row(*(int(number) for number in numbers))
+        draws = np.random.default_rng(self._key(EXAMPLE_STREAM, row))
+        # All are drawn, used or not: an option does not move the others.
+        caption, template, dropout, top, left, flip = draws.random(6)
+        size = self.sizes[row.bucket]
+        example, image, mask = self._read(row.example, size, draws)
+        random_crop = self._options.crop == "random"
+        box = crop_box(
+            image.size,
+            *size,
+            top if random_crop else None,
+            left if random_crop else None,
+        )
+        flips = self._options.horizontal_flip and flip < 0.5
+        text = choose_caption(
+            example.captions,
+            self._options.templates,
+            self._options.caption_dropout,
+            (caption, template, dropout),
+            self._tag_order(row),
+        )
+        is_class = row.example >= self._first_class
+        weight = example.weight / row.copies
+        made: dict[str, Any] = {
+            "images": np.asarray(cut(image, box, *size, flips)),
+            "token_ids": self._tokens(text),
+            "example_weight": np.float32(
+                weight if is_class else weight * self._weight
+            ),
+            "prior": np.float32(is_class),
+        }
+        if mask is not None:
+            made["loss_mask"] = latent_mask(mask, image.size, box, *size, flips)
+        return tuple(made[key] for key in self.keys)
+
+    def _key(self, stream: int, row: Row) -> list[int]:
+        key = [stream, self._options.seed, row.epoch, row.example]
+        # A second showing in one epoch has draws of its own.
+        return [*key, row.copy] if row.copy else key
+
+    def _read(
+        self, index: int, size: tuple[int, int], draws: np.random.Generator
+    ) -> tuple[Example, Image.Image, Image.Image | None]:
+        masks = self._options.masks
+        kind = (self._first_class, len(self._examples))
+        if index < self._first_class:
+            kind = (0, self._first_class)
+        for _ in range(_MAX_ATTEMPTS):
+            example = self._examples[index]
+            try:
+                if masks is None:
+                    return example, read_rgb(example.image, size), None
+                return (example, *read_masked(example, masks, size))
+            except UnreadableImage as error:
+                self._note(example.name, str(error))
+            # Another of its own kind: a class image for a class image.
+            index = int(draws.integers(*kind))
+        raise RuntimeError(
+            f"{_MAX_ATTEMPTS} images in a row could not be read while "
+            "training. Is the disk that holds them still there? The last "
+            f"were:\n{self._report.table(5)}"
+        )
+
+    def _tag_order(self, row: Row) -> Callable[[str], str] | None:
+        if not self._options.shuffle_tags:
+            return None
+        return functools.partial(
+            shuffle_tags,
+            separator=self._options.tag_separator,
+            keep=self._options.keep_tokens,
+            draws=np.random.default_rng(self._key(TAG_STREAM, row)),
+        )
+
+    def _note(self, name: str, reason: str) -> None:
+        if self._report.add(name, reason):
+            logger.warning("Unreadable image, skipped: %s: %s", name, reason)

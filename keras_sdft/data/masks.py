@@ -1,0 +1,198 @@
+"""Masks: where the loss counts, cut as their image and shrunk to latents.
+
+This file knows masks beside an image and alpha channels. It must not know
+captions, tokens or TensorFlow.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image
+
+from keras_sdft.data.examples import Example
+from keras_sdft.data.examples import Examples
+from keras_sdft.data.examples import first_five
+from keras_sdft.data.images import UnreadableImage
+from keras_sdft.data.images import cut
+from keras_sdft.data.images import has_alpha
+from keras_sdft.data.images import image_size
+from keras_sdft.data.images import read_as
+from keras_sdft.data.images import to_rgb
+from keras_sdft.data.unreadable import CHECK_LIMIT
+from keras_sdft.data.unreadable import sample_records
+
+KINDS = ("files", "alpha")
+
+# Pixels on a side that one latent stands for; part of the batch's contract.
+PIXELS_PER_LATENT = 8
+
+_THREADS = 8
+
+
+def read_masked(
+    example: Example, kind: str, size: tuple[int, int] | None = None
+) -> tuple[Image.Image, Image.Image]:
+    """Reads an image and its mask, both upright.
+
+    Args:
+        example: `Example`.
+        kind: `"files"` takes `example.mask`, `"alpha"` the image's own alpha
+            channel. Without one, the mask is white: all of the image counts.
+        size: See `images.read_rgb`.
+
+    Returns:
+        `(image, mask)` of modes `"RGB"` and `"L"`. The mask may have another
+        size, for a JPEG that is decoded at a smaller scale.
+
+    Raises:
+        UnreadableImage: If one of the two cannot be read, or if the mask has
+            another size than the image.
+    """
+    if kind == "alpha":
+        both = read_as(rgb_and_alpha, example.image, size)
+        return both.convert("RGB"), both.getchannel("A")
+    image = read_as(to_rgb, example.image, size)
+    if example.mask is None:
+        return image, Image.new("L", image.size, 255)
+    _refuse_other_size(example)
+    try:
+        return image, read_as(_to_grey, example.mask)
+    except UnreadableImage as error:
+        raise UnreadableImage(f"its mask: {error}") from error
+
+
+def latent_mask(
+    mask: Image.Image,
+    image_size: tuple[int, int],
+    box: tuple[float, float, float, float],
+    height: int,
+    width: int,
+    flip: bool = False,
+) -> np.ndarray:
+    """Cuts a mask as its image, and averages it over each latent's pixels.
+
+    Args:
+        mask: `PIL.Image.Image` of mode `"L"`.
+        image_size: `(width, height)` of the image that `box` was found for.
+        box: The part of the image that is shown, see `images.crop_box`.
+        height: Integer, pixels of the example, a multiple of 8.
+        width: Integer, pixels of the example, a multiple of 8.
+        flip: Boolean, whether the image is mirrored.
+
+    Returns:
+        Float32 array of shape `(height / 8, width / 8, 1)`, in `[0, 1]`.
+    """
+    across = mask.size[0] / image_size[0]
+    down = mask.size[1] / image_size[1]
+    part = (
+        box[0] * across,
+        box[1] * down,
+        min(box[2] * across, mask.size[0]),
+        min(box[3] * down, mask.size[1]),
+    )
+    # Bilinear, because Lanczos would ring at the mask's edges.
+    shown = cut(mask, part, height, width, flip, Image.Resampling.BILINEAR)
+    side = PIXELS_PER_LATENT
+    blocks = np.asarray(shown, np.float32).reshape(
+        height // side, side, width // side, side
+    )
+    return blocks.mean(axis=(1, 3), dtype=np.float32)[..., None] / 255
+
+
+def check_masks(
+    examples: Examples,
+    kind: str,
+    needed: bool = True,
+    limit: int = CHECK_LIMIT,
+) -> None:
+    """Looks at the masks before training, without decoding them.
+
+    Args:
+        examples: `Examples`.
+        kind: `"files"` or `"alpha"`.
+        needed: Boolean, whether at least one image must have a mask.
+        limit: Integer, the most images to look at; more are sampled evenly.
+
+    Raises:
+        ValueError: If none has a mask, or if a mask cannot be read or has
+            another size than its image.
+    """
+    look = _look_at_file if kind == "files" else _look_at_alpha
+    records = sample_records(examples, limit)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        seen = list(
+            pool.map(lambda row: look(examples.records[int(row)]), records)
+        )
+    wrong = [text for _, text in seen if text]
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} of {len(seen)} images have a mask that cannot be "
+            f"used: {first_five(wrong)}. A mask must be an image of exactly "
+            "the size of its own. Draw these again, or remove them to count "
+            "the whole image."
+        )
+    if needed and not any(found for found, _ in seen):
+        raise ValueError(_NO_MASKS[kind].format(count=len(seen)))
+
+
+_NO_MASKS = {
+    "files": (
+        "`masks='files'` needs masks, and none of {count} images has one. Put "
+        "one beside each image, named as '0001-masklabel.png' for "
+        "'0001.jpg'; in a table, name it in the column `mask_column`; or hand "
+        "over `keras_sdft.data.Example(image, captions, mask=...)`."
+    ),
+    "alpha": (
+        "`masks='alpha'` takes the mask from the images' alpha channel, and "
+        "none of {count} images has one. Save them as PNG or WebP with "
+        "transparency, or leave `masks` out."
+    ),
+}
+
+
+def _look_at_file(example: Example) -> tuple[bool, str]:
+    if example.mask is None:
+        return False, ""
+    try:
+        _refuse_other_size(example)
+    except UnreadableImage as error:
+        return True, f"{example.name}: {error}"
+    return True, ""
+
+
+def _look_at_alpha(example: Example) -> tuple[bool, str]:
+    try:
+        return has_alpha(example.image), ""
+    # The images themselves are checked elsewhere.
+    except UnreadableImage:
+        return False, ""
+
+
+def rgb_and_alpha(image: Image.Image) -> Image.Image:
+    """Converts any mode to RGBA, with the colours as they are on white."""
+    rgb = to_rgb(image)
+    if image.has_transparency_data:
+        plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+        alpha = (image.convert(plain) if plain else image).convert("RGBA")
+        rgb.putalpha(alpha.getchannel("A"))
+    return rgb.convert("RGBA")
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    # By way of RGB, which scales 16 bits and lays alpha on white.
+    return to_rgb(image).convert("L")
+
+
+def _refuse_other_size(example: Example) -> None:
+    own = image_size(example.image)
+    try:
+        height, width = image_size(example.mask)
+    except UnreadableImage as error:
+        raise UnreadableImage(f"its mask: {error}") from error
+    if (height, width) != own:
+        raise UnreadableImage(
+            f"its mask has {width}x{height} pixels and the image "
+            f"{own[1]}x{own[0]}"
+        )

@@ -1,0 +1,196 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_sdft import data
+from keras_sdft.cli.class_images import generate_class_images
+from keras_sdft.cli.class_images import starting_noise
+from keras_sdft.data.class_images import read_record
+
+PROMPT = "a photo of dog"
+
+
+class FakeStableDiffusion:
+    """Paints an image in a colour that tells its noise; may stop halfway."""
+
+    img_height, img_width = 64, 128
+    base = "fake"
+
+    class spec:
+        class diffusion_model:
+            latent_channels = 4
+
+    def __init__(self, stop_at=None):
+        self.batches = []
+        self.stop_at = stop_at
+
+    def encode_text(self, prompt):
+        self.prompt = prompt
+        return np.zeros((1, 77, 8), np.float32)
+
+    def generate_image(self, context, batch_size, diffusion_noise, **arguments):
+        if len(self.batches) == self.stop_at:
+            raise KeyboardInterrupt
+        assert diffusion_noise.shape == (batch_size, 8, 16, 4)
+        self.batches.append((batch_size, arguments))
+        values = [colour_of(noise) for noise in diffusion_noise]
+        images = np.zeros((batch_size, 64, 128, 3), np.uint8)
+        images[...] = np.reshape(values, (-1, 1, 1, 1))
+        return images
+
+
+def colour_of(noise):
+    return int(abs(noise.flat[0]) * 1e6) % 256
+
+
+def generate(folder, model=None, num_images=6, **options):
+    model = model or FakeStableDiffusion()
+    options = {"batch_size": 4, "progress": False, **options}
+    paths = generate_class_images(model, PROMPT, folder, num_images, **options)
+    return model, paths
+
+
+def test_images_are_drawn_in_batches_of_one_size(tmp_path):
+    model, paths = generate(tmp_path / "class", num_steps=9, guidance_scale=3.0)
+    sizes = [size for size, _ in model.batches]
+    assert sizes == [4, 4] and model.prompt == PROMPT
+    assert model.batches[0][1] == {
+        "negative_prompt": None,
+        "num_steps": 9,
+        "unconditional_guidance_scale": 3.0,
+    }
+    names = [f"seed-{seed:010d}.png" for seed in range(6)]
+    assert paths == [str(tmp_path / "class" / name) for name in names]
+    assert sorted(path.name for path in (tmp_path / "class").iterdir()) == [
+        "class_images.jsonl",
+        *names,
+    ]
+
+
+def test_each_image_is_its_own_seed_s(tmp_path):
+    model, paths = generate(tmp_path, seed=10)
+    for seed, path in zip(range(10, 16), paths, strict=True):
+        with Image.open(path) as image:
+            assert image.size == (128, 64)
+            expected = colour_of(starting_noise(model, seed)[0])
+            assert image.getpixel((0, 0)) == (expected,) * 3
+            assert image.text["seed"] == str(seed)
+            assert image.text["prompt"] == PROMPT
+    record = read_record(tmp_path)
+    assert [row["seed"] for row in record.values()] == list(range(10, 16))
+    assert record["seed-0000000012.png"] == {
+        "file_name": "seed-0000000012.png",
+        "text": PROMPT,
+        "negative_prompt": "",
+        "num_steps": 50,
+        "guidance_scale": 7.5,
+        "model": "fake",
+        "seed": 12,
+        "height": 64,
+        "width": 128,
+    }
+
+
+def test_a_folder_is_topped_up(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "my own.png")
+    _, first = generate(tmp_path, num_images=3)
+    assert len(first) == 2
+    model, second = generate(tmp_path, num_images=5)
+    assert [path[-7:] for path in second] == ["002.png", "003.png"]
+    # Fewer than a batch are drawn as they are.
+    assert [size for size, _ in model.batches] == [2]
+    model, third = generate(tmp_path, num_images=5)
+    assert third == [] and model.batches == []
+
+
+def test_a_stopped_run_leaves_whole_images_and_goes_on(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        generate(tmp_path, FakeStableDiffusion(stop_at=1))
+    images = sorted(tmp_path.glob("*.png"))
+    assert len(images) == 4
+    for path in images:
+        with Image.open(path) as image:
+            image.load()
+    before = [path.read_bytes() for path in images]
+    _, paths = generate(tmp_path)
+    assert [path[-7:] for path in paths] == ["004.png", "005.png"]
+    assert [path.read_bytes() for path in images] == before
+    _, again = generate(tmp_path / "other")
+    for path, other in zip(sorted(tmp_path.glob("*.png")), again, strict=True):
+        with Image.open(path) as one, Image.open(other) as two:
+            np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
+
+
+def test_an_image_that_cannot_be_written_leaves_none(tmp_path, monkeypatch):
+    def full(self, *arguments, **options):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        generate(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["class_images.jsonl"]
+    monkeypatch.undo()
+    _, paths = generate(tmp_path)
+    assert len(paths) == 6 and len(read_record(tmp_path)) == 6
+
+
+def test_another_prompt_s_images_are_refused_before_drawing(tmp_path):
+    generate(tmp_path)
+    model = FakeStableDiffusion()
+    with pytest.raises(ValueError, match="another class prompt"):
+        generate_class_images(model, "a photo of cat", tmp_path, 9)
+    assert model.batches == []
+
+
+def test_a_full_disk_is_refused_before_drawing(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})
+    )
+    model = FakeStableDiffusion()
+    with pytest.raises(ValueError, match="`num_class_images` is larger"):
+        generate(tmp_path / "class", model)
+    assert model.batches == [] and not (tmp_path / "class").exists()
+
+
+def test_a_bad_batch_size_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="batch_size=0"):
+        generate(tmp_path, batch_size=0)
+
+
+def test_the_bar_begins_at_what_is_there(tmp_path, capsys):
+    generate(tmp_path, num_images=2)
+    generate(tmp_path, num_images=4, progress=True)
+    shown = capsys.readouterr().err
+    assert "class images" in shown and "4/4" in shown and "2/4" in shown
+
+
+def test_what_was_drawn_is_read_as_class_images(tmp_path):
+    _, paths = generate(tmp_path / "class")
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "a.png")
+    found = data.check_dreambooth_folders(
+        tmp_path / "photos", tmp_path / "class", PROMPT
+    )
+    assert found == (1, len(paths))
+
+
+def test_the_real_model_draws_the_same_from_the_seed(tmp_path, make_micro):
+    sd = make_micro()
+    # Tracing costs more than drawing.
+    for network in (sd.text_encoder, sd.diffusion_model, sd.decoder):
+        network.run_eagerly = True
+    paths = generate_class_images(
+        sd,
+        PROMPT,
+        tmp_path,
+        3,
+        batch_size=3,
+        num_steps=2,
+        progress=False,
+    )
+    with Image.open(paths[1]) as image:
+        drawn = np.asarray(image).astype(int)
+    expected = sd.text_to_image(PROMPT, num_steps=2, seed=1)[0].astype(int)
+    # Batches of another size round in other places.
+    assert np.abs(drawn - expected).max() <= 1
+    assert expected.std() > 1

@@ -1,0 +1,120 @@
+import pytest
+
+from keras_sdft.data import check_dreambooth_folders
+
+
+@pytest.fixture
+def folders(tmp_path, write_image):
+    for index in range(4):
+        write_image(tmp_path / "photos" / f"{index}.png", index)
+    for index in range(6):
+        write_image(tmp_path / "class" / f"{index}.png", 100 + index)
+    return tmp_path
+
+
+def check(folders, instance="photos", others="class", prompt="a dog", **more):
+    return check_dreambooth_folders(
+        folders / instance, folders / others, prompt, **more
+    )
+
+
+def test_good_folders_are_counted_without_a_word(folders, caplog):
+    assert check(folders) == (4, 6)
+    assert check_dreambooth_folders(folders / "photos") == (4, 0)
+    assert not caplog.records
+
+
+def test_without_a_class_prompt_the_class_folder_is_not_used(folders, caplog):
+    assert check(folders, prompt=None) == (4, 0)
+    assert "`class_data_dir` is not used" in caplog.text
+
+
+def test_the_same_folder_is_refused(folders):
+    (folders / "link").symlink_to(folders / "photos")
+    for others in ("photos", "photos/../photos", "link"):
+        with pytest.raises(ValueError, match="must be two folders.*the same"):
+            check(folders, others=others)
+
+
+def test_one_inside_the_other_is_refused(folders, write_image):
+    write_image(folders / "photos" / "class" / "a.png", 9)
+    with pytest.raises(ValueError, match="One is inside the other"):
+        check(folders, others="photos/class")
+    with pytest.raises(ValueError, match="One is inside the other"):
+        check(folders, instance="photos/class", others="photos")
+    # Also where it would only be made.
+    with pytest.raises(ValueError, match="One is inside the other"):
+        check(folders, others="photos/new", num_class_images=10)
+
+
+def test_names_that_begin_alike_are_not_inside(folders, write_image):
+    write_image(folders / "photos2" / "a.png", 77)
+    assert check(folders, others="photos2") == (4, 1)
+
+
+def test_shared_images_are_refused_by_name(folders):
+    bytes_of_two = (folders / "photos" / "2.png").read_bytes()
+    (folders / "class" / "other name.png").write_bytes(bytes_of_two)
+    with pytest.raises(
+        ValueError, match="1 photos that are in both.*2.png = .*other name"
+    ):
+        check(folders)
+
+
+def test_no_photos_are_refused(folders):
+    (folders / "empty").mkdir()
+    (folders / "empty" / "a.heic").write_bytes(b"x")
+    with pytest.raises(
+        ValueError, match="`instance_data_dir` holds no images.*1 other.*.webp"
+    ):
+        check(folders, instance="empty")
+    with pytest.raises(FileNotFoundError, match="`instance_data_dir`.*nowhere"):
+        check(folders, instance="nowhere")
+
+
+def test_class_images_may_be_still_to_come(folders):
+    (folders / "empty").mkdir()
+    for others in ("empty", "nowhere"):
+        assert check(folders, others=others, num_class_images=5) == (4, 0)
+    with pytest.raises(ValueError, match="`class_data_dir` holds no images"):
+        check(folders, others="empty")
+    with pytest.raises(FileNotFoundError, match="`class_data_dir`"):
+        check(folders, others="nowhere")
+
+
+def test_a_class_prompt_needs_a_folder(folders):
+    with pytest.raises(ValueError, match="needs `class_data_dir`"):
+        check_dreambooth_folders(folders / "photos", class_prompt="a dog")
+
+
+def test_one_photo_is_warned_of(tmp_path, write_image, caplog):
+    write_image(tmp_path / "photos" / "a.png")
+    assert check_dreambooth_folders(tmp_path / "photos") == (1, 0)
+    assert "holds one photo" in caplog.text
+
+
+def test_ten_thousand_photos_look_like_a_data_set(
+    tmp_path, caplog, monkeypatch
+):
+    names = [f"{index}.jpg" for index in range(10_000)]
+    monkeypatch.setattr(
+        "keras_sdft.data.dreambooth_folders.walk", lambda folder: names
+    )
+    assert check_dreambooth_folders(tmp_path) == (10_000, 0)
+    assert "10000 photos" in caplog.text and "keras-sdft train" in caplog.text
+
+
+def test_swapped_folders_are_warned_of(tmp_path, caplog):
+    for name, count in (("many", 200), ("few", 5)):
+        (tmp_path / name).mkdir()
+        for index in range(count):
+            (tmp_path / name / f"{index}.jpg").write_text(f"{name} {index}")
+    assert check(tmp_path, "few", "many") == (5, 200)
+    assert not caplog.records
+    assert check(tmp_path, "many", "few") == (200, 5)
+    assert "many" in caplog.text and "few" in caplog.text
+    assert "swapped?" in caplog.text
+    caplog.clear()
+    # Not where more class images are to come.
+    check(tmp_path, "many", "few", num_class_images=300)
+    assert not caplog.records
