@@ -155,7 +155,11 @@ def draw(pipeline, inputs, steps):
 
 
 def train(folder, inputs, out, prediction_type, gamma, steps):
-    """Loss and gradients of the published recipe; then steps of AdamW."""
+    """Loss and gradients of the published recipe; then steps of AdamW.
+
+    Writes `losses.json`, `gradients.safetensors` of the first loss, and, if
+    there are steps, `trained.safetensors`.
+    """
     unet = UNet2DConditionModel.from_pretrained(folder / "unet").train()
     scheduler = DDIMScheduler(**SCHEDULE, prediction_type=prediction_type)
 
@@ -211,10 +215,45 @@ def _last(tensor):
     return tensor.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def main():
+def report_of(report):
+    """How many keys were missing, unexpected or of another shape."""
+    return sum(sum(kinds.values()) for kinds in report.values())
+
+
+def outputs(arguments, inputs):
+    """Every network's output, of a folder or of a single file."""
+    report = {}
+    if arguments.file is None:
+        pipeline = load(arguments.folder, report).to(torch.float32)
+    else:
+        pipeline = StableDiffusionPipeline.from_single_file(
+            str(arguments.file),
+            config=str(arguments.folder),
+            local_files_only=True,
+            safety_checker=None,
+        )
+    results = run(pipeline, inputs)
+    results["ids"] = pipeline.tokenizer(
+        str(inputs["prompt"]),
+        padding="max_length",
+        max_length=77,
+        truncation=True,
+    ).input_ids
+    results["problems"] = report_of(report)
+    return results
+
+
+def print_peak():
+    """The last line: this process's peak memory in KiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            print(line.split()[1])
+
+
+def parse():
     parser = argparse.ArgumentParser()
     parser.add_argument(
-        "command", choices=("make", "run", "single", "train", "versions")
+        "command", choices=("make", "run", "draw", "train", "versions")
     )
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--config", type=Path)
@@ -224,10 +263,13 @@ def main():
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--prediction_type", default="epsilon")
     parser.add_argument("--gamma", type=float, default=0.0)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    torch.set_num_threads(2)
     inputs = np.load(arguments.inputs) if arguments.inputs else {}
     if arguments.command == "versions":
         versions = {
@@ -235,7 +277,8 @@ def main():
             for module in (torch, diffusers, transformers)
         }
         print(json.dumps(versions))
-    elif arguments.command == "make":
+        return
+    if arguments.command == "make":
         make(arguments.folder, json.loads(arguments.config.read_text()))
     elif arguments.command == "train":
         train(
@@ -246,26 +289,13 @@ def main():
             arguments.gamma,
             arguments.steps,
         )
+    elif arguments.command == "draw":
+        pipeline = load(arguments.folder).to(torch.float32)
+        results = draw(pipeline, inputs, arguments.steps)
+        np.savez(arguments.out, **results)
     else:
-        report = {}
-        if arguments.command == "run":
-            pipeline = load(arguments.folder, report)
-            pipeline = pipeline.to(torch.float32)
-        else:
-            pipeline = StableDiffusionPipeline.from_single_file(
-                str(arguments.file),
-                config=str(arguments.folder),
-                local_files_only=True,
-                safety_checker=None,
-            )
-        results = run(pipeline, inputs)
-        prompt = str(inputs["prompt"])
-        results["ids"] = pipeline.tokenizer(
-            prompt, padding="max_length", max_length=77, truncation=True
-        ).input_ids
-        if arguments.steps:
-            results |= draw(pipeline, inputs, arguments.steps)
-        np.savez(arguments.out, report=json.dumps(report), **results)
+        np.savez(arguments.out, **outputs(arguments, inputs))
+    print_peak()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from keras_sdft.formats.diffusers_configs import named
 from keras_sdft.formats.recognise import recognise
 from keras_sdft.formats.safetensors_files import DTYPES
 from keras_sdft.models.exported import Resolved
+from keras_sdft.models.exported import check_prediction_type
 from keras_sdft.models.exported import register_resolver
 
 __all__ = [
@@ -91,7 +92,7 @@ def load(
         path: A diffusers folder, an original `.safetensors` checkpoint, or
             whatever `StableDiffusion.from_preset` takes.
         prediction_type: `"epsilon"` or `"v_prediction"`, for files that do
-            not say.
+            not say; may not contradict those that do.
         ema: Boolean, whether an original checkpoint's averaged U-Net is
             taken.
         variant: Which weights of a diffusers folder are taken, for example
@@ -106,17 +107,31 @@ def load(
         ValueError: If it is not understood, damaged, or does not fit.
     """
     found = recognise(path) if Path(path).exists() else None
+    if ema and found != "ldm":
+        raise ValueError(
+            f"Only an original checkpoint has averages for `ema`, and "
+            f"{str(path)!r} is none."
+        )
+    if variant is not None and found != "diffusers":
+        raise ValueError(
+            f"Only a diffusers folder has variants, and {str(path)!r} is "
+            f"none. Received: variant={variant!r}."
+        )
     if found is None:
         from keras_sdft.models import StableDiffusion
 
         return from_model(
             StableDiffusion.from_preset(
-                path, weights_directory=weights_directory
+                path,
+                weights_directory=weights_directory,
+                prediction_type=prediction_type,
             )
         )
     checkpoint = FORMATS[found].read(
         path, prediction_type=prediction_type, ema=ema, variant=variant
     )
+    said = checkpoint.spec.prediction_type
+    check_prediction_type(path, said, prediction_type)
     if checkpoint.make_tokenizer is None:
         make = _base_tokenizer(checkpoint, weights_directory)
         checkpoint = dataclasses.replace(checkpoint, make_tokenizer=make)
@@ -200,12 +215,12 @@ def _check_name(argument: str, name: str, table: Any) -> None:
         )
 
 
-def _resolve(path: Path) -> Resolved | None:
+def _resolve(path: Path, prediction_type: str | None) -> Resolved | None:
     """What `StableDiffusion.from_preset` asks for each path."""
     found = recognise(path)
     if found is None:
         return None
-    checkpoint = FORMATS[found].read(path)
+    checkpoint = FORMATS[found].read(path, prediction_type=prediction_type)
     files: dict[str, Any] = {
         name: checkpoint.source(name) for name in _NETWORKS
     }

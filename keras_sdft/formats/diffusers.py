@@ -24,6 +24,7 @@ from keras_sdft.formats.weight_names import COMPONENTS
 from keras_sdft.formats.weight_names import component_rows
 from keras_sdft.formats.weight_names import vae_layers_per_block
 from keras_sdft.models.spec import StableDiffusionSpec
+from keras_sdft.models.spec_check import check_spec
 
 INDEX_FILE = "model_index.json"
 WEIGHT_STEMS = {
@@ -92,7 +93,7 @@ def read(path: str | Path, variant: str | None = None, **_: Any) -> Checkpoint:
             ),
             autoencoder=configs.read_vae(*_config(path, "vae"), blocks),
             resolution=_resolution(unet_json),
-            prediction_type=configs.read_prediction_type(
+            **configs.read_scheduler(
                 configs.read_json(scheduler), str(scheduler)
             ),
             pad_token=tokenizer_files.pad_id(path / "tokenizer", merges),
@@ -152,6 +153,7 @@ def _resolution(unet: dict[str, Any]) -> int:
 
 
 def _check_sizes(spec: StableDiffusionSpec, path: Path) -> None:
+    check_spec(spec, f"The pipeline {str(path)!r}")
     if spec.text_encoder.width != spec.diffusion_model.context_width:
         raise ValueError(
             f"In {str(path)!r} the text encoder has width "
@@ -196,7 +198,8 @@ def _choose(found: dict[str, Path], variant: str | None, where: Path) -> Path:
     if variant in found:
         return found[variant]
     raise ValueError(
-        f"{str(where)!r} has weights of the variants {sorted(found)}. "
+        f"{str(where)!r} has weights of the variants "
+        f"{[name or None for name in sorted(found)]}. "
         f"Received: variant={variant!r}."
     )
 
@@ -276,10 +279,10 @@ def save(
             (directory / name).mkdir()
         tokenizer = _tokenizer(checkpoint)
         tokenizer_files.write_tokenizer(directory / "tokenizer", tokenizer)
-        written.write_json(directory / INDEX_FILE, written.MODEL_INDEX)
+        written.write_json(directory / INDEX_FILE, written.model_index(spec))
         written.write_json(
             directory / "scheduler" / "scheduler_config.json",
-            written.scheduler_config(spec.prediction_type),
+            written.scheduler_config(spec),
         )
         text_config = written.text_encoder_config(
             spec.text_encoder,

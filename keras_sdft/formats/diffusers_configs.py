@@ -69,7 +69,7 @@ _SCHEDULE_FIXED = {
     "beta_end": (0.012,),
     "beta_schedule": ("scaled_linear",),
     "num_train_timesteps": (1000,),
-    "rescale_betas_zero_snr": (False,),
+    "rescale_betas_zero_snr": (False, True),
     "trained_betas": (None,),
 }
 
@@ -223,8 +223,11 @@ def read_text_encoder(config: Mapping[str, Any], where: str) -> TextEncoderSpec:
     )
 
 
-def read_prediction_type(config: Mapping[str, Any], where: str) -> str:
-    """What a scheduler's configuration says the network predicts.
+def read_scheduler(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What a scheduler's configuration says of the network.
+
+    Returns:
+        Dict of `prediction_type` and `zero_terminal_snr`.
 
     Raises:
         ValueError: If the schedule is not Stable Diffusion's.
@@ -236,7 +239,17 @@ def read_prediction_type(config: Mapping[str, Any], where: str) -> str:
             f"{where!r} has prediction_type {prediction_type!r}. Expected "
             "'epsilon' or 'v_prediction'."
         )
-    return prediction_type
+    zero_terminal_snr = bool(config.get("rescale_betas_zero_snr", False))
+    if zero_terminal_snr and prediction_type == "epsilon":
+        raise ValueError(
+            f"{where!r} has rescale_betas_zero_snr=True with prediction_type "
+            "'epsilon', which says nothing at pure noise. Expected "
+            "'v_prediction'."
+        )
+    return {
+        "prediction_type": prediction_type,
+        "zero_terminal_snr": zero_terminal_snr,
+    }
 
 
 def named(spec: StableDiffusionSpec) -> tuple[StableDiffusionSpec, str]:

@@ -110,34 +110,52 @@ def text_encoder_config(
     }
 
 
-def scheduler_config(prediction_type: str) -> dict[str, Any]:
+def scheduler_config(spec: StableDiffusionSpec) -> dict[str, Any]:
     """The configuration of the pipeline's scheduler."""
-    return {
-        "_class_name": "PNDMScheduler",
+    common = {
         "_diffusers_version": "0.42.1",
         "beta_end": 0.012,
         "beta_schedule": "scaled_linear",
         "beta_start": 0.00085,
         "num_train_timesteps": 1000,
-        "prediction_type": prediction_type,
+        "prediction_type": spec.prediction_type,
+        "steps_offset": 1,
+        "trained_betas": None,
+    }
+    if spec.zero_terminal_snr:
+        # Samplers that divide by the signal cannot begin at pure noise.
+        return {
+            **common,
+            "_class_name": "DDIMScheduler",
+            "clip_sample": False,
+            "rescale_betas_zero_snr": True,
+            "set_alpha_to_one": True,
+            "timestep_spacing": "trailing",
+        }
+    return {
+        **common,
+        "_class_name": "PNDMScheduler",
         "set_alpha_to_one": False,
         "skip_prk_steps": True,
-        "steps_offset": 1,
         "timestep_spacing": "leading",
-        "trained_betas": None,
     }
 
 
-MODEL_INDEX = {
+_MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "_diffusers_version": "0.42.1",
     "feature_extractor": [None, None],
     "image_encoder": [None, None],
     "requires_safety_checker": False,
     "safety_checker": [None, None],
-    "scheduler": ["diffusers", "PNDMScheduler"],
     "text_encoder": ["transformers", "CLIPTextModel"],
     "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
+
+
+def model_index(spec: StableDiffusionSpec) -> dict[str, Any]:
+    """The configuration of the pipeline itself."""
+    scheduler = scheduler_config(spec)["_class_name"]
+    return {**_MODEL_INDEX, "scheduler": ["diffusers", scheduler]}

@@ -32,7 +32,9 @@ from keras_sdft.formats.safetensors_files import read_header
 from keras_sdft.formats.safetensors_files import write
 from keras_sdft.formats.weight_names import COMPONENTS
 from keras_sdft.formats.weight_names import component_rows
+from keras_sdft.models.exported import UnknownPredictionType
 from keras_sdft.models.spec import StableDiffusionSpec
+from keras_sdft.models.spec_check import check_spec
 
 SPEC = "keras_sdft.spec"
 PREDICTION_TYPE = "modelspec.prediction_type"
@@ -67,8 +69,8 @@ def read(
 
     Args:
         path: The file.
-        prediction_type: `"epsilon"` or `"v_prediction"`; needed for SD 2.x
-            files that do not say.
+        prediction_type: `"epsilon"` or `"v_prediction"`, for files that do
+            not say; needed for those of SD 2.x.
         ema: Boolean, whether the averaged copy of the U-Net is taken.
 
     Returns:
@@ -167,13 +169,13 @@ def _find_spec(
 ) -> StableDiffusionSpec:
     """The spec from our own metadata, a preset, or the sizes alone."""
     if SPEC in metadata:
+        where = f"The metadata {SPEC!r} of {str(path)!r}"
         try:
-            return StableDiffusionSpec.from_dict(json.loads(metadata[SPEC]))
+            spec = StableDiffusionSpec.from_dict(json.loads(metadata[SPEC]))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(
-                f"The metadata {SPEC!r} of {str(path)!r} is damaged: {error}."
-            ) from error
-    spec = spec_from_sizes(path, tensors)
+            raise ValueError(f"{where} is damaged: {error}.") from error
+        return check_spec(spec, where)
+    spec = check_spec(spec_from_sizes(path, tensors), f"The file {str(path)!r}")
     # SD 2.x pads captions with "!", which has the id 0.
     pad: int | str = 0 if is_open_clip(spec) else "end"
     return named(dataclasses.replace(spec, pad_token=pad))[0]
@@ -192,16 +194,15 @@ def _with_prediction_type(
     # A mark that some v-prediction models carry as a tensor.
     if "v_pred" in tensors:
         found = "v_prediction"
-    if not is_open_clip(spec):
-        found = found or "epsilon"
-    prediction_type = given or found
+    prediction_type = found or given
+    if prediction_type is None and not is_open_clip(spec):
+        prediction_type = "epsilon"
     if prediction_type is None:
-        raise ValueError(
+        raise UnknownPredictionType(
             f"{str(path)!r} is a Stable Diffusion 2.x model and does not say "
             "what it predicts. Give it: `prediction_type='epsilon'` (512-base "
-            "models) or `'v_prediction'` (768 models), for example "
-            "`keras-sdft convert --model FILE --prediction_type v_prediction "
-            "--format diffusers --output DIR`."
+            "models) or `'v_prediction'` (768 models); on the command line, "
+            "`--prediction_type v_prediction`."
         )
     if prediction_type not in _PREDICTIONS.values():
         raise ValueError(
@@ -210,6 +211,8 @@ def _with_prediction_type(
         )
     if SPEC not in metadata and prediction_type == "v_prediction":
         spec = dataclasses.replace(spec, resolution=768)
+    if "ztsnr" in tensors:
+        spec = dataclasses.replace(spec, zero_terminal_snr=True)
     return dataclasses.replace(spec, prediction_type=prediction_type)
 
 

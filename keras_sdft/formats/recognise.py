@@ -13,6 +13,11 @@ from keras_sdft.formats.ldm_sizes import FIRST_KEY
 from keras_sdft.formats.safetensors_files import read_header
 
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+_LORA_FILES = {
+    "pytorch_lora_weights.safetensors",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+}
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 # Signs of other things among the keys: (a part of a key, what it is).
 _ADDITIONS = (
@@ -64,10 +69,12 @@ def recognise(path: str | Path) -> str | None:
         start = file.read(8)
     if start == _HDF5:
         return None
-    if path.suffix == ".safetensors" or _is_header(start, path):
+    is_header = _is_header(start, path)
+    if not is_header:
+        _refuse_pickle(path, start)
+    if is_header or path.suffix == ".safetensors":
         _check_keys(path, read_header(path).tensors)
         return "ldm"
-    _refuse_pickle(path, start)
     return None
 
 
@@ -78,12 +85,14 @@ def _recognise_directory(path: Path) -> str | None:
     what = None
     if "config.json" in names:
         what = "is one component of a diffusers pipeline"
+    elif names & _LORA_FILES:
+        what = "is a LoRA"
     elif {"unet", "vae"} <= names:
         what = f"is a diffusers pipeline without {diffusers.INDEX_FILE}"
     if what is not None:
         raise ValueError(
-            f"{str(path)!r} {what}. Expected the whole folder, with "
-            f"{diffusers.INDEX_FILE!r} in it."
+            f"{str(path)!r} {what}. Expected the whole folder of a pipeline, "
+            f"with {diffusers.INDEX_FILE!r} in it."
         )
     return None
 

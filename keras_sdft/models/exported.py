@@ -12,17 +12,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
-
+from keras_sdft.models import packaged
 from keras_sdft.models.presets import PRESETS
 from keras_sdft.models.presets import get_preset
 from keras_sdft.models.spec import StableDiffusionSpec
+from keras_sdft.models.spec_check import check_spec
 from keras_sdft.models.staging import staged
+from keras_sdft.models.weight_files import weight_shapes
 from keras_sdft.version import __version__
 
 FORMAT_VERSION = 1
 METADATA_FILE = "keras_sdft.json"
 DIFFUSION_MODEL_FILE = "diffusion_model.weights.h5"
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+class UnknownPredictionType(ValueError):
+    """A model does not say what it predicts, and nobody else said it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +45,8 @@ class Resolved:
             tokenizer: that makes it).
         metadata: The JSON of an exported directory, else empty.
         origin: Path of a model that exports build upon, as they hold the
-            diffusion model alone; `None` where `base` is enough.
+            trained parts alone; `None` where `base` is enough.
+        trained_parts: Names of the parts that later exports must hold too.
     """
 
     kind: str
@@ -48,17 +55,20 @@ class Resolved:
     files: dict[str, Any]
     metadata: dict[str, Any]
     origin: str | None = None
+    trained_parts: frozenset[str] = frozenset({"diffusion_model"})
 
 
-_RESOLVERS: list[Callable[[Path], Resolved | None]] = []
+Resolver = Callable[[Path, "str | None"], "Resolved | None"]
+_RESOLVERS: list[Resolver] = []
 
 
-def register_resolver(resolver: Callable[[Path], Resolved | None]) -> None:
+def register_resolver(resolver: Resolver) -> None:
     """Lets `resolve` understand more kinds of paths.
 
     Args:
-        resolver: Function of an existing path that returns a `Resolved`,
-            or `None` for what it does not know.
+        resolver: Function of an existing path and a prediction type (or
+            `None`) that returns a `Resolved`, or `None` for what it does
+            not know.
     """
     _RESOLVERS.append(resolver)
 
@@ -69,7 +79,7 @@ def write_export(
     steps: int = 0,
     overwrite: bool = False,
 ) -> Path:
-    """Writes the diffusion model's weights and what is needed to use them.
+    """Writes the trained parts' weights and what is needed to use them.
 
     Everything is written beside the target and renamed into place, so the
     directory is either whole or absent.
@@ -89,8 +99,8 @@ def write_export(
     directory = Path(directory)
     _check_target(directory, overwrite)
     with staged(directory) as staging:
-        model = stable_diffusion.diffusion_model
-        model.save_weights(staging / DIFFUSION_MODEL_FILE)
+        for part, file in _trained_files(stable_diffusion).items():
+            getattr(stable_diffusion, part).save_weights(staging / file)
         text = json.dumps(_metadata(stable_diffusion, steps), indent=2)
         (staging / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
     return directory
@@ -124,33 +134,54 @@ def _metadata(stable_diffusion: Any, steps: int) -> dict[str, Any]:
         "origin": stable_diffusion.origin,
         "spec": stable_diffusion.spec.to_dict(),
         "prediction_type": stable_diffusion.spec.prediction_type,
-        "files": {"diffusion_model": DIFFUSION_MODEL_FILE},
+        "files": _trained_files(stable_diffusion),
+        "trained_parts": sorted(stable_diffusion.trained_parts),
         "steps": int(steps),
     }
 
 
-def resolve(name_or_path: str | Path) -> Resolved:
+def _trained_files(stable_diffusion: Any) -> dict[str, str]:
+    """Names of the weight files of an export, by part."""
+    parts = sorted(stable_diffusion.trained_parts)
+    return {part: f"{part}.weights.h5" for part in parts}
+
+
+def resolve(
+    name_or_path: str | Path, prediction_type: str | None = None
+) -> Resolved:
     """Finds out what a name or a path stands for, without loading weights.
 
     Args:
         name_or_path: A preset's name, a run directory, an exported
             directory, or a diffusion model's weight file (`.weights.h5`, or
             KerasCV's `.h5`).
+        prediction_type: `"epsilon"` or `"v_prediction"`, for files that do
+            not say; may not contradict those that do.
 
     Returns:
         A `Resolved`.
 
     Raises:
-        ValueError: If it is neither a preset nor a path that is understood.
+        UnknownPredictionType: If it is not said and cannot be known.
+        ValueError: If it is neither a preset nor a path that is understood,
+            or contradicts `prediction_type`.
     """
+    resolved = _resolve(name_or_path, prediction_type)
+    said = resolved.spec.prediction_type
+    check_prediction_type(name_or_path, said, prediction_type)
+    return resolved
+
+
+def _resolve(name_or_path: str | Path, prediction_type: str | None) -> Resolved:
+    """What a source says itself stands, whatever `prediction_type` is."""
     path = Path(name_or_path)
     if str(name_or_path) not in PRESETS and path.exists():
         for resolver in _RESOLVERS:
-            found = resolver(path)
+            found = resolver(path, prediction_type)
             if found is not None:
                 return found
         if path.is_file():
-            return _resolve_file(path)
+            return _resolve_file(path, prediction_type)
         return _resolve_directory(path)
     preset = get_preset(str(name_or_path))
     name = str(name_or_path)
@@ -178,6 +209,10 @@ def _read_export(kind: str, directory: Path) -> Resolved:
         version = metadata["format_version"]
         base, names = metadata["base"], dict(metadata["files"])
         spec = StableDiffusionSpec.from_dict(metadata["spec"])
+        check_spec(spec, "Its spec")
+        trained = frozenset(metadata.get("trained_parts", ["diffusion_model"]))
+        if not trained <= set(names):
+            raise ValueError(f"no files of {sorted(trained - set(names))}")
     except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{str(file)!r} is damaged or was not written by keras_sdft: "
@@ -191,13 +226,16 @@ def _read_export(kind: str, directory: Path) -> Resolved:
     files = {part: _inside(directory, name) for part, name in names.items()}
     origin = metadata.get("origin")
     if origin is not None:
-        files = {**_origin_files(file, origin), **files}
-    elif set(files) > {"diffusion_model"}:
+        said = spec.prediction_type
+        files = {**_origin_files(file, origin, said), **files}
+    elif set(files) > trained:
         origin = str(directory.resolve())
-    return Resolved(kind, base, spec, files, metadata, origin)
+    return Resolved(kind, base, spec, files, metadata, origin, trained)
 
 
-def _origin_files(file: Path, origin: Any) -> dict[str, Any]:
+def _origin_files(
+    file: Path, origin: Any, prediction_type: str
+) -> dict[str, Any]:
     """The parts that an export leaves to the model it was made from."""
     if not isinstance(origin, str) or not Path(origin).exists():
         raise ValueError(
@@ -205,7 +243,13 @@ def _origin_files(file: Path, origin: Any) -> dict[str, Any]:
             "Expected the model it was fine-tuned from; put it back, or set "
             "'origin' to where it is now."
         )
-    return resolve(origin).files
+    # The export may have been trained towards another prediction.
+    try:
+        return _resolve(origin, prediction_type).files
+    except RecursionError as error:
+        raise ValueError(
+            f"{str(file)!r} builds upon {origin!r}, which builds upon it."
+        ) from error
 
 
 def _inside(directory: Path, name: str) -> Path:
@@ -219,7 +263,7 @@ def _inside(directory: Path, name: str) -> Path:
     return path
 
 
-def _resolve_file(path: Path) -> Resolved:
+def _resolve_file(path: Path, prediction_type: str | None) -> Resolved:
     shapes = {shape for shape, _ in weight_shapes(path).values()}
     for name, preset in PRESETS.items():
         unet = preset.spec.diffusion_model
@@ -227,36 +271,48 @@ def _resolve_file(path: Path) -> Resolved:
         to_key = (unet.context_width, unet.widths[0])
         if first in shapes and to_key in shapes:
             files = {"diffusion_model": path}
-            return Resolved("weight file", name, preset.spec, files, {})
+            spec = preset.spec
+            if prediction_type is not None:
+                # Keras' files hold weights and nothing else.
+                spec = dataclasses.replace(
+                    spec, prediction_type=prediction_type
+                )
+            return Resolved("weight file", name, spec, files, {})
     raise ValueError(
         f"The weights in {str(path)!r} are not those of a diffusion model "
         f"of a known size ({sorted(PRESETS)})."
     )
 
 
-def weight_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of every weight in a Keras HDF5 file, by its key.
+def check_prediction_type(
+    source: str | Path, said: str, given: str | None
+) -> None:
+    """Holds what was given against what a source says.
 
-    The optimizer's variables are left out.
+    Args:
+        source: The name or path, for the message.
+        said: What the source says, or was told by `given`.
+        given: What the user says, or `None`.
 
     Raises:
-        ValueError: If it is no HDF5 file.
+        ValueError: If they differ.
     """
-    found: dict[str, tuple[tuple[int, ...], str]] = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer"):
-            found[name] = (tuple(item.shape), str(item.dtype))
-
-    try:
-        with h5py.File(path, "r") as file:
-            file.visititems(visit)
-    except OSError as error:
+    if given is None or given == said:
+        return
+    if given not in PREDICTION_TYPES:
         raise ValueError(
-            f"{str(path)!r} is no readable weight file. Expected a Keras "
-            "`.weights.h5` or `.h5` file."
-        ) from error
-    return found
+            f"`prediction_type` must be one of {PREDICTION_TYPES}. "
+            f"Received: {given!r}."
+        )
+    raise ValueError(
+        f"`prediction_type` is {given!r}, and {str(source)!r} says of itself "
+        f"that it predicts {said!r}; drawing with the wrong one gives noise. "
+        "Leave `prediction_type` out. If the source is mistaken, correct it "
+        "there (a pipeline's scheduler_config.json, a single file's "
+        "metadata). To fine-tune a model towards another prediction, pass "
+        "it to the `Trainer`, or to `keras-sdft train`, with "
+        "`change_prediction_type`."
+    )
 
 
 def describe(name_or_path: str | Path) -> dict[str, Any]:
@@ -272,11 +328,14 @@ def describe(name_or_path: str | Path) -> dict[str, Any]:
         `parts`, the last a dict by part of `file`, and, where the file is
         on this machine, `parameters` and `dtype`.
     """
-    resolved = resolve(name_or_path)
-    sources = get_preset(resolved.base).sources
-    parts: dict[str, Any] = {
-        part: {"file": source.file_name} for part, source in sources.items()
-    }
+    said = None
+    try:
+        resolved = resolve(name_or_path)
+        said = resolved.spec.prediction_type
+    except UnknownPredictionType:
+        # Everything else can still be told.
+        resolved = _resolve(name_or_path, PREDICTION_TYPES[0])
+    parts = _preset_parts(resolved.base)
     for part, path in resolved.files.items():
         if part == "tokenizer":
             continue
@@ -292,10 +351,23 @@ def describe(name_or_path: str | Path) -> dict[str, Any]:
     return {
         "kind": resolved.kind,
         "base": resolved.base,
-        "spec": resolved.spec.to_dict(),
-        "prediction_type": resolved.spec.prediction_type,
+        "spec": {**resolved.spec.to_dict(), "prediction_type": said},
+        "prediction_type": said or "not said, give it",
         "steps": resolved.metadata.get("steps"),
         "parts": parts,
+    }
+
+
+def _preset_parts(name: str) -> dict[str, Any]:
+    preset = get_preset(name)
+    if preset.weights is None:
+        return {
+            part: {"file": source.file_name}
+            for part, source in preset.sources.items()
+        }
+    return {
+        part: packaged.describe(preset.weights, part)
+        for part in packaged.parts(preset.weights)
     }
 
 

@@ -12,7 +12,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_sdft.diffusion import NoiseSchedule
+from keras_sdft.diffusion import ddim
+from keras_sdft.diffusion import sampling_timesteps
 from keras_sdft.diffusion import timestep_embedding
+from keras_sdft.models.spec import StableDiffusionSpec
 
 
 def starting_noise(
@@ -29,6 +33,11 @@ def starting_noise(
     Returns:
         Float32 tensor of `shape`.
     """
+    if given is not None and seed is not None:
+        raise ValueError(
+            "Pass either `diffusion_noise` or `seed`, not both: the seed "
+            "only serves to draw the noise."
+        )
     if given is None:
         generator = keras.random.SeedGenerator(seed)
         return keras.random.normal(shape, dtype="float32", seed=generator)
@@ -49,6 +58,7 @@ def guided_prediction(
     context: np.ndarray,
     negative: np.ndarray,
     scale: float,
+    rescale: float = 0.0,
 ) -> Callable[[Any, Any], Any]:
     """A prediction with classifier-free guidance, in one batched call.
 
@@ -59,13 +69,21 @@ def guided_prediction(
         negative: Float array `(n, 77, D)`, what to stay away from, where
             `n` divides `B`.
         scale: Float; `1.0` predicts from `context` alone.
+        rescale: Float in [0, 1], how far the guided prediction is brought
+            back to the deviation of the prompt's own.
 
     Returns:
         A function of `(latents, timesteps)` for `keras_sdft.diffusion.ddim`.
 
     References:
-        Ho & Salimans, Classifier-Free Diffusion Guidance, 2022.
+        Ho & Salimans, Classifier-Free Diffusion Guidance, 2022; Lin et al.,
+        Common Diffusion Noise Schedules and Sample Steps are Flawed, 2023,
+        section 3.4.
     """
+    if not 0.0 <= rescale <= 1.0:
+        raise ValueError(
+            f"`guidance_rescale` must lie in [0, 1]. Received: {rescale}."
+        )
     guided = scale != 1.0
     if guided:
         negative = _one_for_each(negative, len(context))
@@ -90,9 +108,43 @@ def guided_prediction(
         if not guided:
             return prediction
         away, towards = ops.split(prediction, 2, axis=0)
-        return away + scale * (towards - away)
+        combined = away + scale * (towards - away)
+        if not rescale:
+            return combined
+        ratio = _deviation(towards) / _deviation(combined)
+        return combined * (rescale * ratio + 1.0 - rescale)
 
     return predict
+
+
+def _deviation(prediction: Any) -> Any:
+    return ops.std(prediction, axis=(1, 2, 3), keepdims=True)
+
+
+def sample(
+    predict: Callable[[Any, Any], Any],
+    noise: Any,
+    spec: StableDiffusionSpec,
+    num_steps: int,
+) -> Any:
+    """Latents from noise, visiting the timesteps that the model asks for.
+
+    Args:
+        predict: Function of `(latents, timesteps)`.
+        noise: Float32 tensor `(B, h, w, C)`.
+        spec: The `StableDiffusionSpec`.
+        num_steps: Integer >= 1.
+
+    Returns:
+        Float32 tensor `(B, h, w, C)`.
+    """
+    schedule = NoiseSchedule(zero_terminal_snr=spec.zero_terminal_snr)
+    # The noise that sampling begins with is the last timestep's alone.
+    spacing = "trailing" if spec.zero_terminal_snr else "linspace"
+    timesteps = sampling_timesteps(
+        num_steps, schedule.num_train_timesteps, spacing
+    )
+    return ddim(predict, noise, schedule, timesteps, spec.prediction_type)
 
 
 def _one_for_each(negative: np.ndarray, count: int) -> np.ndarray:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from keras import ops
 from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.numpy import save_file
 
 CHECKSUMS = "weights.json"
+_DTYPES = {"F16": "float16", "F32": "float32"}
 
 
 def file_of(directory: str | Path, part: str) -> Path:
@@ -26,9 +28,13 @@ def file_of(directory: str | Path, part: str) -> Path:
     return Path(directory) / f"{part}.safetensors"
 
 
-def is_complete(directory: str | Path) -> bool:
-    """Whether there are packaged weights in a directory."""
-    return (Path(directory) / CHECKSUMS).is_file()
+def parts(directory: str | Path) -> list[str]:
+    """The parts that a directory holds.
+
+    Raises:
+        ValueError: If the checksums are damaged or missing.
+    """
+    return list(_checksums(Path(directory) / CHECKSUMS))
 
 
 def write(
@@ -102,6 +108,32 @@ def read(directory: str | Path, part: str, network: Any) -> None:
         variable.assign(tensors[name].astype("float32"))
 
 
+def describe(directory: str | Path, part: str) -> dict[str, Any]:
+    """The file of a part, its number of weights and their dtype.
+
+    Reads no weight.
+
+    Raises:
+        ValueError: If the file is damaged.
+        FileNotFoundError: If there is none.
+    """
+    path = file_of(directory, part)
+    if not path.is_file():
+        raise _missing(path)
+    try:
+        with safe_open(path, "numpy") as file:
+            tensors = [file.get_slice(name) for name in file.keys()]
+            shapes = [tensor.get_shape() for tensor in tensors]
+            dtypes = {tensor.get_dtype() for tensor in tensors}
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from error
+    return {
+        "file": path.name,
+        "parameters": sum(math.prod(shape) for shape in shapes),
+        "dtype": ", ".join(sorted(_DTYPES.get(d, d) for d in dtypes)),
+    }
+
+
 def _named(network: Any) -> list[tuple[str, Any]]:
     # A layer's own name holds a counter that depends on what was built
     # before it; the place does not.
@@ -112,6 +144,9 @@ def _named(network: Any) -> list[tuple[str, Any]]:
 
 
 def _converted(name: str, variable: Any, dtype: str) -> np.ndarray:
+    # `describe` waits for Keras nowhere.
+    from keras import ops
+
     values = np.asarray(ops.convert_to_numpy(variable), "float32")
     with np.errstate(over="ignore"):
         values = values.astype(dtype)
@@ -128,17 +163,27 @@ def _digest(path: Path) -> str:
 
 def _check_digest(checksums: Path, part: str, path: Path) -> None:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no {str(path)!r}. Install the package again."
-        )
-    try:
-        content = json.loads(checksums.read_text(encoding="utf-8"))
-        expected = content["sha256"][part]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(checksums, repr(error)) from error
-    received = _digest(path)
+        raise _missing(path)
+    digests = _checksums(checksums)
+    if part not in digests:
+        raise _damaged(checksums, f"it lacks the checksum of {part!r}")
+    received, expected = _digest(path), digests[part]
     if received != expected:
         raise _damaged(path, f"its SHA-256 is {received}, not {expected}")
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return dict(content["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, repr(error)) from error
+
+
+def _missing(path: Path) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"There is no {str(path)!r}. Install the package again."
+    )
 
 
 def _damaged(path: Path, why: str) -> ValueError:

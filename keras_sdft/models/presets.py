@@ -35,14 +35,16 @@ class Preset:
 
     Attributes:
         spec: A `StableDiffusionSpec`.
-        sources: The published file of each part; a part without one is
-            initialised from a seed.
+        sources: The published file of each part that is fetched.
         merges: Path of a vocabulary that ships with the package, if any.
+        weights: Path of the directory of weights that ship with the
+            package, if any, see `packaged`.
     """
 
     spec: StableDiffusionSpec
     sources: dict[str, Source] = dataclasses.field(default_factory=dict)
     merges: Path | None = None
+    weights: Path | None = None
 
 
 _SHARED_SOURCES = {
@@ -86,6 +88,7 @@ PRESETS = {
             resolution=128,
         ),
         merges=_HERE / "tiny" / "merges.txt.gz",
+        weights=_HERE / "tiny",
     ),
     "sd1.4": Preset(
         StableDiffusionSpec(name="sd1.4"),

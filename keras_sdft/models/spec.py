@@ -94,6 +94,8 @@ class StableDiffusionSpec:
         name: The preset's name, or that of the family.
         resolution: Side in pixels of the images it was trained on.
         prediction_type: `"epsilon"` or `"v_prediction"`.
+        zero_terminal_snr: Whether it was trained on a noise schedule whose
+            last timestep is pure noise; sampling must then begin there.
         pad_token: What fills a caption up to its full length: `"end"` (the
             end token) or an integer id.
     """
@@ -105,6 +107,7 @@ class StableDiffusionSpec:
     resolution: int = 512
     prediction_type: str = "epsilon"
     pad_token: int | str = "end"
+    zero_terminal_snr: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, fit for JSON."""

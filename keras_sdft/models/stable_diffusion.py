@@ -15,20 +15,21 @@ import numpy as np
 from keras import ops
 
 from keras_sdft.diffusion import NoiseSchedule
-from keras_sdft.diffusion import ddim
-from keras_sdft.diffusion import sampling_timesteps
 from keras_sdft.models import keras_cv_parts
+from keras_sdft.models import packaged
 from keras_sdft.models.diffusion_model import DiffusionModel
 from keras_sdft.models.exact_numerics import use_exact_numerics
 from keras_sdft.models.exported import resolve
 from keras_sdft.models.generation import check_size
 from keras_sdft.models.generation import guided_prediction
+from keras_sdft.models.generation import sample
 from keras_sdft.models.generation import starting_noise
 from keras_sdft.models.initialise import initialise
 from keras_sdft.models.presets import fetch
 from keras_sdft.models.presets import get_preset
 from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.tokenizer import Tokenizer
+from keras_sdft.models.weight_files import load_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -46,17 +47,16 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         img_width: Integer, pixels, a multiple of 64.
         jit_compile: Boolean, whether networks are compiled by XLA.
         spec: A `StableDiffusionSpec`. Defaults to that of `"sd1.4"`.
-        base: Name of the preset whose published weights fill in what
-            `files` lacks.
+        base: Name of the preset whose weights fill in what `files` lacks.
         files: Dict of weight files by part, from `PARTS` and
             `"tokenizer"`; or of functions, as `Resolved.files`.
         random_weights: Boolean, whether parts without a file are drawn
-            from `seed` instead of being fetched.
+            from `seed` instead of being the preset's.
         dtype: Name of a dtype policy, for example `"mixed_bfloat16"`, or
             `None` for the global one.
         numerics: `"exact"` or `"keras_cv"`, see `DiffusionModel`.
         remat: Boolean, see `DiffusionModel`.
-        seed: Integer, for parts that have no weights to load.
+        seed: Integer >= 0, of random weights.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         self.spec = spec or get_preset(base).spec
         self.base = base
         self.origin: str | None = None
-        self.schedule = NoiseSchedule()
+        self.trained_parts = {"diffusion_model"}  # what an export must hold
         self.dtype = dtype
         self._files = dict(files or {})
         self._random_weights = random_weights
@@ -106,7 +106,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         remat: bool = False,
         jit_compile: bool = False,
         weights_directory: str | Path | None = None,
-        seed: int = 0,
+        prediction_type: str | None = None,
     ) -> StableDiffusion:
         """A model by name, or from what a fine-tune wrote.
 
@@ -121,18 +121,18 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             numerics: `"exact"` or `"keras_cv"`, see `DiffusionModel`.
             remat: Boolean, see `DiffusionModel`.
             jit_compile: Boolean, whether networks are compiled by XLA.
-            weights_directory: Directory with local copies of the published
-                files, for machines without network.
-            seed: Integer, for a preset without published weights.
+            weights_directory: Directory with copies of the published files.
+            prediction_type: What it predicts, for files that do not say.
 
         Returns:
             A `StableDiffusion`.
 
         Raises:
-            ValueError: If the name or path is not understood.
+            ValueError: If the name or path is not understood, a file is
+                damaged, or `prediction_type` contradicts what it says.
             FileNotFoundError: If published weights cannot be had.
         """
-        resolved = resolve(name_or_path)
+        resolved = resolve(name_or_path, prediction_type)
         preset = get_preset(resolved.base)
         files = {
             part: fetch(source, weights_directory)
@@ -150,10 +150,20 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             dtype=dtype,
             numerics=numerics,
             remat=remat,
-            seed=seed,
         )
         model.origin = resolved.origin
+        model.trained_parts.update(resolved.trained_parts)
         return model
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule that the model was trained with."""
+        return NoiseSchedule(zero_terminal_snr=self.spec.zero_terminal_snr)
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the diffusion model's weights are more than a draw."""
+        return not self._is_random("diffusion_model")
 
     # === Parts ===
 
@@ -237,7 +247,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         if callable(path):
             path(model)
         elif path is not None:
-            model.load_weights(path)
+            load_weights(model, path)
         else:
             initialise(model, self._seed + 1000 * PARTS.index(part))
         if self.jit_compile:
@@ -245,10 +255,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         return model
 
     def _is_random(self, part: str) -> bool:
-        published = part in get_preset(self.base).sources
-        return part not in self._files and (
-            self._random_weights or not published
-        )
+        return self._random_weights and part not in self._files
 
     def _file(self, part: str) -> Any:
         """The file of a part; a published one is fetched when needed."""
@@ -256,6 +263,8 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         if part not in self._files:
             if part == "tokenizer" and preset.merges is not None:
                 self._files[part] = preset.merges
+            elif preset.weights is not None:
+                self._files[part] = partial(packaged.read, preset.weights, part)
             else:
                 self._files[part] = fetch(preset.sources[part])
         return self._files[part]
@@ -270,6 +279,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         num_steps: int = 50,
         unconditional_guidance_scale: float = 7.5,
         seed: int | None = None,
+        guidance_rescale: float = 0.0,
     ) -> np.ndarray:
         """Draws images.
 
@@ -282,6 +292,8 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             unconditional_guidance_scale: Float, how closely to follow the
                 prompt; `1.0` is without guidance.
             seed: Integer for the same images each time, or `None`.
+            guidance_rescale: Float in [0, 1], against burnt colours; `0.7`
+                suits zero-terminal-SNR models.
 
         Returns:
             Uint8 array `(prompts * batch_size, height, width, 3)`, the
@@ -294,6 +306,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             num_steps=num_steps,
             unconditional_guidance_scale=unconditional_guidance_scale,
             seed=seed,
+            guidance_rescale=guidance_rescale,
         )
 
     def encode_text(self, prompt: str | Sequence[str]) -> Any:
@@ -322,8 +335,8 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
 
     def encode_tokens(self, token_ids: Any) -> Any:
         """Encodes token ids `(B, 77)` to a context `(B, 77, D)`."""
-        positions = np.arange(token_ids.shape[1], dtype="int32")[None]
-        positions = np.repeat(positions, token_ids.shape[0], axis=0)
+        rows, length = token_ids.shape
+        positions = np.tile(np.arange(length, dtype="int32"), (rows, 1))
         return self.text_encoder.predict_on_batch(
             {"tokens": token_ids, "positions": positions}
         )
@@ -337,6 +350,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         unconditional_guidance_scale: float = 7.5,
         diffusion_noise: Any = None,
         seed: int | None = None,
+        guidance_rescale: float = 0.0,
     ) -> np.ndarray:
         """Draws images from encoded text.
 
@@ -349,18 +363,17 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             diffusion_noise: Noise to begin with, `(B, h, w, 4)`, or
                 `(h, w, 4)` to begin every image alike; excludes `seed`.
             seed: Integer or `None`.
+            guidance_rescale: As for `text_to_image`.
 
         Returns:
             Uint8 array `(prompts * batch_size, height, width, 3)`.
         """
-        if diffusion_noise is not None and seed is not None:
-            raise ValueError(
-                "Pass either `diffusion_noise` or `seed`, not both: the seed "
-                "only serves to draw the noise."
-            )
         context = np.asarray(ops.convert_to_numpy(encoded_text))
         context = context if context.ndim == 3 else context[None]
         context = np.repeat(context, batch_size, axis=0)
+        noise = starting_noise(
+            (len(context), *self._latent_shape()), diffusion_noise, seed
+        )
         negative = np.asarray(self.encode_text(negative_prompt or ""))
         predict = guided_prediction(
             self.diffusion_model,
@@ -368,18 +381,9 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             context,
             negative,
             unconditional_guidance_scale,
+            guidance_rescale,
         )
-        noise = starting_noise(
-            (len(context), *self._latent_shape()), diffusion_noise, seed
-        )
-        latents = ddim(
-            predict,
-            noise,
-            self.schedule,
-            sampling_timesteps(num_steps, self.schedule.num_train_timesteps),
-            self.spec.prediction_type,
-        )
-        return self.decode(latents)
+        return self.decode(sample(predict, noise, self.spec, num_steps))
 
     def decode(self, latents: Any) -> np.ndarray:
         """Latents `(B, h, w, 4)` to uint8 images `(B, H, W, 3)`."""

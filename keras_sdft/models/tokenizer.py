@@ -5,6 +5,8 @@ Must not know networks or datasets.
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,12 @@ class Tokenizer(SimpleTokenizer):
         max_length: int = 77,
         pad_token: int | str = "end",
     ):
-        super().__init__(str(bpe_path))
+        try:
+            super().__init__(str(bpe_path))
+        except (gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
+            raise ValueError(
+                f"{str(bpe_path)!r} is no gzipped merges file: {error}."
+            ) from error
         self.max_length = max_length
         self.pad_token = self.end_of_text if pad_token == "end" else pad_token
 

@@ -75,6 +75,14 @@ def test_torch_files_are_refused_under_any_name(tmp_path):
         formats.load(path)
 
 
+def test_pickles_under_the_name_of_safetensors(tmp_path):
+    path = tmp_path / "model.safetensors"
+    for content in (pickle.dumps({"state_dict": {}}), b"PK\x03\x04" * 9):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="execute code"):
+            formats.detect(path)
+
+
 FOREIGN = {
     "a LoRA": "unet.a.to_q.lora_A.weight",
     "a Stable Diffusion XL": "conditioner.embedders.1.model.ln_final.weight",
@@ -85,6 +93,21 @@ FOREIGN = {
     "the U-Net of a diff": "down_blocks.0.resnets.0.time_emb_proj.weight",
     "no Stable Diffusion": "fc.weight",
 }
+
+
+@pytest.mark.parametrize(
+    "what, key",
+    [
+        ("a Stable Diffusion XL", "conditioner.embedders.0.model.weight"),
+        ("a Stable Diffusion XL", f"{UNET}label_emb.0.0.weight"),
+    ],
+)
+def test_other_models_with_our_first_key_are_named(what, key, tmp_path):
+    path = tmp_path / "other.safetensors"
+    first = f"{UNET}input_blocks.0.0.weight"
+    write(path, {key: zeros(2, 2), first: zeros(320, 4, 3, 3)})
+    with pytest.raises(ValueError, match=what):
+        formats.load(path)
 
 
 @pytest.mark.parametrize("what, key", FOREIGN.items(), ids=list(FOREIGN))
@@ -100,6 +123,15 @@ def test_kohya_loras_are_named(tmp_path):
     write(path, {"lora_unet_a.lora_down.weight": zeros(4, 8)})
     with pytest.raises(ValueError, match="is a LoRA. Expected a whole model"):
         resolve(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["pytorch_lora_weights.safetensors", "adapter_config.json"]
+)
+def test_folders_of_loras_are_named(name, tmp_path):
+    (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(ValueError, match="is a LoRA. Expected the whole"):
+        formats.detect(tmp_path)
 
 
 @pytest.mark.parametrize("channels, kind", [(9, "inpainting"), (8, "editing")])
@@ -135,6 +167,7 @@ def test_other_pipelines_are_named(name, pipeline):
         ("unet", "transformer_layers_per_block", 2),
         ("unet", "block_out_channels", [64, "96", 160, 192]),
         ("unet", "block_out_channels", [10**12] * 4),
+        ("unet", "layers_per_block", 1 << 20),
         ("unet", "attention_head_dim", 7),
         ("unet", "attention_head_dim", [4, 4]),
         ("unet", "layers_per_block", True),
@@ -142,10 +175,13 @@ def test_other_pipelines_are_named(name, pipeline):
         ("unet", "down_block_types", ["DownBlock2D"] * 4),
         ("vae", "scaling_factor", "big"),
         ("vae", "use_quant_conv", False),
+        ("vae", "layers_per_block", 1 << 20),
         ("vae", "down_block_types", ["DownEncoderBlock2D"] * 3),
         ("text_encoder", "hidden_act", "relu"),
         ("text_encoder", "intermediate_size", 100),
         ("text_encoder", "num_hidden_layers", None),
+        ("text_encoder", "num_hidden_layers", 1 << 20),
+        ("text_encoder", "num_attention_heads", 7),
         ("scheduler", "prediction_type", "sample"),
         ("scheduler", "beta_schedule", "linear"),
         ("scheduler", "rescale_betas_zero_snr", True),
@@ -154,9 +190,13 @@ def test_other_pipelines_are_named(name, pipeline):
 def test_configurations_of_other_models(file, field, value, pipeline):
     name = "scheduler_config.json" if file == "scheduler" else "config.json"
     change(pipeline / file / name, **{field: value})
-    with pytest.raises(
-        ValueError, match=field if value != "text_time" else "XL"
-    ):
+    # Counts that are only too large are named by the spec's own words.
+    ours = {"layers_per_block": "blocks", "num_hidden_layers": "depth"}
+    words = {"text_time": "XL", 1 << 20: ours.get(field, field)}
+    if field == "num_attention_heads":
+        field = "num_heads"
+    expected = field if isinstance(value, list) else words.get(value, field)
+    with pytest.raises(ValueError, match=expected):
         formats.load(pipeline)
 
 
@@ -324,3 +364,19 @@ def test_keras_paths_are_left_to_keras(saved):
     assert recognise(saved["keras_cv"]) is None
     file = saved["keras_cv"] / "text_encoder.weights.h5"
     assert recognise(file) is None
+
+
+def test_options_of_other_formats_are_refused(saved):
+    with pytest.raises(ValueError, match="averages for `ema`"):
+        formats.load(saved["diffusers"], ema=True)
+    with pytest.raises(ValueError, match="has variants"):
+        formats.load(saved["ldm"], variant="fp16")
+    with pytest.raises(ValueError, match=r"variants \[None\]"):
+        formats.load(saved["diffusers"], variant="fp16")
+
+
+def test_exports_that_build_upon_themselves(saved, tmp_path):
+    path = shutil.copytree(saved["keras_cv"], tmp_path / "loop")
+    change(path / "keras_sdft.json", origin=str(path))
+    with pytest.raises(ValueError, match="builds upon it"):
+        resolve(path)

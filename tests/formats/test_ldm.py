@@ -164,7 +164,7 @@ def test_prediction_must_be_given_where_it_cannot_be_known(tmp_path):
     metadata = {ldm.PREDICTION_TYPE: "v"}
     told = ask(path, found["spec"], tensors, metadata, None)
     assert told.prediction_type == "v_prediction" == spec["prediction_type"]
-    with pytest.raises(ValueError, match="must be 'epsilon'"):
+    with pytest.raises(ValueError, match="must be one of.*'sample'"):
         formats.load(path, prediction_type="sample")
 
 
@@ -201,3 +201,17 @@ def test_damaged_metadata(tmp_path):
     without_metadata(path, **{ldm.SPEC: '{"name": 3, "colour": 1}'})
     with pytest.raises(ValueError, match="metadata.*damaged"):
         formats.load(path)
+    # As many steps as the number says would take an hour.
+    spec = PRESETS["sd1.4"].spec.to_dict()
+    spec["text_encoder"]["depth"] = 10**9
+    without_metadata(path, **{ldm.SPEC: json.dumps(spec)})
+    with pytest.raises(ValueError, match="metadata.*depth=1000000000"):
+        formats.load(path)
+
+
+def test_the_mark_of_zero_terminal_snr(single):
+    folder, path = single
+    tensors = open_tensors(path) | {"ztsnr": of_shape(())}
+    spec = formats.load(path).spec
+    told = ldm._with_prediction_type(path, spec, tensors, {}, "v_prediction")
+    assert told.zero_terminal_snr and not spec.zero_terminal_snr

@@ -75,4 +75,24 @@ def test_what_half_precision_cannot_hold_is_refused(tmp_path):
     network.weights[1].assign(np.full((3,), 1e5))
     with pytest.raises(ValueError, match="0001.bias.*not finite in float16"):
         packaged.write(tmp_path, {"decoder": network})
-    assert not packaged.is_complete(tmp_path)
+    assert not (tmp_path / packaged.CHECKSUMS).exists()
+
+
+def test_describing_reads_no_weight(directory):
+    assert packaged.parts(directory) == ["decoder"]
+    assert packaged.describe(directory, "decoder") == {
+        "file": "decoder.safetensors",
+        "parameters": 13,
+        "dtype": "float16",
+    }
+
+
+def test_what_is_not_there_cannot_be_described(directory):
+    with pytest.raises(FileNotFoundError, match="image_encoder.safetensors"):
+        packaged.describe(directory, "image_encoder")
+    packaged.file_of(directory, "decoder").write_bytes(b"short")
+    with pytest.raises(ValueError, match="is damaged"):
+        packaged.describe(directory, "decoder")
+    (directory / packaged.CHECKSUMS).write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        packaged.parts(directory)

@@ -2,12 +2,15 @@ import keras
 import keras_cv
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from keras_sdft.models import PRESETS
 from keras_sdft.models import StableDiffusion
 from keras_sdft.models import StableDiffusionSpec
+from keras_sdft.models import packaged
 from keras_sdft.models import presets
 from keras_sdft.models.generation import guided_prediction
+from keras_sdft.models.stable_diffusion import PARTS
 
 
 def test_is_a_keras_cv_model(make_micro):
@@ -88,9 +91,11 @@ def test_sizes_must_be_multiples_of_64():
         StableDiffusion.from_preset("tiny", height=120, width=200)
 
 
-def test_tiny_is_the_same_for_the_same_seed():
+def test_random_weights_are_the_same_for_the_same_seed():
     a, b, c = (
-        StableDiffusion.from_preset("tiny", seed=seed).text_encoder
+        StableDiffusion(
+            128, 128, base="tiny", random_weights=True, seed=seed
+        ).text_encoder
         for seed in (0, 0, 1)
     )
     for x, y in zip(a.get_weights(), b.get_weights(), strict=True):
@@ -99,6 +104,17 @@ def test_tiny_is_the_same_for_the_same_seed():
         (x != y).any()
         for x, y in zip(a.get_weights(), c.get_weights(), strict=True)
     )
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_tiny_has_the_packaged_weights(part):
+    network = getattr(StableDiffusion.from_preset("tiny"), part)
+    stored = load_file(packaged.file_of(PRESETS["tiny"].weights, part))
+    assert len(stored) == len(network.weights)
+    for name, weight in zip(sorted(stored), network.weights, strict=True):
+        np.testing.assert_array_equal(
+            stored[name].astype("float32"), np.asarray(weight)
+        )
 
 
 def test_misspelt_presets_offer_the_nearest():

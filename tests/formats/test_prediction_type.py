@@ -1,0 +1,148 @@
+"""What a network predicts: said by the source, or given, never guessed."""
+
+import os
+
+import numpy as np
+import pytest
+
+from keras_sdft import formats
+from keras_sdft.cli import main
+from keras_sdft.cli.model import missing_prediction_type
+from keras_sdft.formats import safetensors_files
+from keras_sdft.formats.ldm_names import original_keys
+from keras_sdft.formats.safetensors_files import Tensor
+from keras_sdft.formats.weight_names import COMPONENTS
+from keras_sdft.formats.weight_names import component_rows
+from keras_sdft.models import PRESETS
+from keras_sdft.models import StableDiffusion
+from keras_sdft.models import describe
+from keras_sdft.models import resolve
+from keras_sdft.models.exported import UnknownPredictionType
+from keras_sdft.models.exported import write_export
+
+
+def full_size_file(path, name, **metadata):
+    """A published model's header over a hole: 2 GB that take no room."""
+    spec = PRESETS[name].spec
+    tensors = {}
+    for component in COMPONENTS:
+        shapes = {r.theirs: r.shape for r in component_rows(component, spec)}
+        for key, original in original_keys(spec)[component].items():
+            shape = shapes[key]
+            if isinstance(original, tuple):
+                original = original[0]
+                shape = (3 * shape[0], *shape[1:])
+            tensors[original] = Tensor(shape, "F16", None)
+    header = safetensors_files._header(
+        sorted(tensors), tensors, "float16", metadata
+    )
+    path.write_bytes(header)
+    size = sum(2 * int(np.prod(tensor.shape)) for tensor in tensors.values())
+    os.truncate(path, len(header) + size)
+    return path
+
+
+@pytest.fixture(scope="module")
+def silent(tmp_path_factory):
+    """A single file of SD 2.x as it is published: it does not say."""
+    path = tmp_path_factory.mktemp("silent") / "768-v.safetensors"
+    return full_size_file(path, "sd2.1-base")
+
+
+@pytest.fixture
+def vocabulary(tmp_path):
+    """In place of the published one, which is fetched with a model."""
+    (tmp_path / "bpe_simple_vocab_16e6.txt.gz").write_bytes(b"")
+    return tmp_path
+
+
+def test_a_silent_file_must_be_told(silent):
+    with pytest.raises(UnknownPredictionType, match="`prediction_type='eps"):
+        StableDiffusion.from_preset(silent)
+    with pytest.raises(ValueError, match="--prediction_type v_prediction"):
+        formats.load(silent)
+    with pytest.raises(ValueError, match="must be.*'sample'"):
+        StableDiffusion.from_preset(silent, prediction_type="sample")
+
+
+@pytest.mark.parametrize(
+    "given, side", [("epsilon", 512), ("v_prediction", 768)]
+)
+def test_a_silent_file_is_what_it_is_told(given, side, silent, vocabulary):
+    model = StableDiffusion.from_preset(
+        silent, prediction_type=given, weights_directory=vocabulary
+    )
+    assert model.spec.prediction_type == given
+    assert (model.img_height, model.spec.resolution) == (side, side)
+    assert formats.load(silent, prediction_type=given).spec == model.spec
+
+
+def test_a_file_may_say_it_in_the_standards_word(tmp_path):
+    path = full_size_file(
+        tmp_path / "v.safetensors",
+        "sd2.1-base",
+        **{"modelspec.prediction_type": "v"},
+    )
+    assert resolve(path).spec.prediction_type == "v_prediction"
+    with pytest.raises(ValueError, match="'epsilon', and .*v.safetensors"):
+        resolve(path, "epsilon")
+
+
+def test_a_silent_file_of_sd_1_predicts_noise_unless_told(tmp_path):
+    path = full_size_file(tmp_path / "one.safetensors", "sd1.4")
+    assert resolve(path).spec.prediction_type == "epsilon"
+    told = resolve(path, "v_prediction").spec
+    assert told.prediction_type == "v_prediction"
+
+
+def test_looking_needs_no_answer(silent, capsys):
+    description = describe(silent)
+    assert description["prediction_type"] == "not said, give it"
+    assert description["parts"]["diffusion_model"]["dtype"] == "float16"
+    assert main(["inspect", str(silent)]) == 0
+    assert "not said" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["tiny", *sorted(formats.FORMATS)])
+def test_what_a_source_says_is_not_overruled(name, saved):
+    path = saved.get(name, name)
+    StableDiffusion.from_preset(path, prediction_type="epsilon")
+    with pytest.raises(ValueError, match="predicts 'epsilon'.*`Trainer`"):
+        StableDiffusion.from_preset(path, prediction_type="v_prediction")
+    with pytest.raises(ValueError, match="'v_prediction', and .* says"):
+        formats.load(path, prediction_type="v_prediction")
+    with pytest.raises(ValueError, match="must be one of.*'v'"):
+        resolve(path, "v")
+
+
+def test_a_weight_file_says_nothing(saved):
+    path = saved["keras_cv"] / "diffusion_model.weights.h5"
+    for given in ("epsilon", "v_prediction"):
+        assert resolve(path, given).spec.prediction_type == given
+    assert resolve(path).spec.prediction_type == "epsilon"
+
+
+def test_an_export_says_it_for_the_silent_file_it_came_from(
+    silent, tiny, tmp_path, vocabulary
+):
+    model = StableDiffusion.from_preset(
+        silent, prediction_type="v_prediction", weights_directory=vocabulary
+    )
+    # A full-size network is more than a test needs to write.
+    model.diffusion_model = tiny.diffusion_model
+    export = write_export(tmp_path / "export", model)
+    assert resolve(export).spec.prediction_type == "v_prediction"
+    assert resolve(export).origin == str(silent)
+
+
+def test_training_may_aim_elsewhere(silent):
+    """`train --prediction_type` is the target, unless nobody else says."""
+    assert missing_prediction_type(str(silent), "epsilon") == "epsilon"
+    assert missing_prediction_type("tiny", "v_prediction") is None
+    assert missing_prediction_type("tiny", None) is None
+
+
+def test_the_command_line_says_how(silent, tmp_path, capsys):
+    command = ["generate", "--model", str(silent), "--prompt", "a heart"]
+    assert main([*command, "--output", str(tmp_path / "x.png")]) == 2
+    assert "--prediction_type v_prediction" in capsys.readouterr().err
