@@ -19,6 +19,8 @@ STREAMS = {
     "latents": 3,
     "offset_noise": 4,
     "validation": 5,
+    "multires_noise": 6,
+    "input_perturbation": 7,
 }
 
 
@@ -85,3 +87,109 @@ def add_offset_noise(noise: Any, strength: float, seed: Any) -> Any:
     shape = ops.shape(noise)
     offset = gaussian((shape[0], 1, 1, shape[3]), seed)
     return noise + strength * offset
+
+
+def add_multires_noise(
+    noise: Any, iterations: int, discount: float, seed: Any
+) -> Any:
+    """Adds noise of coarser and coarser resolution (pyramid noise).
+
+    `noise + sum(discount ** i * upsampled(i) for i in range(iterations))`,
+    divided by its standard deviation over each example. Level `i` is drawn
+    at `2 ** i` times smaller sides and upsampled bilinearly; levels end
+    where a side is 1.
+
+    Lets a model learn large areas of light and dark, as offset noise does,
+    at every scale. (The first description shrinks each level by a random
+    factor in [2, 4); here it is 2, so that shapes are known.)
+
+    Args:
+        noise: Float32 tensor of shape `(B, h, w, C)`.
+        iterations: Integer >= 1, the number of levels; 6 to 10 are usual.
+        discount: Float in (0, 1], weight of a level against the one
+            before; 0.1 to 0.3 is subtle, 0.8 strong.
+        seed: A `keras.random.SeedGenerator` or `StatelessSeed`.
+
+    Returns:
+        Float32 tensor of shape `(B, h, w, C)`, each example of unit
+        standard deviation.
+
+    References:
+        Whitaker, Multi-Resolution Noise for Diffusion Model Training, 2023.
+    """
+    size, height, width, channels = ops.shape(noise)
+    total = noise
+    present: Any = 1.0
+    for level in range(iterations):
+        sides = [_coarser(side, level) for side in (height, width)]
+        drawn = gaussian((size, *sides, channels), _level_seed(seed, level))
+        if level > 0:
+            drawn = _enlarged(drawn, sides, (height, width))
+        total = total + present * discount**level * drawn
+        # Sides may be known only when the graph runs: a level below one
+        # whose side is 1 is then drawn, and counts nothing.
+        if isinstance(sides[0], int) and isinstance(sides[1], int):
+            if min(sides) == 1:
+                break
+        else:
+            least = ops.minimum(sides[0], sides[1])
+            present = ops.cast(least > 1, "float32")
+    mean = ops.mean(total, axis=(1, 2, 3), keepdims=True)
+    variance = ops.mean(ops.square(total - mean), axis=(1, 2, 3), keepdims=True)
+    return total / ops.sqrt(variance)
+
+
+def _coarser(side: Any, level: int) -> Any:
+    if isinstance(side, int):
+        return max(1, side >> level)
+    return ops.maximum(side // 2**level, 1)
+
+
+def _enlarged(images: Any, sides: list[Any], size: tuple[Any, Any]) -> Any:
+    """Bilinear upsampling; sides may be tensors, which `resize` refuses."""
+    rows, columns = (
+        _interpolation(old, new) for old, new in zip(sides, size, strict=True)
+    )
+    images = ops.einsum("ij,bjkc->bikc", rows, images)
+    return ops.einsum("ij,bkjc->bkic", columns, images)
+
+
+def _interpolation(old: Any, new: Any) -> Any:
+    """Matrix `(new, old)` of each old pixel's weight in each new one."""
+    scale = ops.cast(old, "float32") / ops.cast(new, "float32")
+    place = (ops.cast(ops.arange(new), "float32") + 0.5) * scale - 0.5
+    last = ops.cast(old, "float32") - 1.0
+    place = ops.minimum(ops.maximum(place, 0.0), last)
+    index = ops.cast(ops.arange(old), "float32")
+    return ops.maximum(1.0 - ops.abs(place[:, None] - index[None, :]), 0.0)
+
+
+def _level_seed(seed: Any, level: int) -> Any:
+    """A seed of each level, from one that never advances."""
+    if not isinstance(seed, StatelessSeed):
+        return seed
+    # The key's second word counts steps; the levels take the first's place.
+    first = ops.bitwise_xor(seed.key[0], ops.cast(level << 24, seed.key.dtype))
+    return StatelessSeed(ops.stack([first, seed.key[1]]))
+
+
+def perturb_noise(noise: Any, strength: float, seed: Any) -> Any:
+    """The noise that an example is noised with under input perturbation.
+
+    The target stays `noise`: the network learns to answer well though what
+    it sees is a little off, as in sampling it is.
+
+    Args:
+        noise: Float32 tensor of shape `(B, h, w, C)`.
+        strength: Float >= 0; `0.1` is the paper's value.
+        seed: A `keras.random.SeedGenerator` or `StatelessSeed`.
+
+    Returns:
+        Float32 tensor of shape `(B, h, w, C)`:
+        `noise + strength * new noise`.
+
+    References:
+        Ning et al., Input Perturbation Reduces Exposure Bias in Diffusion
+        Models, 2023.
+    """
+    return noise + strength * gaussian(ops.shape(noise), seed)

@@ -43,12 +43,40 @@ def scaled_linear_betas(
     return roots**2
 
 
+def rescale_to_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
+    """Betas whose last timestep holds no signal at all.
+
+    The square roots of `alphas_cumprod` are shifted and scaled so that the
+    last is 0 and the first stays.
+
+    Args:
+        betas: Array of shape `(T,)` with values in (0, 1), `T` >= 2.
+
+    Returns:
+        Float64 array of shape `(T,)` in (0, 1]; the last is 1.
+
+    References:
+        Lin et al., Common Diffusion Noise Schedules and Sample Steps are
+        Flawed, 2023, algorithm 1.
+    """
+    roots = np.sqrt(np.cumprod(1.0 - np.asarray(betas, dtype="float64")))
+    first, last = roots[0], roots[-1]
+    alphas_cumprod = ((roots - last) * first / (first - last)) ** 2
+    alphas = alphas_cumprod.copy()
+    alphas[1:] /= alphas_cumprod[:-1]
+    return 1.0 - alphas
+
+
 class NoiseSchedule:
     """The variance-preserving forward process of Stable Diffusion.
 
     Args:
         betas: Array of shape `(T,)` with values in (0, 1), or `None` for
             `scaled_linear_betas()`, Stable Diffusion's own.
+        zero_terminal_snr: Boolean, whether they are rescaled so that the
+            last timestep is pure noise, see
+            `rescale_to_zero_terminal_snr`. A network that predicts the
+            noise learns nothing there: use `"v_prediction"`.
 
     Attributes:
         num_train_timesteps: Integer `T`.
@@ -61,13 +89,18 @@ class NoiseSchedule:
         Ho et al., Denoising Diffusion Probabilistic Models, 2020, section 2.
     """
 
-    def __init__(self, betas: np.ndarray | None = None):
+    def __init__(
+        self, betas: np.ndarray | None = None, zero_terminal_snr: bool = False
+    ):
         betas = scaled_linear_betas() if betas is None else np.asarray(betas)
         if betas.ndim != 1 or not ((betas > 0) & (betas < 1)).all():
             raise ValueError(
                 "`betas` must be a vector of values in (0, 1). Received: "
                 f"shape={betas.shape}, min={betas.min()}, max={betas.max()}."
             )
+        self.zero_terminal_snr = zero_terminal_snr
+        if zero_terminal_snr:
+            betas = rescale_to_zero_terminal_snr(betas)
         alphas_cumprod = np.cumprod(1.0 - betas.astype("float64"))
         self.num_train_timesteps = len(betas)
         self.betas = betas.astype("float32")

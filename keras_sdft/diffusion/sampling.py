@@ -54,7 +54,7 @@ def sampling_timesteps(
         rising = np.minimum(rising, last)
     elif spacing == "trailing":
         steps = np.arange(1, num_steps + 1) * num_train_timesteps / num_steps
-        rising = steps - 1
+        rising = np.round(steps) - 1
     else:
         near = difflib.get_close_matches(str(spacing), SPACINGS, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -5,10 +5,12 @@ Must not know latents or noise.
 
 from __future__ import annotations
 
+import difflib
 import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 # The fractional part of i times this constant fills [0, 1) evenly for any
@@ -17,21 +19,150 @@ _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 def sample_timesteps(
-    batch_size: Any, seed: Any, num_train_timesteps: int = 1000
+    batch_size: Any,
+    seed: Any,
+    num_train_timesteps: int = 1000,
+    timestep_range: tuple[int, int] | None = None,
+    probabilities: Any = None,
 ) -> Any:
-    """Draws timesteps uniformly, one for each example.
+    """Draws timesteps, one for each example.
 
     Args:
         batch_size: Integer `B`.
         seed: A `keras.random.SeedGenerator`; a `StatelessSeed` makes the
             draw a pure function of its key.
         num_train_timesteps: Integer `T`.
+        timestep_range: Pair `(first, end)`; timesteps are drawn from
+            `[first, end)`. Defaults to all.
+        probabilities: Float array of shape `(T,)`, from
+            `timestep_probabilities`. Defaults to uniform over the range.
 
     Returns:
         Int32 tensor of shape `(B,)` in `[0, T)`.
     """
-    return keras.random.randint(
-        (batch_size,), 0, num_train_timesteps, dtype="int32", seed=seed
+    if probabilities is None:
+        first, end = timestep_range or (0, num_train_timesteps)
+        return keras.random.randint(
+            (batch_size,), first, end, dtype="int32", seed=seed
+        )
+    # Inverse of the cumulative distribution. A timestep of probability 0
+    # has no interval, so it is never drawn.
+    cumulative = np.cumsum(np.asarray(probabilities, dtype="float64"))
+    cumulative = (cumulative / cumulative[-1]).astype("float32")
+    place = keras.random.uniform((batch_size,), dtype="float32", seed=seed)
+    below = ops.convert_to_tensor(cumulative)[None, :] <= place[:, None]
+    return ops.sum(ops.cast(below, "int32"), axis=1)
+
+
+def timestep_bias(
+    where: str,
+    multiplier: float = 1.0,
+    portion: float = 0.25,
+    begin: int | None = None,
+    end: int | None = None,
+    num_train_timesteps: int = 1000,
+) -> np.ndarray:
+    """A table that draws a part of the timesteps more or less often.
+
+    Args:
+        where: `"earlier"` (little noise: the first `portion`), `"later"`
+            (much noise: the last `portion`) or `"range"`
+            (`[begin, end)`).
+        multiplier: Float > 0, how often those timesteps are drawn, against
+            once for the others.
+        portion: Float in (0, 1], for `"earlier"` and `"later"`.
+        begin: Integer, for `"range"`. Defaults to 0.
+        end: Integer, for `"range"`. Defaults to `T`.
+        num_train_timesteps: Integer `T`.
+
+    Returns:
+        Float64 array of shape `(T,)`, relative probabilities, for
+        `Trainer(timestep_bias=...)`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+    if not multiplier > 0:
+        raise ValueError(
+            f"`multiplier` must be > 0. Received: multiplier={multiplier}. "
+            "Use `timestep_range` to leave timesteps out."
+        )
+    if not 0 < portion <= 1:
+        raise ValueError(
+            f"`portion` must lie in (0, 1]. Received: portion={portion}."
+        )
+    count = int(portion * num_train_timesteps)
+    bounds = {
+        "earlier": (0, count),
+        "later": (num_train_timesteps - count, num_train_timesteps),
+        "range": (begin or 0, num_train_timesteps if end is None else end),
+    }
+    if where not in bounds:
+        near = difflib.get_close_matches(str(where), bounds, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"`where` must be one of {sorted(bounds)}. Received: "
+            f"{where!r}.{hint}"
+        )
+    first, last = check_timestep_range(bounds[where], num_train_timesteps)
+    table = np.ones((num_train_timesteps,), dtype="float64")
+    table[first:last] *= multiplier
+    return table
+
+
+def timestep_probabilities(
+    bias: Any,
+    timestep_range: tuple[int, int] | None = None,
+    num_train_timesteps: int = 1000,
+) -> np.ndarray:
+    """How likely each timestep is, from relative probabilities.
+
+    Args:
+        bias: Array of shape `(T,)`, >= 0, or a function of `T` that returns
+            one.
+        timestep_range: Pair `(first, end)`, outside of which timesteps are
+            never drawn; `None` for all.
+        num_train_timesteps: Integer `T`.
+
+    Returns:
+        Float64 array of shape `(T,)`, of sum 1.
+
+    Raises:
+        ValueError: If the table is not usable.
+    """
+    table = bias(num_train_timesteps) if callable(bias) else bias
+    table = np.array(table, dtype="float64")
+    if table.shape != (num_train_timesteps,):
+        raise ValueError(
+            "`timestep_bias` must have one relative probability for each of "
+            f"{num_train_timesteps} timesteps. Received: shape={table.shape}."
+        )
+    if timestep_range is not None:
+        first, end = timestep_range
+        table[:first] = 0.0
+        table[end:] = 0.0
+    if not (np.isfinite(table).all() and (table >= 0).all() and table.any()):
+        raise ValueError(
+            "`timestep_bias` must be finite, >= 0, and > 0 somewhere in "
+            f"`timestep_range`. Received: min={table.min()}, "
+            f"max={table.max()}, timestep_range={timestep_range}."
+        )
+    return table / table.sum()
+
+
+def check_timestep_range(
+    timestep_range: Any, num_train_timesteps: int = 1000
+) -> tuple[int, int]:
+    """Returns `(first, end)` with `0 <= first < end <= T`, or raises."""
+    try:
+        first, end = (int(side) for side in timestep_range)
+    except (TypeError, ValueError):
+        first, end = -1, -1
+    if 0 <= first < end <= num_train_timesteps:
+        return first, end
+    raise ValueError(
+        "A range of timesteps must be a pair (first, end) with 0 <= first < "
+        f"end <= {num_train_timesteps}. Received: {timestep_range!r}."
     )
 
 

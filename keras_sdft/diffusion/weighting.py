@@ -57,18 +57,106 @@ def min_snr(
     """
     if not gamma > 0:
         raise ValueError(f"`gamma` must be > 0. Received: gamma={gamma}.")
-    if not (np.asarray(snr) > 0).all():
+    snr = _positive_snr("min_snr", snr)
+    weights = np.minimum(snr, gamma) / snr
+    return _for_predicted(weights, snr, prediction_type)
+
+
+def p2(
+    snr: np.ndarray, prediction_type: str, gamma: float = 1.0, k: float = 1.0
+) -> np.ndarray:
+    """Weights the noise's error by `1 / (k + snr) ** gamma`.
+
+    Takes weight from the timesteps with little noise, where only details
+    that nobody sees are learned.
+
+    Args:
+        snr: Float array of shape `(T,)`, signal-to-noise ratio, > 0.
+        prediction_type: `"epsilon"` or `"v_prediction"`.
+        gamma: Float >= 0, how strongly; `0` is `constant` for `"epsilon"`.
+            Defaults to `1.0`, the paper's value.
+        k: Float > 0, keeps the weights finite. Defaults to `1.0`.
+
+    Returns:
+        Float32 array of shape `(T,)`, dimensionless.
+
+    Raises:
+        ValueError: If `prediction_type` is unknown, a number is out of its
+            range or a timestep has no signal at all.
+
+    References:
+        Choi et al., Perception Prioritized Training of Diffusion Models,
+        2022.
+    """
+    if not (gamma >= 0 and k > 0):
         raise ValueError(
-            "Min-SNR weighting divides by the SNR, which is 0 at a timestep "
-            "of this schedule (zero terminal SNR). Use another weighting."
+            "P2 weighting needs `gamma` >= 0 and `k` > 0. Received: "
+            f"gamma={gamma}, k={k}."
         )
+    snr = _positive_snr("p2", snr)
+    return _for_predicted((k + snr) ** -gamma, snr, prediction_type)
+
+
+def debiased(
+    snr: np.ndarray, prediction_type: str, max_snr: float = 1000.0
+) -> np.ndarray:
+    """Weights the noise's error by `1 / sqrt(min(snr, max_snr))`.
+
+    Gives weight to the timesteps with much noise, where an error in the
+    noise is a large error in the image.
+
+    Args:
+        snr: Float array of shape `(T,)`, signal-to-noise ratio, > 0.
+        prediction_type: `"epsilon"` or `"v_prediction"`.
+        max_snr: Float > 0, the ceiling on the SNR, as other trainers have
+            it.
+
+    Returns:
+        Float32 array of shape `(T,)`, dimensionless.
+
+    Raises:
+        ValueError: If `prediction_type` is unknown, `max_snr` is not
+            positive or a timestep has no signal at all.
+
+    References:
+        Yu et al., Debias the Training of Diffusion Models, 2023.
+    """
+    if not max_snr > 0:
+        raise ValueError(f"`max_snr` must be > 0. Received: {max_snr}.")
+    snr = _positive_snr("debiased", snr)
+    weights = np.minimum(snr, max_snr) ** -0.5
+    return _for_predicted(weights, snr, prediction_type)
+
+
+def _positive_snr(name: str, snr: np.ndarray) -> np.ndarray:
     snr = np.asarray(snr, dtype="float64")
-    epsilon = check_prediction_type(prediction_type) == "epsilon"
-    divisor = snr if epsilon else snr + 1.0
-    return (np.minimum(snr, gamma) / divisor).astype("float32")
+    if (snr > 0).all():
+        return snr
+    raise ValueError(
+        f"`weighting={name!r}` cannot be used with zero terminal SNR: it "
+        "divides by the SNR, which is 0 at the last timestep, or gives that "
+        "timestep, where sampling begins, no weight. Use "
+        "`weighting='constant'`."
+    )
 
 
-WEIGHTINGS: dict[str, Weighting] = {"constant": constant, "min_snr": min_snr}
+def _for_predicted(
+    weights: np.ndarray, snr: np.ndarray, prediction_type: str
+) -> np.ndarray:
+    """A weight of the noise's error, for the error of what is predicted."""
+    if check_prediction_type(prediction_type) == "v_prediction":
+        # The same error of the image is `snr` in the noise and `snr + 1`
+        # in the velocity (Salimans & Ho, 2022, appendix D).
+        weights = weights * snr / (snr + 1.0)
+    return weights.astype("float32")
+
+
+WEIGHTINGS: dict[str, Weighting] = {
+    "constant": constant,
+    "debiased": debiased,
+    "min_snr": min_snr,
+    "p2": p2,
+}
 
 
 def weighting_table(
@@ -77,8 +165,8 @@ def weighting_table(
     """The weight of every timestep, from a weighting's name or a function.
 
     Args:
-        weighting: A name (`"constant"`, `"min_snr"`) or a callable
-            `(snr, prediction_type) -> weights`, for example
+        weighting: A name (`"constant"`, `"min_snr"`, `"p2"`, `"debiased"`)
+            or a callable `(snr, prediction_type) -> weights`, for example
             `functools.partial(min_snr, gamma=1.0)`.
         snr: Float array of shape `(T,)`.
         prediction_type: `"epsilon"` or `"v_prediction"`.

@@ -11,16 +11,32 @@ from typing import Any as _Any
 from keras_sdft.training.weight_average import WeightAverage
 
 if _TYPE_CHECKING:
+    from keras_sdft.training import optimizers
+    from keras_sdft.training import schedules
     from keras_sdft.training.optimizers import AdamW
+    from keras_sdft.training.schedule_free import ScheduleFreeAdamW
     from keras_sdft.training.trainer import Trainer
 
-__all__ = ["AdamW", "Trainer", "WeightAverage"]
+__all__ = [
+    "AdamW",
+    "ScheduleFreeAdamW",
+    "Trainer",
+    "WeightAverage",
+    "optimizers",
+    "schedules",
+]
 
 # These import TensorFlow; the objective alone runs on any Keras backend.
-_NEED_TENSORFLOW = {"AdamW": "optimizers", "Trainer": "trainer"}
+_NEED_TENSORFLOW = {
+    "AdamW": "optimizers",
+    "ScheduleFreeAdamW": "schedule_free",
+    "Trainer": "trainer",
+}
 
 
 def __getattr__(name: str) -> _Any:
+    if name in ("optimizers", "schedules"):
+        return _importlib.import_module(f"{__name__}.{name}")
     if name not in _NEED_TENSORFLOW:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = f"{__name__}.{_NEED_TENSORFLOW[name]}"

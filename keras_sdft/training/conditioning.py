@@ -34,6 +34,27 @@ def sample_latents(moments: Any, noise: Any, latent_scale: float) -> Any:
     return (mean + deviation * noise) * latent_scale
 
 
+def latent_shape(
+    stable_diffusion: Any, batch: dict[str, Any]
+) -> tuple[Any, ...]:
+    """Shape `(B, h, w, C)` of the latents of a batch."""
+    channels = stable_diffusion.spec.autoencoder.latent_channels
+    if "moments" in batch:
+        size, height, width = ops.shape(batch["moments"])[:3]
+        return (size, height, width, channels)
+    size, height, width = ops.shape(batch["images"])[:3]
+    return (size, height // 8, width // 8, channels)
+
+
+def encode_latents(
+    stable_diffusion: Any, batch: dict[str, Any], noise: Any
+) -> Any:
+    """The latents `(B, h, w, C)` of a batch, sampled with `noise`."""
+    moments = encode_images(stable_diffusion, batch)
+    scale = stable_diffusion.spec.autoencoder.latent_scale
+    return sample_latents(moments, noise, scale)
+
+
 def encode_images(stable_diffusion: Any, batch: dict[str, Any]) -> Any:
     """The moments `(B, h, w, 8)` of a batch, given or encoded."""
     if "moments" in batch:
@@ -68,7 +89,10 @@ def build_encoders(stable_diffusion: Any, spec: dict[str, Any]) -> None:
 
 
 def check_batch_spec(
-    spec: Any, stable_diffusion: Any, gradient_accumulation_steps: int
+    spec: Any,
+    stable_diffusion: Any,
+    gradient_accumulation_steps: int,
+    train_text_encoder: bool = False,
 ) -> None:
     """Holds a dataset's `element_spec` against the batch contract.
 
@@ -76,6 +100,7 @@ def check_batch_spec(
         spec: The `element_spec` of a `tf.data.Dataset`.
         stable_diffusion: The `StableDiffusion` that is to be trained.
         gradient_accumulation_steps: Integer >= 1.
+        train_text_encoder: Boolean, whether the text encoder learns too.
 
     Raises:
         ValueError: If the dataset's batches cannot be trained on.
@@ -88,6 +113,12 @@ def check_batch_spec(
         )
     pixels = _one_of(spec, "images", "moments")
     text = _one_of(spec, "token_ids", "context")
+    if train_text_encoder and text == "context":
+        raise ValueError(
+            "`train_text_encoder=True` cannot be used with cached `context`: "
+            "it was encoded before the text encoder learned anything. Use a "
+            "dataset with `token_ids`."
+        )
     _one_of(spec, "example_weight")
     moments = 2 * stable_diffusion.spec.autoencoder.latent_channels
     _check_shape(pixels, spec, (3 if pixels == "images" else moments,))
@@ -95,6 +126,7 @@ def check_batch_spec(
     context = (encoder.max_length, encoder.width)
     _check_shape(text, spec, context[: 1 if text == "token_ids" else 2])
     _check_sides(pixels, spec[pixels].shape)
+    _check_mask(pixels, spec)
     _check_micro_batches(spec[pixels].shape[0], gradient_accumulation_steps)
 
 
@@ -130,6 +162,25 @@ def _check_sides(name: str, shape: Any) -> None:
             f"Height and width of `{name}` must be multiples of {step}. "
             f"Received: shape={tuple(shape)}."
         )
+
+
+def _check_mask(pixels: str, spec: dict[str, Any]) -> None:
+    if "loss_mask" not in spec:
+        return
+    step = 8 if pixels == "images" else 1
+    size, height, width = spec[pixels].shape[:3]
+    latents = [None if s is None else s // step for s in (height, width)]
+    expected = (size, *latents, 1)
+    shape = tuple(spec["loss_mask"].shape)
+    if len(shape) == 4 and all(
+        None in pair or pair[0] == pair[1]
+        for pair in zip(shape, expected, strict=True)
+    ):
+        return
+    raise ValueError(
+        "`loss_mask` must have the size of the latents, an eighth of the "
+        f"images': {expected}. Received: shape={shape}."
+    )
 
 
 def _check_micro_batches(batch_size: int | None, steps: int) -> None:

@@ -1,14 +1,18 @@
-"""AdamW with the field's defaults and a fused update.
+"""Optimizers by name; AdamW with the field's defaults and a fused update.
 
 Must not know models or losses.
 """
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from keras_sdft.training.schedule_free import ScheduleFreeAdamW
 
 
 @keras.saving.register_keras_serializable(package="keras_sdft")
@@ -131,3 +135,93 @@ class AdamW(keras.optimizers.AdamW):
             use_nesterov=False,
             **{name: tf.cast(value, dtype) for name, value in scalars.items()},
         )
+
+
+def _adafactor(**arguments: Any) -> Any:
+    # A rate of its own making would override the one that is asked for.
+    return keras.optimizers.Adafactor(relative_step=False, **arguments)
+
+
+def _muon(weight_decay: float, **arguments: Any) -> Any:
+    return keras.optimizers.Muon(
+        weight_decay=weight_decay, adam_weight_decay=weight_decay, **arguments
+    )
+
+
+# Each with the learning rate and the weight decay to begin with. Adafactor's
+# rate is relative to a weight's own size; Lion steps by signs, so that a
+# tenth of AdamW's rate is as far, and ten times its decay as strong.
+_NAMED: dict[str, tuple[Callable[..., Any], float, float]] = {
+    "adafactor": (_adafactor, 5e-4, 0.0),
+    "adamw": (AdamW, 1e-5, 1e-2),
+    "lion": (keras.optimizers.Lion, 1e-6, 1e-1),
+    "muon": (_muon, 1e-5, 1e-2),
+    "schedule_free_adamw": (ScheduleFreeAdamW, 1e-5, 1e-2),
+}
+OPTIMIZERS = tuple(sorted(_NAMED))
+
+
+def get(
+    optimizer: Any = None,
+    learning_rate: Any = None,
+    weight_decay: float | None = None,
+    global_clipnorm: float | None = 1.0,
+    **kwargs: Any,
+) -> Any:
+    """An optimizer by name, with defaults for fine-tuning.
+
+    Args:
+        optimizer: `"adamw"`, `"adafactor"`, `"lion"`, `"muon"` or
+            `"schedule_free_adamw"`; `None` for `"adamw"`; another name that
+            Keras knows, for Keras' own defaults; or an optimizer, which is
+            returned as it is.
+        learning_rate: Float or a `keras.optimizers.schedules` object.
+            Defaults to 1e-5; to 1e-6 for Lion, and to 5e-4, times the root
+            mean square of each weight, for Adafactor.
+        weight_decay: Float >= 0. Defaults to 1e-2; to 1e-1 for Lion, and
+            to 0 for Adafactor.
+        global_clipnorm: Float, the largest global norm of all gradients
+            together; `None` does not clip.
+        **kwargs: Further arguments of the optimizer.
+
+    Returns:
+        A `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: If the name is unknown, or arguments are given with what
+            takes none.
+
+    References:
+        AdamW: Loshchilov & Hutter, 2019. Adafactor: Shazeer & Stern, 2018.
+        Lion: Chen et al., 2023. Muon: Jordan et al., 2024; Liu et al.,
+        2025. Schedule-free: Defazio et al., 2024.
+    """
+    name = "adamw" if optimizer is None else optimizer
+    if not isinstance(name, str) or name not in _NAMED:
+        if learning_rate is not None or weight_decay is not None or kwargs:
+            raise ValueError(
+                "Arguments can be given with the names "
+                f"{list(OPTIMIZERS)}. Received: optimizer={optimizer!r}."
+            )
+        return _from_keras(optimizer)
+    make, rate, decay = _NAMED[name]
+    return make(
+        learning_rate=rate if learning_rate is None else learning_rate,
+        weight_decay=decay if weight_decay is None else weight_decay,
+        global_clipnorm=global_clipnorm,
+        **kwargs,
+    )
+
+
+def _from_keras(optimizer: Any) -> Any:
+    try:
+        return keras.optimizers.get(optimizer)
+    except ValueError:
+        if not isinstance(optimizer, str):
+            raise
+    near = difflib.get_close_matches(optimizer, _NAMED, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"`optimizer` must be a Keras optimizer, its name, or one of "
+        f"{list(OPTIMIZERS)}. Received: {optimizer!r}.{hint}"
+    )

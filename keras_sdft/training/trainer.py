@@ -7,7 +7,6 @@ targets, weights and averages are is decided where they live.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,31 +15,33 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_sdft.diffusion import add_offset_noise
-from keras_sdft.diffusion import gaussian
-from keras_sdft.diffusion import sample_timesteps
-from keras_sdft.diffusion import stateless_seed
-from keras_sdft.diffusion import stratified_timesteps
 from keras_sdft.diffusion import timestep_embedding
 from keras_sdft.models.exported import write_export
 from keras_sdft.training.accumulation import accumulate
 from keras_sdft.training.conditioning import build_encoders
 from keras_sdft.training.conditioning import check_batch_spec
 from keras_sdft.training.conditioning import encode_captions
-from keras_sdft.training.conditioning import encode_images
-from keras_sdft.training.conditioning import sample_latents
+from keras_sdft.training.conditioning import encode_latents
+from keras_sdft.training.conditioning import latent_shape
+from keras_sdft.training.draws import Draws
+from keras_sdft.training.draws import check_at_least
+from keras_sdft.training.loss_metrics import LossMetrics
 from keras_sdft.training.objective import Objective
-from keras_sdft.training.objective import squared_error
-from keras_sdft.training.optimizers import AdamW
+from keras_sdft.training.parts import check_parts
+from keras_sdft.training.parts import retarget
+from keras_sdft.training.schedule_free import averaged_point
+from keras_sdft.training.two_optimizers import choose_optimizer
+from keras_sdft.training.validation import Validation
 from keras_sdft.training.weight_average import WeightAverage
 
 
 class Trainer(keras.Model):
     """Fine-tunes the diffusion model of a `StableDiffusion`.
 
-    The text encoder and the image encoder are run frozen; gradients reach
-    the diffusion model alone. The fine-tuned model is
-    `trainer.stable_diffusion`, which shares the weights.
+    The image encoder is run frozen, and the text encoder unless it is to
+    learn too. The fine-tuned model is `trainer.stable_diffusion`, which
+    shares the weights. Options combine; those that contradict each other
+    are refused.
 
     Randomness is stateless: timesteps, noise and latents are functions of
     `seed`, the optimizer step and the place in the batch.
@@ -49,9 +50,32 @@ class Trainer(keras.Model):
         stable_diffusion: A `keras_sdft.StableDiffusion`.
         prediction_type: `"epsilon"` or `"v_prediction"`. Defaults to what
             the model was trained with.
-        weighting: How much each timestep counts: `"constant"`, `"min_snr"`
-            or a function `(snr, prediction_type) -> weights`.
+        change_prediction_type: Boolean, whether `prediction_type` may be
+            another than the model was trained with: it must then learn a
+            new answer from the start.
+        zero_terminal_snr: Boolean, whether the noise schedule ends in pure
+            noise; only with `"v_prediction"`. Sampling follows. Defaults
+            to what the model was trained with.
+        weighting: How much each timestep counts: `"constant"`,
+            `"min_snr"`, `"p2"`, `"debiased"` or a function
+            `(snr, prediction_type) -> weights`.
+        loss: `"mse"` or `"huber"`.
+        huber_delta: Float > 0, the error from which `"huber"` is linear.
         offset_noise: Float >= 0, strength of offset noise; `0` is none.
+        multires_noise_iterations: Integer >= 0, levels of
+            multi-resolution noise; `0` is none.
+        multires_noise_discount: Float in (0, 1], weight of each coarser
+            level against the one before.
+        input_perturbation: Float >= 0, strength of further noise in what
+            the network sees, not in what it shall answer; `0` is none.
+        timestep_range: Pair `(first, end)`; timesteps of training are
+            drawn from `[first, end)`. Defaults to all.
+        timestep_bias: Array `(T,)` of relative probabilities of the
+            timesteps (see `keras_sdft.diffusion.timestep_bias`), or a
+            function of `T` that returns one. Defaults to uniform.
+        train_text_encoder: Boolean, whether the text encoder learns too.
+        text_encoder_stop_step: Integer >= 1, optimizer steps after which
+            the text encoder stays as it is; `None` for never.
         gradient_accumulation_steps: Integer >= 1, micro-batches that a
             batch is split into, to save memory.
         ema_decay: Float in (0, 1) to also keep an exponential moving
@@ -82,8 +106,19 @@ class Trainer(keras.Model):
         stable_diffusion: Any,
         *,
         prediction_type: str | None = None,
+        change_prediction_type: bool = False,
+        zero_terminal_snr: bool | None = None,
         weighting: Any = "constant",
+        loss: str = "mse",
+        huber_delta: float = 0.1,
         offset_noise: float = 0.0,
+        multires_noise_iterations: int = 0,
+        multires_noise_discount: float = 0.3,
+        input_perturbation: float = 0.0,
+        timestep_range: tuple[int, int] | None = None,
+        timestep_bias: Any = None,
+        train_text_encoder: bool = False,
+        text_encoder_stop_step: int | None = None,
         gradient_accumulation_steps: int = 1,
         ema_decay: float | None = None,
         validation_timesteps: int = 4,
@@ -91,34 +126,49 @@ class Trainer(keras.Model):
         name: str = "trainer",
     ):
         super().__init__(name=name, dtype=stable_diffusion.dtype)
-        _check_at_least("offset_noise", offset_noise, 0)
-        _check_at_least(
+        check_at_least(
             "gradient_accumulation_steps", gradient_accumulation_steps, 1
         )
-        _check_at_least("validation_timesteps", validation_timesteps, 1)
-        _check_at_least("seed", seed, 0)
-        spec = stable_diffusion.spec
-        prediction_type = prediction_type or spec.prediction_type
+        check_at_least("validation_timesteps", validation_timesteps, 1)
+        check_parts(train_text_encoder, text_encoder_stop_step)
+        spec, schedule = retarget(
+            stable_diffusion,
+            prediction_type,
+            zero_terminal_snr,
+            change_prediction_type,
+        )
         self.objective = Objective(
-            stable_diffusion.schedule, prediction_type, weighting
+            schedule, spec.prediction_type, weighting, loss, huber_delta
         )
+        self.draws = Draws(
+            seed,
+            schedule.num_train_timesteps,
+            offset_noise,
+            multires_noise_iterations,
+            multires_noise_discount,
+            input_perturbation,
+            timestep_range,
+            timestep_bias,
+        )
+        self.validation = Validation(self.objective, validation_timesteps, seed)
         # Whoever generates with this model must ask it what it now answers.
-        stable_diffusion.spec = dataclasses.replace(
-            spec, prediction_type=prediction_type
-        )
+        stable_diffusion.spec = spec
         self.stable_diffusion = stable_diffusion
         self.diffusion_model = stable_diffusion.diffusion_model
-        self.offset_noise = offset_noise
+        self.text_encoder = None
+        self.text_encoder_stop_step = text_encoder_stop_step
+        if train_text_encoder:
+            self.text_encoder = stable_diffusion.text_encoder
+            stable_diffusion.trained_parts.add("text_encoder")
         self.gradient_accumulation_steps = gradient_accumulation_steps
-        self.validation_timesteps = validation_timesteps
         self.seed = seed
-        self.loss_tracker = keras.metrics.Mean(name="loss")
+        self._loss_metrics = LossMetrics()
         self.step = self._counter("step")
         self._validated = self._counter("validated")
         self.weight_average = None
         if ema_decay is not None:
             self.weight_average = WeightAverage(
-                self.diffusion_model.trainable_variables, ema_decay
+                self.trainable_variables, ema_decay
             )
         self.built = True
 
@@ -137,15 +187,20 @@ class Trainer(keras.Model):
         self,
         optimizer: Any = None,
         *,
+        text_encoder_optimizer: Any = None,
         jit_compile: bool = False,
         **kwargs: Any,
     ) -> None:
         """Chooses the optimizer.
 
         Args:
-            optimizer: A Keras optimizer or its name. Defaults to
+            optimizer: A Keras optimizer or its name, see
+                `keras_sdft.training.optimizers.get`. Defaults to
                 `keras_sdft.training.AdamW()`: learning rate 1e-5, decay
                 1e-2, global norm clipped at 1.
+            text_encoder_optimizer: Likewise, for the text encoder's
+                weights. Defaults to another like `optimizer`. The norm of
+                all gradients together is clipped as `optimizer` clips.
             jit_compile: Boolean, whether the step is compiled by XLA.
             **kwargs: As for `keras.Model.compile`; the loss is the
                 denoising objective's and cannot be given.
@@ -153,10 +208,16 @@ class Trainer(keras.Model):
         if kwargs.get("loss") is not None:
             raise ValueError(
                 "The loss is the denoising objective's own. Choose it with "
-                "`Trainer(..., prediction_type=, weighting=)`. "
+                "`Trainer(..., loss=, prediction_type=, weighting=)`. "
                 f"Received: loss={kwargs['loss']!r}."
             )
-        optimizer = AdamW() if optimizer is None else optimizer
+        optimizer = choose_optimizer(
+            optimizer,
+            text_encoder_optimizer,
+            self.text_encoder,
+            self.text_encoder_stop_step,
+            averaged=self.weight_average is not None,
+        )
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -195,7 +256,7 @@ class Trainer(keras.Model):
 
     @property
     def metrics(self) -> list[Any]:
-        return [self.loss_tracker]
+        return self._loss_metrics.trackers
 
     def reset_metrics(self) -> None:
         super().reset_metrics()
@@ -206,48 +267,45 @@ class Trainer(keras.Model):
 
     def train_step(self, data: dict[str, Any]) -> dict[str, Any]:
         """One optimizer step on one batch."""
-        batch = {**data, **self._draws(data, self.step)}
-        loss, *gradients = accumulate(
-            self._loss_and_gradients, batch, self.gradient_accumulation_steps
+        loss, *rest = accumulate(
+            self._loss_and_gradients,
+            {**data, **self._draws(data, self.step)},
+            self.gradient_accumulation_steps,
         )
-        self.optimizer.apply(gradients, self.trainable_variables)
-        if self.weight_average is not None:
-            self.weight_average.update(self.step)
-        self.step.assign_add(1)
-        self.loss_tracker.update_state(loss)
-        return {"loss": self.loss_tracker.result()}
+        count = len(self.trainable_variables)
+        # Data of unknown length ends inside the graph, and that is no step.
+        with tf.control_dependencies([loss]):
+            self.optimizer.apply(rest[:count], self.trainable_variables)
+            if self.weight_average is not None:
+                self.weight_average.update(self.step)
+            self.step.assign_add(1)
+            return self._loss_metrics.update(loss, None, rest[count:])
 
     def _draws(self, batch: dict[str, Any], step: Any) -> dict[str, Any]:
         """All random numbers of a step, for the whole batch at once."""
-        shape = self._latent_shape(batch)
-        noise = gaussian(shape, stateless_seed(self.seed, "noise", step))
-        if self.offset_noise:
-            seed = stateless_seed(self.seed, "offset_noise", step)
-            noise = add_offset_noise(noise, self.offset_noise, seed)
-        return {
-            "timesteps": sample_timesteps(
-                shape[0],
-                stateless_seed(self.seed, "timesteps", step),
-                self.objective.schedule.num_train_timesteps,
-            ),
-            "noise": noise,
-            "latent_noise": gaussian(
-                shape, stateless_seed(self.seed, "latents", step)
-            ),
-            "share": ops.full((shape[0],), 1.0 / shape[0], dtype="float32"),
-        }
+        return self.draws(latent_shape(self.stable_diffusion, batch), step)
 
     def _loss_and_gradients(self, batch: dict[str, Any]) -> list[Any]:
-        """The loss of a part of a batch, then the gradient of each weight."""
-        # Frozen: encoded outside the tape, so nothing is kept for them.
-        latents = self._latents(batch, batch["latent_noise"])
-        context = encode_captions(self.stable_diffusion, batch)
+        """A part's loss, each weight's gradient, what `LossMetrics` sums."""
+        # What is frozen is encoded outside the tape, so that nothing is
+        # kept for it.
+        latents = encode_latents(
+            self.stable_diffusion, batch, batch["latent_noise"]
+        )
+        context = None
+        if self.text_encoder is None:
+            context = encode_captions(self.stable_diffusion, batch)
+        timesteps = batch["timesteps"]
         noised, target = self.objective.noised_example(
-            latents, batch["noise"], batch["timesteps"]
+            latents, batch["noise"], timesteps, batch.get("input_noise")
         )
         with tf.GradientTape() as tape:
-            prediction = self._predict(noised, batch["timesteps"], context)
-            losses = self.objective.loss(prediction, target, batch["timesteps"])
+            if context is None:
+                context = encode_captions(self.stable_diffusion, batch)
+            prediction = self._predict(noised, timesteps, context)
+            losses = self.objective.loss(
+                prediction, target, timesteps, batch.get("loss_mask")
+            )
             # Each example's share is that of the whole batch, so the sum
             # over parts (and replicas) is the mean over the batch.
             loss = ops.sum(losses * batch["example_weight"] * batch["share"])
@@ -257,44 +315,27 @@ class Trainer(keras.Model):
             self.trainable_variables,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
-        return [loss, *gradients]
+        # An embedding's gradient comes as the rows that were looked up.
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        return [loss, *gradients, *self._loss_metrics.sums(losses, batch)]
 
     def test_step(self, data: dict[str, Any]) -> dict[str, Any]:
         """The plain denoising error at fixed noise and fixed timesteps."""
-        shape = self._latent_shape(data)
-        positions = self._validated + ops.arange(shape[0], dtype="int32")
-        latents = self._latents(data, self._validation_noise(shape, -1))
-        context = encode_captions(self.stable_diffusion, data)
-        losses = [
-            self._validation_loss(latents, context, positions, stratum)
-            for stratum in range(self.validation_timesteps)
-        ]
-        self.loss_tracker.update_state(
-            sum(losses) / len(losses), sample_weight=data["example_weight"]
+        sd, first = self.stable_diffusion, self._validated
+        shape = latent_shape(sd, data)
+        noise = self.validation.latent_noise(shape, first)
+        latents = encode_latents(sd, data, noise)
+        context = encode_captions(sd, data)
+
+        def predict(noised: Any, timesteps: Any) -> Any:
+            return self._predict(noised, timesteps, context, training=False)
+
+        losses = self.validation.losses(
+            predict, latents, first, data.get("loss_mask")
         )
         self._validated.assign_add(shape[0])
-        return {"loss": self.loss_tracker.result()}
-
-    def _validation_loss(
-        self, latents: Any, context: Any, positions: Any, stratum: int
-    ) -> Any:
-        timesteps = stratified_timesteps(
-            positions,
-            stratum,
-            self.validation_timesteps,
-            self.objective.schedule.num_train_timesteps,
-        )
-        noise = self._validation_noise(ops.shape(latents), stratum)
-        noised, target = self.objective.noised_example(
-            latents, noise, timesteps
-        )
-        prediction = self._predict(noised, timesteps, context, training=False)
-        return squared_error(prediction, target)
-
-    def _validation_noise(self, shape: Any, stratum: int) -> Any:
-        count = self.validation_timesteps + 1
-        key = self._validated * count + stratum + 1
-        return gaussian(shape, stateless_seed(self.seed, "validation", key))
+        sums = self._loss_metrics.sums(losses, data)
+        return self._loss_metrics.update(losses, data["example_weight"], sums)
 
     def _predict(
         self, noised: Any, timesteps: Any, context: Any, training: bool = True
@@ -307,28 +348,17 @@ class Trainer(keras.Model):
         }
         return self.diffusion_model(inputs, training=training)
 
-    def _latents(self, batch: dict[str, Any], noise: Any) -> Any:
-        moments = encode_images(self.stable_diffusion, batch)
-        scale = self.stable_diffusion.spec.autoencoder.latent_scale
-        return sample_latents(moments, noise, scale)
-
-    def _latent_shape(self, batch: dict[str, Any]) -> tuple[Any, ...]:
-        channels = self.stable_diffusion.spec.autoencoder.latent_channels
-        if "moments" in batch:
-            size, height, width = ops.shape(batch["moments"])[:3]
-            return (size, height, width, channels)
-        size, height, width = ops.shape(batch["images"])[:3]
-        return (size, height // 8, width // 8, channels)
-
     # === The result ===
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Inside, the diffusion model holds the moving average, if kept."""
-        if self.weight_average is None:
-            yield
-            return
-        with self.weight_average.swapped_in():
+        """Inside, the model holds the average of its weights, if kept."""
+        with contextlib.ExitStack() as stack:
+            if self.weight_average is not None:
+                stack.enter_context(self.weight_average.swapped_in())
+            stack.enter_context(
+                averaged_point(getattr(self, "optimizer", None))
+            )
             yield
 
     def export(  # type: ignore[override]
@@ -365,10 +395,6 @@ class Trainer(keras.Model):
                 "Expected a `tf.data.Dataset` of batches, from "
                 f"`keras_sdft.data.load`. Received: {type(dataset)}."
             )
-        check_batch_spec(spec, self.stable_diffusion, parts)
+        learns = self.text_encoder is not None
+        check_batch_spec(spec, self.stable_diffusion, parts, learns)
         build_encoders(self.stable_diffusion, spec)
-
-
-def _check_at_least(name: str, value: Any, least: int) -> None:
-    if value < least:
-        raise ValueError(f"`{name}` must be >= {least}. Received: {value}.")

@@ -18,6 +18,12 @@ def test_spacings_by_hand(spacing, expected):
     assert sampling_timesteps(4, 1000, spacing).tolist() == expected
 
 
+def test_trailing_rounds_as_diffusers_does():
+    """It rounds 62.5 * k before taking 1: 62 and 188, halves to even."""
+    found = sampling_timesteps(16, 1000, "trailing").tolist()
+    assert found[0] == 999 and found[-3:] == [187, 124, 61]
+
+
 @pytest.mark.parametrize("spacing", ["linspace", "trailing"])
 def test_a_single_step_starts_at_the_noise(spacing):
     assert sampling_timesteps(1, 1000, spacing).tolist() == [999]

@@ -6,7 +6,9 @@ import pytest
 from keras_sdft.diffusion import sample_timesteps
 from keras_sdft.diffusion import stateless_seed
 from keras_sdft.diffusion import stratified_timesteps
+from keras_sdft.diffusion import timestep_bias
 from keras_sdft.diffusion import timestep_embedding
+from keras_sdft.diffusion import timestep_probabilities
 
 
 def test_embedding_by_hand():
@@ -41,6 +43,64 @@ def test_samples_are_a_function_of_seed_and_step():
     assert draw(0, 5) == draw(0, 5)
     assert draw(0, 5) != draw(0, 6)
     assert draw(0, 5) != draw(1, 5)
+
+
+def test_a_range_is_drawn_from_and_nothing_else():
+    seed = stateless_seed(0, "timesteps", 0)
+    drawn = np.asarray(sample_timesteps(2000, seed, 10, (3, 5)))
+    assert sorted(set(drawn.tolist())) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (("earlier", 3.0, 0.2), [3, 3, 1, 1, 1, 1, 1, 1, 1, 1]),
+        (("later", 0.5, 0.3), [1, 1, 1, 1, 1, 1, 1, 0.5, 0.5, 0.5]),
+        (("range", 2.0, 0.25, 1, 3), [1, 2, 2, 1, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_biases_by_hand(arguments, expected):
+    table = timestep_bias(*arguments, num_train_timesteps=10)
+    np.testing.assert_array_equal(table, expected)
+    found = timestep_probabilities(table, None, 10)
+    np.testing.assert_allclose(found, np.array(expected) / sum(expected))
+
+
+def test_a_bias_is_followed():
+    table = np.array([1.0, 0.0, 3.0, 0.0])
+    for bias in (table, lambda num_train_timesteps: table):
+        probabilities = timestep_probabilities(bias, None, 4)
+        seed = stateless_seed(0, "timesteps", 0)
+        drawn = sample_timesteps(20000, seed, 4, None, probabilities)
+        counts = np.bincount(np.asarray(drawn), minlength=4)
+        assert counts[1] == counts[3] == 0
+        # Four standard deviations of a binomial of 20,000 at 1/4.
+        assert abs(counts[0] - 5000) < 4 * math.sqrt(20000 * 0.25 * 0.75)
+
+
+def test_a_bias_stays_in_the_range():
+    probabilities = timestep_probabilities(np.ones(10), (2, 4), 10)
+    np.testing.assert_allclose(probabilities[[1, 2, 3, 4]], [0, 0.5, 0.5, 0])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"where": "late"}, "Did you mean 'later'"),
+        ({"where": "later", "multiplier": 0.0}, "timestep_range"),
+        ({"where": "later", "portion": 1.5}, "portion"),
+        ({"where": "range", "begin": 5, "end": 2}, "range of timesteps"),
+    ],
+)
+def test_bad_biases_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        timestep_bias(**arguments)
+
+
+@pytest.mark.parametrize("table", [[1.0, -1.0], [0.0, 0.0], [1.0, np.nan]])
+def test_unusable_tables_are_refused(table):
+    with pytest.raises(ValueError, match="timestep_bias"):
+        timestep_probabilities(np.array(table), None, 2)
 
 
 @pytest.mark.parametrize("num_strata", [1, 4])

@@ -3,7 +3,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_sdft import models
 from keras_sdft.training import AdamW
+from keras_sdft.training import ScheduleFreeAdamW
+from keras_sdft.training import Trainer
+from keras_sdft.training import optimizers
 
 
 def run(optimizer, gradients, start):
@@ -101,3 +105,87 @@ def test_another_clipping_replaces_the_default():
 def test_amsgrad_is_refused():
     with pytest.raises(ValueError, match="keras.optimizers.AdamW"):
         AdamW(amsgrad=True)
+
+
+# === By name ===
+
+
+@pytest.fixture(scope="module")
+def model(micro_spec, perturb):
+    model = models.StableDiffusion(
+        64, 64, spec=micro_spec, base="tiny", random_weights=True
+    )
+    perturb(model.diffusion_model)
+    return model
+
+
+# Enough for a few steps; a fine-tune takes far less.
+RATES = {
+    "adafactor": 2e-2,
+    "adamw": 1e-3,
+    "lion": 5e-4,
+    "muon": 1e-3,
+    "schedule_free_adamw": 2e-3,
+}
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_the_loss_of_a_fixed_batch_falls(model, make_batch, name):
+    before = model.diffusion_model.get_weights()
+    trainer = Trainer(model)
+    trainer.compile(optimizers.get(name, RATES[name]), run_eagerly=True)
+    batch = {k: tf.constant(v) for k, v in make_batch(2).items()}
+    batch.update(trainer._draws(batch, 0))
+    losses = []
+    for _ in range(4):
+        loss, *gradients = trainer._loss_and_gradients(batch)
+        losses.append(float(loss))
+        trainer.optimizer.apply(gradients, trainer.trainable_variables)
+    with trainer.averaged_weights():
+        losses.append(float(trainer._loss_and_gradients(batch)[0]))
+    model.diffusion_model.set_weights(before)
+    assert losses[-1] < 0.98 * losses[0]
+    if name != "schedule_free_adamw":
+        assert (np.diff(losses) < 0).all()
+
+
+@pytest.mark.parametrize(
+    "name, kind, rate, decay",
+    [
+        (None, AdamW, 1e-5, 1e-2),
+        ("adamw", AdamW, 1e-5, 1e-2),
+        ("adafactor", keras.optimizers.Adafactor, 5e-4, 0.0),
+        ("lion", keras.optimizers.Lion, 1e-6, 1e-1),
+        ("muon", keras.optimizers.Muon, 1e-5, 1e-2),
+        ("schedule_free_adamw", ScheduleFreeAdamW, 1e-5, 1e-2),
+    ],
+)
+def test_names_have_defaults_for_fine_tuning(name, kind, rate, decay):
+    optimizer = optimizers.get(name)
+    assert type(optimizer) is kind
+    assert float(optimizer.learning_rate) == pytest.approx(rate)
+    assert optimizer.weight_decay == decay
+    assert optimizer.global_clipnorm == 1.0
+
+
+def test_names_take_arguments():
+    optimizer = optimizers.get("muon", 1e-4, 0.5, None, momentum=0.8)
+    assert float(optimizer.learning_rate) == pytest.approx(1e-4)
+    assert optimizer.weight_decay == optimizer.adam_weight_decay == 0.5
+    assert optimizer.global_clipnorm is None and optimizer.momentum == 0.8
+
+
+def test_any_keras_optimizer_is_taken_as_it_is():
+    own = keras.optimizers.Nadam(1e-3)
+    assert optimizers.get(own) is own
+    assert isinstance(optimizers.get("rmsprop"), keras.optimizers.RMSprop)
+    with pytest.raises(ValueError, match="Arguments can be given"):
+        optimizers.get(own, learning_rate=1e-3)
+    with pytest.raises(ValueError, match="Did you mean 'adafactor'"):
+        optimizers.get("adafactr")
+
+
+def test_two_averages_are_refused(model):
+    trainer = Trainer(model, ema_decay=0.9)
+    with pytest.raises(ValueError, match="schedule-free"):
+        trainer.compile("schedule_free_adamw")
