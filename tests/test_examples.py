@@ -44,3 +44,20 @@ def test_finetune(photos, tmp_path, capsys):
     sd = keras_sdft.StableDiffusion.from_preset(output, 64, 64)
     again = sd.text_to_image("a red heart", num_steps=2, seed=0)[0]
     assert np.abs(again.astype(int) - after.astype(int)).max() <= 1
+
+
+@pytest.mark.slow
+def test_dreambooth(photos, tmp_path):
+    classes, output = tmp_path / "class", tmp_path / "subject"
+    script = runpy.run_path(str(ROOT / "examples" / "dreambooth.py"))
+    script["main"](
+        [str(photos), str(classes), "a sks cat", "a cat"]
+        + ["--output_dir", str(output), "--num_class_images", "2"]
+        + ["--steps", "2", "--num_steps", "2"]
+    )
+    names = [f"seed-{seed:010d}.png" for seed in range(2)]
+    assert sorted(path.name for path in classes.iterdir()) == names
+    drawn = np.asarray(Image.open(output / "subject.png"))
+    sd = keras_sdft.StableDiffusion.from_preset(output)
+    again = sd.text_to_image("a sks cat", num_steps=2, seed=0)[0]
+    assert np.abs(again.astype(int) - drawn.astype(int)).max() <= 1

@@ -18,6 +18,7 @@ from PIL import ImageFont
 from PIL import PngImagePlugin
 
 _LABEL_WIDTH = 160
+_LABEL_HEIGHT = 44
 _FONT_SIZE = 13
 _LINE_HEIGHT = 16
 _MARGIN = 6
@@ -28,45 +29,63 @@ def image_grid(
     images: np.ndarray,
     columns: int | None = None,
     labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Lays images out in rows, with a label to the left of each row.
+    """Lays images out in rows, with labels to the left and on top.
 
     Args:
         images: Array of shape `(N, H, W, 3)`, uint8, N >= 1.
         columns: Int >= 1, images in a row. Defaults to the smallest square
             that holds all, or, with labels, to N / number of labels.
         labels: Strings, one per row, or `None` for no label column.
+        column_labels: Strings, one per column, or `None` for no line of
+            labels on top.
 
     Returns:
         A `PIL.Image.Image` in RGB, on white.
 
     Raises:
         ValueError: If the array is no batch of uint8 RGB images, or if the
-            labels are not one per row.
+            labels are not one per row or column.
     """
     images = _checked_images(images)
     columns = _checked_columns(len(images), columns, labels)
     rows = math.ceil(len(images) / columns)
-    if labels is not None and len(labels) != rows:
-        raise ValueError(
-            "`labels` must hold one string per row. Received: "
-            f"{len(labels)} labels for {rows} rows "
-            f"({len(images)} images, {columns} columns)."
-        )
+    _check_labels("labels", labels, rows, "row")
+    _check_labels("column_labels", column_labels, columns, "column")
     height, width = images.shape[1:3]
     left = 0 if labels is None else _LABEL_WIDTH
+    top = 0 if column_labels is None else _LABEL_HEIGHT
     size = (
         left + columns * (width + _GAP) - _GAP,
-        rows * (height + _GAP) - _GAP,
+        top + rows * (height + _GAP) - _GAP,
     )
     grid = Image.new("RGB", size, "white")
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
-        corner = (left + column * (width + _GAP), row * (height + _GAP))
+        corner = (left + column * (width + _GAP), top + row * (height + _GAP))
         grid.paste(Image.fromarray(image), corner)
     for row, label in enumerate(labels or ()):
-        _draw_label(grid, label, row * (height + _GAP), height)
+        place = (0, top + row * (height + _GAP))
+        _draw_label(grid, label, place, (_LABEL_WIDTH, height))
+    for column, label in enumerate(column_labels or ()):
+        place = (left + column * (width + _GAP), 0)
+        _draw_label(grid, label, place, (width, _LABEL_HEIGHT))
     return grid
+
+
+def stack(grids: Sequence[Image.Image]) -> Image.Image:
+    """Lays pictures under each other, left-aligned, on white."""
+    size = (
+        max(grid.width for grid in grids),
+        sum(grid.height + _GAP for grid in grids) - _GAP,
+    )
+    whole = Image.new("RGB", size, "white")
+    top = 0
+    for grid in grids:
+        whole.paste(grid, (0, top))
+        top += grid.height + _GAP
+    return whole
 
 
 def save_png(
@@ -125,14 +144,31 @@ def _checked_columns(
     return columns
 
 
-def _draw_label(grid: Image.Image, label: str, top: int, height: int) -> None:
+def _check_labels(
+    name: str, labels: Sequence[str] | None, count: int, what: str
+) -> None:
+    if labels is not None and len(labels) != count:
+        raise ValueError(
+            f"`{name}` must hold one string per {what}. Received: "
+            f"{len(labels)} labels for {count} {what}s."
+        )
+
+
+def _draw_label(
+    grid: Image.Image,
+    label: str,
+    corner: tuple[int, int],
+    size: tuple[int, int],
+) -> None:
     font = ImageFont.load_default(_FONT_SIZE)
-    across = (_LABEL_WIDTH - 2 * _MARGIN) // 7
-    down = max(1, (height - 2 * _MARGIN) // _LINE_HEIGHT)
+    # A label on pictures of a few pixels runs over; real ones hold it.
+    across = max(8, (size[0] - 2 * _MARGIN) // 7)
+    down = max(1, (size[1] - 2 * _MARGIN) // _LINE_HEIGHT)
     lines = textwrap.wrap(
         label, across, max_lines=down, placeholder=" ..."
     ) or ["(empty)"]
     draw = ImageDraw.Draw(grid)
     for number, line in enumerate(lines):
-        corner = (_MARGIN, top + _MARGIN + number * _LINE_HEIGHT)
-        draw.text(corner, line, fill="black", font=font)
+        left, top = corner[0] + _MARGIN, corner[1] + _MARGIN
+        place = (left, top + number * _LINE_HEIGHT)
+        draw.text(place, line, fill="black", font=font)

@@ -15,8 +15,13 @@ import numpy as np
 
 from keras_sdft.callbacks.grid import image_grid
 from keras_sdft.callbacks.grid import save_png
+from keras_sdft.callbacks.grid import stack
 from keras_sdft.callbacks.steps import StepCallback
 from keras_sdft.callbacks.steps import check_count
+
+BEFORE_AND_AFTER = "before_and_after.png"
+# Prompts side by side in it.
+_COLUMNS = 8
 
 
 class Previews(StepCallback):
@@ -26,7 +31,9 @@ class Previews(StepCallback):
     and at the end, with the averaged weights where the trainer keeps an
     average. Prompt `i` starts from the noise of `seed + i` each time, so
     what changes between two grids is the model. Prompts are drawn one at a
-    time, which keeps the memory beside the training small.
+    time, which keeps the memory beside the training small. At the end, what
+    was drawn first and last is laid side by side in
+    `before_and_after.png`.
 
     Args:
         prompts: A string, or a list of strings, one row of the grid each.
@@ -76,11 +83,14 @@ class Previews(StepCallback):
         self.tensorboard_directory = tensorboard_directory
         self._writer: Any = None
         self._drawn_at: int | None = None
+        self._first: np.ndarray | None = None
+        self._last: np.ndarray | None = None
 
     def on_train_begin(self, logs=None) -> None:
         super().on_train_begin(logs)
         self._drawn_at = None
         self.draw()
+        self._first = self._last
 
     def on_step_end(self, before, logs) -> None:
         if self.passed(before, self.every_steps):
@@ -93,9 +103,30 @@ class Previews(StepCallback):
     def on_train_end(self, logs=None) -> None:
         if self._drawn_at != self.step:
             self.draw()
+        save_png(self._before_and_after(), self.before_and_after)
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    @property
+    def before_and_after(self) -> str:
+        """Path of the picture that compares the first with the last."""
+        return os.path.join(self.directory, BEFORE_AND_AFTER)
+
+    def _before_and_after(self) -> Any:
+        """Two rows for each `_COLUMNS` prompts."""
+        grids = []
+        for begin in range(0, len(self.prompts), _COLUMNS):
+            part = slice(begin, begin + _COLUMNS)
+            images = np.concatenate([self._first[part], self._last[part]])
+            grids.append(
+                image_grid(
+                    images,
+                    labels=("before", "after"),
+                    column_labels=self.prompts[part],
+                )
+            )
+        return stack(grids)
 
     def draw(self) -> str:
         """Draws all prompts now and writes the grid of this step.
@@ -110,7 +141,7 @@ class Previews(StepCallback):
         path = os.path.join(self.directory, f"step_{self.step:06d}.png")
         save_png(image_grid(images, columns=1, labels=self.prompts), path)
         self._write_to_tensorboard(images)
-        self._drawn_at = self.step
+        self._drawn_at, self._last = self.step, images
         return path
 
     def _draw_prompt(self, index: int) -> np.ndarray:

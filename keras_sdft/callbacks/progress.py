@@ -87,6 +87,12 @@ class Progress(StepCallback):
             parts = [f"{tqdm.format_interval(left)} left"]
         if "loss" in logs:
             parts.append(f"loss {float(logs['loss']):.4f}")
+        # The two parts of the loss under prior preservation.
+        parts += [
+            f"{name} {float(logs[f'{name}_loss']):.4f}"
+            for name in ("instance", "prior")
+            if f"{name}_loss" in logs
+        ]
         if steps:
             rate = steps * self.images_per_step / seconds
             parts.append(f"{rate:.1f} images/s")

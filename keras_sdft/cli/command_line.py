@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_sdft.cli import convert
+from keras_sdft.cli import dreambooth
 from keras_sdft.cli import generate
 from keras_sdft.cli import inspect
 from keras_sdft.cli import train
@@ -27,6 +28,7 @@ _MENDABLE = (ValueError, OSError)
 # name: (options, function, whether what must be given needs no flag)
 _COMMANDS: dict[str, Any] = {
     "train": (train.TrainOptions, train.train, False),
+    "dreambooth": (dreambooth.DreamboothOptions, dreambooth.dreambooth, False),
     "generate": (generate.GenerateOptions, generate.generate, False),
     "convert": (convert.ConvertOptions, convert.convert, False),
     "inspect": (inspect.InspectOptions, inspect.inspect, True),

@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 from keras_sdft.cli.model import MixedPrecision
+from keras_sdft.cli.model import PredictionType
 from keras_sdft.cli.model import load_model
 
 
@@ -33,6 +34,7 @@ class GenerateOptions:
         mixed_precision: Numbers to compute with: no, bf16 or fp16.
         weights_directory: Directory with local copies of a preset's
             published files.
+        prediction_type: What the model predicts, for files that do not say.
         overwrite: Replace the files if they exist.
     """
 
@@ -48,6 +50,7 @@ class GenerateOptions:
     width: int | None = None
     mixed_precision: MixedPrecision = "no"
     weights_directory: str | None = None
+    prediction_type: PredictionType | None = None
     overwrite: bool = False
 
 
@@ -69,6 +72,7 @@ def generate(options: GenerateOptions) -> None:
         options.width,
         options.mixed_precision,
         options.weights_directory,
+        options.prediction_type,
     )
     from keras_sdft import callbacks
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 from typing import Literal
 
+PredictionType = Literal["epsilon", "v_prediction"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
 
 # The field's words on the left, Keras' dtype policies on the right.
@@ -20,7 +21,8 @@ def load_model(
     width: int | None = None,
     mixed_precision: str = "no",
     weights_directory: str | None = None,
-    seed: int = 0,
+    prediction_type: PredictionType | None = None,
+    remat: bool = False,
 ) -> Any:
     """Loads a `keras_sdft.StableDiffusion` for a command.
 
@@ -32,7 +34,9 @@ def load_model(
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
         weights_directory: Directory with local copies of a preset's
             published files, or `None`.
-        seed: Int, for a preset without published weights.
+        prediction_type: What the model predicts, for files that do not
+            say; may not contradict those that do.
+        remat: Whether training computes activations again to save memory.
 
     Returns:
         A `keras_sdft.StableDiffusion`.
@@ -48,6 +52,30 @@ def load_model(
         height=height,
         width=width,
         dtype=_POLICIES[mixed_precision],
+        remat=remat,
         weights_directory=weights_directory,
-        seed=seed,
+        prediction_type=prediction_type,
     )
+
+
+def missing_prediction_type(
+    name_or_path: str, given: PredictionType | None
+) -> PredictionType | None:
+    """What `load_model` must be told where `given` is meant for training.
+
+    A model that says what it predicts is loaded as that, and may be trained
+    towards `given`; for one that does not, `given` says both.
+
+    Args:
+        name_or_path: As for `load_model`.
+        given: What the model is to be trained to predict, or `None`.
+
+    Returns:
+        `given`, or `None` if the model itself says what it predicts.
+    """
+    import keras_sdft
+
+    if given is None:
+        return None
+    spec = keras_sdft.models.describe(name_or_path)["spec"]
+    return given if spec["prediction_type"] is None else None

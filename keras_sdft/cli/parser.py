@@ -6,6 +6,7 @@ Knows how arguments are written; not what any of them means.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import json
 import re
@@ -45,24 +46,59 @@ def add_options(
 ) -> None:
     """Gives `parser` one flag for each field of the dataclass `options`.
 
+    Each dataclass that it is made from is a group of the help, its own
+    fields first. A field's metadata may have `flag`, another name for it.
+
     Args:
         parser: A `Parser`.
-        options: A dataclass, its fields documented under `Args:`.
+        options: A dataclass, its fields documented under `Args:`, those it
+            inherits where they were first declared.
         positional: Whether fields without a default are given without a
             flag.
     """
-    parser.add_class_arguments(options, as_positional=positional)
+    homes = _homes(options)
+    for part in dict.fromkeys([options, *homes.values()]):
+        others = {f.name for f in dataclasses.fields(part)}
+        others -= {name for name, home in homes.items() if home is part}
+        parser.add_class_arguments(
+            part, as_positional=positional, skip=set(others)
+        )
     hints = typing.get_type_hints(options)
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    for name, field in fields.items():
+        # A later class may give it another default.
+        if field.default != getattr(homes[name], name, field.default):
+            parser.set_defaults({name: field.default})
     for action in parser._actions:
+        hint = hints.get(action.dest)
         # A bare `--overwrite` means true; `--overwrite false` stays valid.
-        if hints.get(action.dest) is bool:
+        if bool in (hint, *typing.get_args(hint)):
             action.nargs, action.const = "?", True
-        if action.dest in list_names(options):
-            action.metavar = "TEXT [TEXT ...]"
+        if _is_list(hint):
+            of_texts = str in _item_types(hint)
+            action.metavar = "TEXT [TEXT ...]" if of_texts else "N [N ...]"
+        if action.dest in fields:
+            _add_name(parser, action, fields[action.dest].metadata.get("flag"))
+
+
+def _homes(options: type) -> dict[str, type]:
+    """The class that first declares each field, later classes first."""
+    classes = [c for c in options.__mro__ if dataclasses.is_dataclass(c)]
+    homes: dict[str, type] = {}
+    for part in reversed(classes):
+        for name in part.__dict__.get("__annotations__", {}):
+            homes.setdefault(name, part)
+    return homes
+
+
+def _add_name(parser: Parser, action: Any, flag: str | None) -> None:
+    if flag is not None:
+        action.option_strings.append(flag)
+        parser._option_string_actions[flag] = action
 
 
 def list_names(options: type) -> list[str]:
-    """Returns the names of the fields that take a list of strings."""
+    """Returns the names of the fields that take a list."""
     hints = typing.get_type_hints(options)
     return [name for name, hint in hints.items() if _is_list(hint)]
 
@@ -71,7 +107,7 @@ def join_lists(arguments: Sequence[str], names: Iterable[str]) -> list[str]:
     """Rewrites `--prompt a b --prompt c` as `--prompt=["a", "b", "c"]`.
 
     The values are quoted, so a prompt that looks like YAML (`[a]`, `yes`,
-    `1`) stays the text that was typed.
+    `1`) stays the text that was typed. Numbers are read from texts.
 
     Args:
         arguments: Strings, the command line.
@@ -106,8 +142,13 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _is_list(hint: Any) -> bool:
+    return bool(_item_types(hint))
+
+
+def _item_types(hint: Any) -> list[type]:
     options = typing.get_args(hint) + (hint,)
-    return any(typing.get_origin(option) is list for option in options)
+    lists = [o for o in options if typing.get_origin(o) is list]
+    return [item for option in lists for item in typing.get_args(option)]
 
 
 def _names(parser: argparse.ArgumentParser) -> dict[str, list[str]]:

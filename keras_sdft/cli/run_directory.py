@@ -35,16 +35,24 @@ class RunDirectory:
         self.history = self.path / "history.csv"
         self.logs = self.path / "logs"
         self.previews = self.path / "previews"
+        self.before_and_after = self.previews / "before_and_after.png"
         self.skipped = self.path / "skipped.csv"
         self.weights = self.path / "weights"
 
-    def check(self, inputs: Mapping[str, str | None], overwrite: bool) -> None:
+    def check(
+        self,
+        inputs: Mapping[str, str | None],
+        overwrite: bool,
+        made: Mapping[str, str | None] | None = None,
+    ) -> None:
         """Refuses a directory that must not be written to. Changes nothing.
 
         Args:
             inputs: What the run reads, by the flag it was given with; names
                 that are no existing paths are passed over.
             overwrite: Whether an earlier run here is to be replaced.
+            made: Folders that the run will make beside its directory, by
+                flag. They need not exist.
 
         Raises:
             ValueError: If the directory and an input lie in one another.
@@ -53,7 +61,11 @@ class RunDirectory:
             NotADirectoryError: If it is a file.
         """
         for flag, value in inputs.items():
-            self._check_apart(flag, value)
+            if value is not None and os.path.exists(value):
+                self._check_apart(flag, value)
+        for flag, value in (made or {}).items():
+            if value is not None:
+                self._check_apart(flag, value)
         if not self.path.exists():
             return
         if not self.path.is_dir():
@@ -110,9 +122,7 @@ class RunDirectory:
         text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
         self.config.write_text(f"# {comment}\n{text}", encoding="utf-8")
 
-    def _check_apart(self, flag: str, value: str | None) -> None:
-        if value is None or not os.path.exists(value):
-            return
+    def _check_apart(self, flag: str, value: str) -> None:
         source, target = Path(value).resolve(), self.path.resolve()
         # A new run inside an old run's directory harms nothing.
         within = flag != "model" and target.is_relative_to(source)

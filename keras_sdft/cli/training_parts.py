@@ -1,108 +1,57 @@
-"""From flags to the data, the trainer and the callbacks of one run.
+"""From flags to the trainer, its optimizer and the callbacks of one run.
 
-The only place that knows which flag becomes which argument. TensorFlow is
-imported inside the functions.
+The only place that knows which flag becomes which argument of the training
+room. TensorFlow is imported inside the functions.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import TypeVar
+
+from keras_sdft.cli.checks import weighting
 
 if TYPE_CHECKING:
+    from keras_sdft.cli.options import TrainingOptions
     from keras_sdft.cli.run_directory import RunDirectory
-    from keras_sdft.cli.train import TrainOptions
+    from keras_sdft.cli.training_data import Data
+
+Options = TypeVar("Options", bound="TrainingOptions")
+
+_LIKE_ADAM = ("adamw", "schedule_free_adamw")
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """The data of a run, and how long it is.
-
-    Attributes:
-        training: `tf.data.Dataset` of the batches of one epoch.
-        validation: The same for validation, or `None`.
-        report: `keras_sdft.data.Unreadable`.
-        images_per_step: Int, images in one optimizer step.
-        steps_per_epoch: Int, optimizer steps in one pass over the data.
-        steps: Int, optimizer steps of the run.
-    """
-
-    training: Any
-    validation: Any
-    report: Any
-    images_per_step: int
-    steps_per_epoch: int
-    steps: int
-
-    @property
-    def epochs(self) -> int:
-        """Passes that `steps` need; the last one may be cut short."""
-        return math.ceil(self.steps / self.steps_per_epoch)
-
-
-def load_data(options: TrainOptions, sd: Any) -> Data:
-    """Reads training and validation data.
+def with_rates(options: Options) -> Options:
+    """Fills in the learning rate and the decay that the optimizer has.
 
     Args:
-        options: `TrainOptions`.
-        sd: `keras_sdft.StableDiffusion`, for its tokenizer and image size.
+        options: The options of any kind of training.
 
     Returns:
-        `Data`.
-
-    Raises:
-        ValueError: If the data breaks its convention.
-        FileNotFoundError: If it is missing.
+        The same with numbers for both, as they are saved with the run.
     """
-    from keras_sdft import data
+    from keras_sdft import training
 
-    report = data.Unreadable()
-    common: dict[str, Any] = {
-        "resolution": (sd.img_height, sd.img_width),
-        "seed": options.seed,
-        "image_column": options.image_column,
-        "caption_column": options.caption_column,
-        "caption_template": options.caption_template,
-        "max_unreadable": options.max_unreadable,
-        "report": report,
-    }
-    images = options.batch_size * options.gradient_accumulation_steps
-    training = data.load(
-        options.data,
-        sd.tokenizer,
-        batch_size=images,
-        split=options.split,
-        crop=options.crop,
-        horizontal_flip=options.horizontal_flip,
-        caption_dropout=options.caption_dropout,
-        **common,
-    )
-    validation = None
-    if options.validation_data is not None:
-        validation = data.load(
-            options.validation_data,
-            sd.tokenizer,
-            batch_size=options.batch_size,
-            shuffle=False,
-            drop_remainder=False,
-            **common,
-        )
-    per_epoch = int(training.cardinality())
-    steps = options.max_train_steps
-    if steps is None:
-        steps = options.num_train_epochs * per_epoch
-    return Data(training, validation, report, images, per_epoch, steps)
+    default = training.optimizers.get(options.optimizer)
+    rate, decay = options.learning_rate, options.weight_decay
+    if rate is None:
+        # A float32 on the device: 1e-5 reads as 9.999999747378752e-06.
+        rate = float(f"{float(default.learning_rate):.7g}")
+    if decay is None:
+        decay = float(default.weight_decay or 0.0)
+    return dataclasses.replace(options, learning_rate=rate, weight_decay=decay)
 
 
-def make_trainer(options: TrainOptions, sd: Any) -> Any:
+def make_trainer(options: TrainingOptions, sd: Any, steps: int) -> Any:
     """Makes and compiles the trainer.
 
     Args:
-        options: `TrainOptions`.
+        options: The options of any kind of training, from `with_rates`.
         sd: `keras_sdft.StableDiffusion`.
+        steps: Int, optimizer steps of the run, for schedules.
 
     Returns:
         A compiled `keras_sdft.Trainer`.
@@ -112,34 +61,109 @@ def make_trainer(options: TrainOptions, sd: Any) -> Any:
     """
     import keras_sdft
 
+    span = options.timestep_range
     trainer = keras_sdft.Trainer(
         sd,
         prediction_type=options.prediction_type,
-        weighting=options.weighting,
+        change_prediction_type=options.change_prediction_type,
+        zero_terminal_snr=options.zero_terminal_snr,
+        weighting=weighting(options),
+        loss=options.loss,
+        huber_delta=options.huber_delta,
         offset_noise=options.offset_noise,
+        multires_noise_iterations=options.multires_noise_iterations,
+        multires_noise_discount=options.multires_noise_discount,
+        input_perturbation=options.input_perturbation,
+        timestep_range=None if span is None else (span[0], span[1]),
+        timestep_bias=_timestep_bias(options),
+        train_text_encoder=options.train_text_encoder,
+        text_encoder_stop_step=options.text_encoder_stop_step,
         gradient_accumulation_steps=options.gradient_accumulation_steps,
         ema_decay=options.ema_decay,
         seed=options.seed,
     )
-    optimizer = keras_sdft.training.AdamW(
-        learning_rate=options.learning_rate,
-        weight_decay=options.weight_decay,
-        beta_1=options.adam_beta1,
-        beta_2=options.adam_beta2,
-        epsilon=options.adam_epsilon,
-        global_clipnorm=options.max_grad_norm,
+    rate = float(options.learning_rate or 0.0)
+    own = options.text_encoder_learning_rate
+    second = None if own is None else make_optimizer(options, own, steps)
+    trainer.compile(
+        optimizer=make_optimizer(options, rate, steps),
+        text_encoder_optimizer=second,
+        jit_compile=options.jit_compile,
     )
-    trainer.compile(optimizer=optimizer, jit_compile=options.jit_compile)
     return trainer
 
 
+def make_optimizer(options: TrainingOptions, rate: float, steps: int) -> Any:
+    """Makes an optimizer with its schedule.
+
+    Args:
+        options: The options of any kind of training, from `with_rates`.
+        rate: Float > 0, the highest learning rate.
+        steps: Int, optimizer steps of the run.
+
+    Returns:
+        A Keras optimizer.
+
+    Raises:
+        ValueError: If an option is out of its range.
+    """
+    from keras_sdft import training
+
+    arguments: dict[str, Any] = {}
+    if options.optimizer in _LIKE_ADAM:
+        arguments = {
+            "beta_1": options.adam_beta1,
+            "beta_2": options.adam_beta2,
+            "epsilon": options.adam_epsilon,
+        }
+    return training.optimizers.get(
+        options.optimizer,
+        learning_rate=_schedule(options, rate, steps),
+        weight_decay=options.weight_decay,
+        global_clipnorm=options.max_grad_norm,
+        **arguments,
+    )
+
+
+def _schedule(options: TrainingOptions, rate: float, steps: int) -> Any:
+    from keras_sdft import training
+
+    if options.lr_scheduler == "constant" and not options.lr_warmup_steps:
+        return rate
+    # The text encoder's own rate falls in the same proportion.
+    end = options.lr_end * rate / float(options.learning_rate or rate)
+    return training.schedules.get(
+        options.lr_scheduler,
+        rate,
+        num_steps=steps,
+        warmup_steps=options.lr_warmup_steps,
+        num_cycles=options.lr_num_cycles,
+        power=options.lr_power,
+        end_learning_rate=end,
+    )
+
+
+def _timestep_bias(options: TrainingOptions) -> Any:
+    from keras_sdft import diffusion
+
+    if options.timestep_bias_strategy == "none":
+        return None
+    return diffusion.timestep_bias(
+        options.timestep_bias_strategy,
+        multiplier=options.timestep_bias_multiplier,
+        portion=options.timestep_bias_portion,
+        begin=options.timestep_bias_begin,
+        end=options.timestep_bias_end,
+    )
+
+
 def make_callbacks(
-    options: TrainOptions, run: RunDirectory, data: Data
+    options: TrainingOptions, run: RunDirectory, data: Data
 ) -> list[Any]:
     """Makes the callbacks of a run; none writes before `fit`.
 
     Args:
-        options: `TrainOptions`.
+        options: The options of any kind of training.
         run: `RunDirectory`.
         data: `Data`.
 
@@ -185,12 +209,12 @@ def make_callbacks(
 
 
 def fit(
-    options: TrainOptions, trainer: Any, data: Data, callbacks: list[Any]
+    options: TrainingOptions, trainer: Any, data: Data, callbacks: list[Any]
 ) -> Any:
     """Trains for exactly `data.steps` steps.
 
     Args:
-        options: `TrainOptions`.
+        options: The options of any kind of training.
         trainer: A compiled `keras_sdft.Trainer`.
         data: `Data`.
         callbacks: List of `make_callbacks`.
@@ -205,8 +229,9 @@ def fit(
         return trainer.fit(
             data.training,
             epochs=data.epochs,
+            steps_per_epoch=data.steps_per_epoch if data.endless else None,
             validation_data=data.validation,
-            validation_freq=options.validation_every_epochs,
+            validation_freq=getattr(options, "validation_every_epochs", 1),
             callbacks=callbacks,
             verbose=0,
             # The data is shuffled already; Keras warns if it is asked to.

@@ -6,7 +6,9 @@ from PIL import Image
 
 from keras_sdft.callbacks import image_grid
 from keras_sdft.callbacks import save_png
+from keras_sdft.callbacks.grid import _LABEL_HEIGHT as LABEL_HEIGHT
 from keras_sdft.callbacks.grid import _LABEL_WIDTH as LABEL_WIDTH
+from keras_sdft.callbacks.grid import stack
 
 
 def colours(count, height=4, width=6):
@@ -41,6 +43,33 @@ def test_labels_stand_left_of_their_row():
     for top in (0, 66):
         label = pixels[top : top + 64, :LABEL_WIDTH]
         assert (label < 128).any()
+
+
+def test_column_labels_stand_on_top():
+    images = colours(4, height=64, width=64)
+    grid = image_grid(
+        images, 2, labels=["up", "down"], column_labels=["a cat", ""]
+    )
+    assert grid.size == (LABEL_WIDTH + 130, LABEL_HEIGHT + 130)
+    pixels = np.asarray(grid)
+    assert pixels[LABEL_HEIGHT, LABEL_WIDTH].tolist() == [1, 0, 0]
+    assert pixels[LABEL_HEIGHT + 66, LABEL_WIDTH + 66].tolist() == [4, 0, 0]
+    for left in (0, 66):
+        label = pixels[:LABEL_HEIGHT, LABEL_WIDTH + left :][:, :64]
+        assert (label < 128).any()
+
+
+def test_labels_must_fit_the_columns():
+    with pytest.raises(ValueError, match="one string per column.*1 labels"):
+        image_grid(colours(4), 2, column_labels=["a"])
+
+
+def test_stacked_grids_are_left_aligned_on_white():
+    wide, narrow = image_grid(colours(2), 2), image_grid(colours(1), 1)
+    pixels = np.asarray(stack([wide, narrow]))
+    assert pixels.shape == (4 + 2 + 4, 14, 3)
+    assert pixels[6, 0].tolist() == [1, 0, 0]
+    assert pixels[6, 8].tolist() == [255, 255, 255]
 
 
 def test_long_labels_and_other_scripts_stay_inside():

@@ -17,6 +17,7 @@ def test_grids_at_start_every_steps_and_end(trainer, batches, tmp_path):
     previews = Previews(["a", "b"], tmp_path / "p", every_steps=3, seed=7)
     trainer.fit(batches, epochs=2, verbose=0, callbacks=[previews])
     assert names(tmp_path / "p") == [
+        "before_and_after.png",
         "step_000000.png",
         "step_000003.png",
         "step_000006.png",
@@ -30,6 +31,7 @@ def test_grids_every_epochs_are_not_drawn_twice(trainer, batches, tmp_path):
     previews = Previews("a", tmp_path, every_epochs=2)
     trainer.fit(batches, epochs=4, verbose=0, callbacks=[previews])
     assert names(tmp_path) == [
+        "before_and_after.png",
         "step_000000.png",
         "step_000008.png",
         "step_000016.png",
@@ -68,6 +70,21 @@ def test_the_grid_has_one_row_per_prompt(trainer, batches, tmp_path):
     assert pixels.shape == (2 * 16 + 2, 160 + 24, 3)
     assert pixels[0, -1].tolist() == [5, 0, 0]
     assert pixels[-1, -1].tolist() == [6, 0, 0]
+
+
+def test_first_and_last_stand_above_each_other(trainer, batches, tmp_path):
+    prompts = [str(number) for number in range(9)]
+    previews = Previews(prompts, tmp_path, every_epochs=1, seed=5)
+    trainer.fit(batches, verbose=0, callbacks=[previews])
+    with Image.open(previews.before_and_after) as image:
+        pixels = np.asarray(image)
+    # Eight columns, then one more pair under them; 24 x 16 pixels each.
+    pair = 44 + 2 * 16 + 2
+    assert pixels.shape == (2 * pair + 2, 160 + 8 * 26 - 2, 3)
+    for row in (44, 44 + 18):
+        assert pixels[row, 160].tolist() == [5, 0, 0]
+        assert pixels[row, 160 + 7 * 26].tolist() == [12, 0, 0]
+    assert pixels[pair + 2 + 44, 160].tolist() == [13, 0, 0]
 
 
 def test_tensorboard_receives_the_images(trainer, batches, tmp_path):

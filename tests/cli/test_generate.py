@@ -45,7 +45,7 @@ def test_one_image_is_the_output(fake_model, output, capsys):
             "guidance_scale": "7.5",
             "model": "tiny",
         }
-    assert fake_model.loaded == [("tiny", None, None, "no", None)]
+    assert fake_model.loaded == [("tiny", None, None, "no", None, None)]
     assert fake_model.calls == [
         (
             "a red heart",
@@ -92,7 +92,7 @@ def test_the_model_gets_size_and_precision(fake_model, output):
         "--negative_prompt=a dog",
         "--guidance_scale=4",
     )
-    assert fake_model.loaded == [("tiny", 64, 128, "bf16", None)]
+    assert fake_model.loaded == [("tiny", 64, 128, "bf16", None, None)]
     _, arguments = fake_model.calls[0]
     assert arguments["negative_prompt"] == "a dog"
     assert arguments["unconditional_guidance_scale"] == 4.0

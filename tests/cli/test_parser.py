@@ -146,3 +146,63 @@ def test_lists_are_joined(arguments, expected):
 def test_a_text_in_a_list_stays_what_was_typed(parser, text):
     arguments = join_lists(["here", "--prompts", text, "b"], ["prompts"])
     assert read(parser, *arguments).prompts == [text, "b"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shared:
+    """Shared: what several have.
+
+    Args:
+        depth: How deep.
+        sides: Two numbers.
+    """
+
+    depth: int = 1
+    sides: list[int] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Special(Shared):
+    """Special: what one has.
+
+    Args:
+        kind: Which kind.
+    """
+
+    depth: int = 3
+    kind: str | None = dataclasses.field(
+        default=None, metadata={"flag": "--class"}
+    )
+
+
+@pytest.fixture
+def special():
+    parser = Parser(prog="keras-sdft")
+    add_options(parser, Special)
+    return parser
+
+
+def test_inherited_flags_are_groups_of_their_own(special, capsys):
+    with pytest.raises(SystemExit):
+        special.parse_args(["--help"])
+    text = capsys.readouterr().out
+    assert text.index("Special: what one has") < text.index("Which kind.")
+    assert text.index("Which kind.") < text.index("Shared: what several have")
+    assert text.count("How deep.") == 1
+    assert "[type: int, default: 3]" in text.replace("(", "[").replace(")", "]")
+    assert "--sides N [N ...]" in text
+
+
+def test_a_later_class_has_the_last_word(special):
+    assert special.parse_args([]).depth == 3
+    assert special.parse_args(["--depth=5"]).depth == 5
+
+
+def test_a_flag_may_have_another_name(special):
+    for flag in ("--kind", "--class"):
+        assert special.parse_args([flag, "dog"]).kind == "dog"
+
+
+def test_numbers_of_a_list_are_numbers(special):
+    arguments = join_lists(["--sides", "3", "4"], list_names(Special))
+    assert special.parse_args(arguments).sides == [3, 4]

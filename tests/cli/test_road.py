@@ -46,6 +46,7 @@ def test_from_a_folder_of_images_to_an_image(photos, tmp_path, capsys):
     assert [row["step"] for row in rows] == ["2", "3"]
     assert all(np.isfinite(float(row["loss"])) for row in rows)
     assert sorted(os.listdir(run / "previews")) == [
+        "before_and_after.png",
         "step_000000.png",
         "step_000003.png",
     ]

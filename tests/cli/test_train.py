@@ -14,15 +14,19 @@ import yaml
 
 from keras_sdft.cli import main
 from keras_sdft.cli import train as train_module
+from keras_sdft.cli.checks import check
 from keras_sdft.cli.command_line import parse
 from keras_sdft.cli.train import TrainOptions
-from keras_sdft.cli.train import check
-from keras_sdft.cli.train import resolved
-from keras_sdft.cli.training_parts import Data
+from keras_sdft.cli.training_data import Data
+from keras_sdft.cli.training_run import inputs_of
+from keras_sdft.cli.training_run import resolved
 from keras_sdft.data import Unreadable
 
 
 class FakeStableDiffusion:
+    img_height = img_width = 128
+    diffusion_model = types.SimpleNamespace(count_params=lambda: 1234567)
+
     def text_to_image(self, prompt, batch_size, **arguments):
         return np.zeros((batch_size, 64, 64, 3), np.uint8)
 
@@ -57,21 +61,17 @@ def fakes(monkeypatch):
         (np.ones((2, 3), np.float32), np.ones((2, 1), np.float32))
     ).repeat(4)
     batches = batches.apply(tf.data.experimental.assert_cardinality(4))
-    sd = types.SimpleNamespace(
-        img_height=128,
-        img_width=128,
-        diffusion_model=types.SimpleNamespace(count_params=lambda: 1234567),
-    )
 
     def load_data(options, model):
         steps = options.max_train_steps or 4 * options.num_train_epochs
         validation = batches if options.validation_data else None
         return Data(batches, validation, report, 2, 4, steps)
 
-    def make_trainer(options, model):
+    def make_trainer(options, model, steps):
         return FakeTrainer(options.learning_rate)
 
-    monkeypatch.setattr(train_module, "load_model", lambda *arguments: sd)
+    sd = FakeStableDiffusion()
+    monkeypatch.setattr(train_module, "load_for_training", lambda options: sd)
     monkeypatch.setattr(train_module, "load_data", load_data)
     monkeypatch.setattr(train_module, "make_trainer", make_trainer)
     return types.SimpleNamespace(report=report)
@@ -106,6 +106,7 @@ def test_a_run_directory_holds_everything(fakes, arguments, tmp_path, capsys):
         "weights",
     ]
     assert sorted(os.listdir(run / "previews")) == [
+        "before_and_after.png",
         "step_000000.png",
         "step_000003.png",
         "step_000006.png",
@@ -149,16 +150,21 @@ def test_config_holds_every_flag_and_flags_win(fakes, arguments, tmp_path):
     assert options.max_train_steps == 6
 
 
+def saved(**given):
+    options = TrainOptions(model="tiny", output_dir="run", **given)
+    return resolved(options, inputs_of(options, ("data",)))
+
+
 def test_paths_are_saved_whole_and_a_preset_stays_a_name(
     photos, tmp_path, monkeypatch
 ):
     (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)
-    values = resolved(TrainOptions("tiny", "photos", "run"))
+    values = saved(data="photos")
     assert values["model"] == "tiny"
     assert values["data"] == str(photos)
     assert values["output_dir"] == str(tmp_path / "run")
-    values = resolved(TrainOptions("tiny", "tfds:mnist", "run"))
+    values = saved(data="tfds:mnist")
     assert values["data"] == "tfds:mnist"
 
 
@@ -270,13 +276,6 @@ def test_the_rooms_refuse_before_anything_is_made(
     assert not (tmp_path / "run").exists()
 
 
-def test_weightings_are_those_of_the_library():
-    from keras_sdft.diffusion import weighting
-
-    for name in ("constant", "min_snr"):
-        assert callable(getattr(weighting, name))
-
-
 def test_epochs_are_rounded_up():
     data = Data(None, None, None, 2, steps_per_epoch=4, steps=9)
     assert data.epochs == 3
@@ -284,4 +283,8 @@ def test_epochs_are_rounded_up():
 
 
 def test_a_good_set_of_options_passes():
-    check(TrainOptions("tiny", "photos", "run", num_train_epochs=1))
+    check(
+        TrainOptions(
+            model="tiny", data="photos", output_dir="run", num_train_epochs=1
+        )
+    )

@@ -1,0 +1,60 @@
+"""DreamBooth: teaches a model a subject from a few photos of it.
+
+python examples/dreambooth.py photos class "a photo of sks dog" "a photo of dog"
+"""
+
+import argparse
+import os
+
+from keras.utils import save_img
+
+import keras_sdft
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("photos", help="folder with 3 to 30 photos of the subject")
+parser.add_argument("class_images", help="folder for images of its class")
+parser.add_argument("instance_prompt", help="names the subject by a rare token")
+parser.add_argument("class_prompt", help="the same without the token")
+parser.add_argument("--model", default="tiny")
+parser.add_argument("--output_dir", default="subject")
+parser.add_argument("--num_class_images", type=int, default=200)
+parser.add_argument("--steps", type=int, default=2400)
+parser.add_argument("--learning_rate", type=float, default=1e-6)
+parser.add_argument("--num_steps", type=int, default=50, help="of sampling")
+
+
+def main(arguments=None):
+    args = parser.parse_args(arguments)
+    prompts = args.instance_prompt, args.class_prompt
+    token = keras_sdft.data.check_dreambooth_prompts(*prompts)
+    sd = keras_sdft.StableDiffusion.from_preset(args.model)
+    print(keras_sdft.data.check_token(token, sd.tokenizer).problem)
+
+    def draw(text, seed, path):
+        image = sd.text_to_image(text, num_steps=args.num_steps, seed=seed)[0]
+        save_img(path, image, scale=False)
+
+    # Drawn by the model as it is: what it shall still know afterwards.
+    os.makedirs(args.class_images, exist_ok=True)
+    for name, seed in keras_sdft.data.missing_class_images(
+        args.class_images, args.num_class_images, args.class_prompt
+    ):
+        draw(args.class_prompt, seed, f"{args.class_images}/{name}")
+    dataset = keras_sdft.data.load_dreambooth(
+        args.photos,
+        sd.tokenizer,
+        instance_prompt=args.instance_prompt,
+        class_data_dir=args.class_images,
+        class_prompt=args.class_prompt,
+        resolution=(sd.img_height, sd.img_width),
+        repeat=True,
+    )
+    trainer = keras_sdft.Trainer(sd)
+    trainer.compile(keras_sdft.training.AdamW(args.learning_rate))
+    trainer.fit(dataset, steps_per_epoch=args.steps)
+    trainer.export(args.output_dir, overwrite=True)
+    draw(args.instance_prompt, 0, f"{args.output_dir}/subject.png")
+
+
+if __name__ == "__main__":
+    main()

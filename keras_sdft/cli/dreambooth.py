@@ -1,0 +1,260 @@
+"""`keras-sdft dreambooth`: photos of a subject in, a run directory out.
+
+Puts the package's public names together; the work is theirs. What can be
+wrong is found before class images are generated, which may take an hour.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from keras_sdft.cli.checks import check
+from keras_sdft.cli.checks import check_model
+from keras_sdft.cli.class_images import generate_class_images
+from keras_sdft.cli.options import TrainingOptions
+from keras_sdft.cli.repeated_warnings import each_warning_once
+from keras_sdft.cli.run_directory import RunDirectory
+from keras_sdft.cli.training_data import load_photos
+from keras_sdft.cli.training_data import load_subject
+from keras_sdft.cli.training_parts import make_callbacks
+from keras_sdft.cli.training_parts import make_trainer
+from keras_sdft.cli.training_parts import with_rates
+from keras_sdft.cli.training_run import Words
+from keras_sdft.cli.training_run import carry_out
+from keras_sdft.cli.training_run import inputs_of
+from keras_sdft.cli.training_run import load_for_training
+from keras_sdft.cli.training_run import resolved
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DreamboothOptions(TrainingOptions):
+    """The subject: its photos, its class, and what they are called.
+
+    Args:
+        instance_data_dir: Folder of photos of the subject, 3 to 30. Nothing
+            else in it is read.
+        instance_prompt: Names the subject with a rare token, as in "a photo
+            of sks dog". May hold {token} and {class}.
+        class_prompt: Names its class, as in "a photo of dog". Without it
+            there is no prior preservation.
+        class_data_dir: Folder of class images. Those that are missing are
+            generated into it.
+        num_class_images: How many class images there shall be.
+        prior_loss_weight: Weight of the class images' loss.
+        token: The rare token, for {token} in the prompts. Found as what
+            only instance_prompt has, if not given.
+        class_noun: The class, for {class} in the prompts.
+        sample_batch_size: Class images that are drawn at once.
+        class_num_steps: Sampling steps of a class image.
+        class_guidance_scale: Guidance of a class image.
+        validation_data_dir: Folder of other photos of the subject, to
+            validate with.
+        validation_every_steps: Optimizer steps between two lines of
+            history.csv, and between two validations.
+    """
+
+    instance_data_dir: str
+    instance_prompt: str
+    class_prompt: str | None = None
+    class_data_dir: str | None = None
+    num_class_images: int = 200
+    prior_loss_weight: float = 1.0
+    token: str | None = None
+    class_noun: str | None = dataclasses.field(
+        default=None, metadata={"flag": "--class"}
+    )
+    sample_batch_size: int = 4
+    class_num_steps: int = 50
+    class_guidance_scale: float = 7.5
+    # A few photos are learned by heart at the rate of a data set.
+    learning_rate: float | None = 1e-6
+    validation_data_dir: str | None = None
+    validation_every_steps: int = 100
+
+
+_FOLDERS = ("instance_data_dir", "class_data_dir", "validation_data_dir")
+
+
+def dreambooth(options: DreamboothOptions) -> None:
+    """Teaches a model a subject from a few photos.
+
+    Args:
+        options: `DreamboothOptions`.
+
+    Raises:
+        ValueError: If an option is out of its range, if folders or prompts
+            are not as they must be, or if the loss is no longer a number.
+        OSError: If a file is missing or may not be replaced.
+    """
+    with each_warning_once():
+        _dreambooth(with_prompts(options))
+
+
+def _dreambooth(options: DreamboothOptions) -> None:
+    inputs = inputs_of(options, _FOLDERS)
+    run = RunDirectory(options.output_dir)
+    token = check_dreambooth(options, run, inputs)
+    options = with_rates(options)
+    sd = load_for_training(options)
+    _tell_of_token(token, sd)
+    photos = load_photos(options, sd)
+    base = sd.spec
+    trainer = make_trainer(options, sd, photos.steps)
+    callbacks = make_callbacks(options, run, photos)
+    if options.class_prompt is not None:
+        with _answering(sd, base):
+            _generate(options, sd)
+    data = load_subject(options, sd, photos)
+    saved = resolved(options, inputs)
+    if options.class_data_dir is not None:
+        saved["class_data_dir"] = os.path.abspath(options.class_data_dir)
+    words = Words(
+        "dreambooth", options.instance_data_dir, options.instance_prompt
+    )
+    carry_out(options, run, saved, data, trainer, callbacks, words)
+
+
+def with_prompts(options: DreamboothOptions) -> DreamboothOptions:
+    """Fills token and class into the prompts.
+
+    Args:
+        options: `DreamboothOptions`.
+
+    Returns:
+        The same with prompts that are no templates any more.
+
+    Raises:
+        ValueError: If a prompt has a field that no value was given for.
+    """
+    return dataclasses.replace(
+        options,
+        instance_prompt=_filled(options, "instance_prompt"),
+        class_prompt=_filled(options, "class_prompt"),
+    )
+
+
+def _filled(options: DreamboothOptions, flag: str) -> Any:
+    from keras_sdft import data
+
+    template = getattr(options, flag)
+    if template is None:
+        return None
+    noun = options.class_noun or ""
+    # Text without a field stays as it was typed.
+    one, other = (data.fill_prompt(template, t, noun) for t in ("a", "b"))
+    if one != other and options.token is None:
+        raise ValueError(
+            f"`{flag}` holds a field for the token, and no `--token` was "
+            f"given. Received: {template!r}. Add `--token sks`, for example."
+        )
+    if one == " ".join(template.split()):
+        return template
+    return data.fill_prompt(template, options.token or "", noun)
+
+
+def check_dreambooth(
+    options: DreamboothOptions,
+    run: RunDirectory,
+    inputs: dict[str, str | None],
+) -> str | None:
+    """Checks everything that needs no model.
+
+    Args:
+        options: `DreamboothOptions`, from `with_prompts`.
+        run: `RunDirectory`.
+        inputs: Dict of `inputs_of`.
+
+    Returns:
+        The subject's token, or `None` if nothing tells it.
+
+    Raises:
+        ValueError: If anything is not as it must be.
+        OSError: If a folder is missing or may not be replaced.
+    """
+    from keras_sdft import data
+
+    check(options)
+    token = data.check_dreambooth_prompts(
+        options.instance_prompt, options.class_prompt, options.token
+    )
+    data.check_dreambooth_folders(
+        options.instance_data_dir,
+        options.class_data_dir,
+        options.class_prompt,
+        options.num_class_images,
+    )
+    _check_held_out(options)
+    made = {"class_data_dir": options.class_data_dir}
+    run.check(inputs, options.overwrite, made)
+    spec = check_model(options)
+    if options.class_prompt is not None:
+        folder = options.class_data_dir or ""
+        missing = data.missing_class_images(
+            folder,
+            options.num_class_images,
+            options.class_prompt,
+            options.seed,
+        )
+        side = options.resolution or spec["resolution"]
+        data.check_disk_space(folder, len(missing), side, side)
+    return token
+
+
+def _check_held_out(options: DreamboothOptions) -> None:
+    folder = options.validation_data_dir
+    if folder is None:
+        return
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(
+            "`validation_data_dir` must be a folder of photos. Received: "
+            f"{folder!r}, which does not exist or is no folder."
+        )
+    if os.path.samefile(folder, options.instance_data_dir):
+        raise ValueError(
+            "`validation_data_dir` must hold other photos than "
+            f"`instance_data_dir`. Received {folder!r} for both. Move one or "
+            "two photos to a folder of their own."
+        )
+
+
+def _tell_of_token(token: str | None, sd: Any) -> None:
+    from keras_sdft import data
+
+    if token is None:
+        return
+    problem = data.check_token(token, sd.tokenizer).problem
+    if problem:
+        print(f"Note: {problem}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _answering(sd: Any, spec: Any) -> Iterator[None]:
+    """Inside, the model is asked what it answers before it is trained."""
+    trained, sd.spec = sd.spec, spec
+    try:
+        yield
+    finally:
+        sd.spec = trained
+
+
+def _generate(options: DreamboothOptions, sd: Any) -> None:
+    new = generate_class_images(
+        sd,
+        str(options.class_prompt),
+        str(options.class_data_dir),
+        options.num_class_images,
+        batch_size=options.sample_batch_size,
+        seed=options.seed,
+        num_steps=options.class_num_steps,
+        guidance_scale=options.class_guidance_scale,
+    )
+    print(
+        f"Class images: {len(new)} generated, {options.num_class_images} "
+        f"wanted, in {options.class_data_dir}",
+        flush=True,
+    )

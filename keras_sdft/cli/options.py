@@ -1,0 +1,235 @@
+"""The flags that `train` and `dreambooth` share, by what they decide.
+
+Each dataclass is a group of `--help`, and its docstring the text. Knows
+names, types and defaults; what they mean is elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from keras_sdft.cli.model import MixedPrecision
+from keras_sdft.cli.model import PredictionType
+
+Weighting = Literal["constant", "min_snr", "p2", "debiased"]
+Loss = Literal["mse", "huber"]
+TimestepBias = Literal["none", "earlier", "later", "range"]
+Optimizer = Literal["adamw", "adafactor", "lion", "muon", "schedule_free_adamw"]
+Scheduler = Literal[
+    "constant", "linear", "cosine", "cosine_with_restarts", "polynomial"
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The run: which model, where to, for how long, with which numbers.
+
+    Args:
+        model: A preset, a run, an exported directory or a weight file.
+        output_dir: Directory of the run, to be made.
+        resolution: Height and width in pixels, a multiple of 64. Defaults
+            to the model's own.
+        batch_size: Images that are computed at once.
+        gradient_accumulation_steps: Batches in one optimizer step.
+        max_train_steps: Optimizer steps. Give this or num_train_epochs.
+        num_train_epochs: Passes over the data.
+        mixed_precision: Numbers to compute with; weights stay float32.
+        remat: Compute activations again in the backward pass instead of
+            keeping them, which takes longer and needs far less memory.
+        jit_compile: Compile the training step with XLA.
+        seed: Seed of everything that is random.
+        save_every_steps: Optimizer steps between two exports of the
+            weights; each replaces the last. Null for the end only.
+        log_every_steps: Optimizer steps between two TensorBoard points.
+        weights_directory: Directory with local copies of a preset's
+            published files.
+        overwrite: Replace an earlier run in output_dir.
+    """
+
+    model: str
+    output_dir: str
+    resolution: int | None = None
+    batch_size: int = 1
+    gradient_accumulation_steps: int = 1
+    max_train_steps: int | None = None
+    num_train_epochs: int | None = None
+    mixed_precision: MixedPrecision = "no"
+    remat: bool = False
+    jit_compile: bool = False
+    seed: int = 0
+    save_every_steps: int | None = None
+    log_every_steps: int = 10
+    weights_directory: str | None = None
+    overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """The images: how they are cut, and what of them counts.
+
+    Args:
+        crop: Where the square is cut from the resized image.
+        horizontal_flip: Mirror half of the images.
+        caption_dropout: Share of captions replaced by the empty one, which
+            guidance needs to know.
+        masks: Count only a part of each image in the loss. With files it is
+            white in NAME-masklabel.png beside NAME.png, with alpha it is
+            where the image is opaque.
+        buckets: Train each image near its own aspect ratio, at no more than
+            the resolution's area, instead of cutting all to a square.
+        bucket_step: Pixels between the sides of two buckets, a multiple of
+            64.
+        bucket_min_side: Shortest side of a bucket in pixels. Defaults to
+            half of the resolution.
+        bucket_max_side: Longest side of a bucket in pixels. Defaults to
+            twice the resolution.
+        bucket_max_aspect_ratio: Longer side over shorter side, at most.
+            Longer images are cut to it.
+        max_unreadable: Share of unreadable images above which training is
+            refused.
+    """
+
+    crop: Literal["center", "random"] = "center"
+    horizontal_flip: bool = False
+    caption_dropout: float = 0.0
+    masks: Literal["files", "alpha"] | None = None
+    buckets: bool = False
+    bucket_step: int = 64
+    bucket_min_side: int | None = None
+    bucket_max_side: int | None = None
+    bucket_max_aspect_ratio: float = 2.5
+    max_unreadable: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions:
+    """The objective: what is learned from a noised image.
+
+    Args:
+        prediction_type: What the model learns to predict. Defaults to what
+            it predicts; needed for files that do not say.
+        change_prediction_type: Let prediction_type be another than the
+            model's, which it must then learn anew.
+        zero_terminal_snr: Let the noise schedule end in pure noise; for
+            v_prediction only. Defaults to the model's own schedule.
+        loss: How an error counts.
+        huber_delta: Error from which the loss huber grows linearly.
+        weighting: Weight of each timestep in the loss.
+        snr_gamma: Ceiling on the signal-to-noise ratio for the weighting
+            min_snr. Defaults to 5.
+        offset_noise: Strength of noise that is constant over the image; 0.1
+            is strong.
+        multires_noise_iterations: Levels of multi-resolution noise; 0 is
+            none, 6 to 10 usual.
+        multires_noise_discount: Weight of each coarser level against the
+            one before.
+        input_perturbation: Strength of further noise in what the model
+            sees, not in what it shall answer; 0.1 is usual.
+        timestep_range: First timestep and the end, which is left out; 0
+            1000 are all.
+        timestep_bias_strategy: Which timesteps are drawn more often; the
+            earlier ones have little noise.
+        timestep_bias_multiplier: How much more often.
+        timestep_bias_portion: How large a share of the timesteps earlier
+            and later mean.
+        timestep_bias_begin: First timestep of the strategy range.
+        timestep_bias_end: End of the strategy range, left out.
+        train_text_encoder: Train the text encoder as well.
+    """
+
+    prediction_type: PredictionType | None = None
+    change_prediction_type: bool = False
+    zero_terminal_snr: bool | None = None
+    loss: Loss = "mse"
+    huber_delta: float = 0.1
+    weighting: Weighting = "constant"
+    snr_gamma: float | None = None
+    offset_noise: float = 0.0
+    multires_noise_iterations: int = 0
+    multires_noise_discount: float = 0.3
+    input_perturbation: float = 0.0
+    timestep_range: list[int] | None = None
+    timestep_bias_strategy: TimestepBias = "none"
+    timestep_bias_multiplier: float = 1.0
+    timestep_bias_portion: float = 0.25
+    timestep_bias_begin: int | None = None
+    timestep_bias_end: int | None = None
+    train_text_encoder: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """The optimizer: how weights follow gradients.
+
+    Args:
+        optimizer: Which one.
+        learning_rate: Step size. Null for the optimizer's own, 1e-5 for
+            adamw, muon and schedule_free_adamw, 1e-6 for lion, 5e-4 for
+            adafactor.
+        text_encoder_learning_rate: Step size of the text encoder. Defaults
+            to learning_rate.
+        text_encoder_stop_step: Optimizer steps after which the text encoder
+            stays as it is. Null for never.
+        lr_scheduler: Course of the learning rate over the run.
+        lr_warmup_steps: Optimizer steps of linear rise from 0 before it.
+        lr_num_cycles: How often cosine_with_restarts starts.
+        lr_power: Exponent of polynomial.
+        lr_end: Learning rate that polynomial ends at.
+        weight_decay: Decoupled weight decay. Null for the optimizer's
+            own, 1e-2 for adamw, muon and schedule_free_adamw, 1e-1 for
+            lion, 0 for adafactor.
+        adam_beta1: Decay of the first moment, of adamw and
+            schedule_free_adamw.
+        adam_beta2: Decay of the second moment.
+        adam_epsilon: Added to the denominator.
+        max_grad_norm: Ceiling on the norm of all gradients together; null
+            for none.
+        ema_decay: Keep an average of the weights with this decay and export
+            it, for example 0.9999.
+    """
+
+    optimizer: Optimizer = "adamw"
+    learning_rate: float | None = None
+    text_encoder_learning_rate: float | None = None
+    text_encoder_stop_step: int | None = None
+    lr_scheduler: Scheduler = "constant"
+    lr_warmup_steps: int = 0
+    lr_num_cycles: int = 1
+    lr_power: float = 1.0
+    lr_end: float = 1e-7
+    weight_decay: float | None = None
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float | None = 1.0
+    ema_decay: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreviewOptions:
+    """The previews: what is drawn while training goes on.
+
+    Args:
+        preview_prompts: Texts to draw before, during and after training.
+        preview_every_steps: Optimizer steps between two previews.
+        preview_num_steps: Sampling steps of a preview.
+        preview_guidance_scale: Guidance of a preview.
+    """
+
+    preview_prompts: list[str] | None = None
+    preview_every_steps: int = 500
+    preview_num_steps: int = 25
+    preview_guidance_scale: float = 7.5
+
+
+# Fields are those of the last class first, as Python orders them.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingOptions(
+    PreviewOptions,
+    OptimizerOptions,
+    ObjectiveOptions,
+    ImageOptions,
+    RunOptions,
+):
+    """What every kind of training can be told."""

@@ -1,0 +1,223 @@
+"""From flags to batches: the data of one run, and how long the run is.
+
+The only place that knows which flag becomes which argument of the data
+room. TensorFlow is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+from typing import Any
+
+from keras_sdft.cli.repeated_warnings import muted
+
+if TYPE_CHECKING:
+    from keras_sdft.cli.dreambooth import DreamboothOptions
+    from keras_sdft.cli.options import TrainingOptions
+    from keras_sdft.cli.train import TrainOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The data of a run, and how long it is.
+
+    Attributes:
+        training: `tf.data.Dataset` of the batches of one epoch, or an
+            endless one.
+        validation: The same for validation, or `None`.
+        report: `keras_sdft.data.Unreadable`.
+        images_per_step: Int, images in one optimizer step.
+        steps_per_epoch: Int, optimizer steps in one epoch.
+        steps: Int, optimizer steps of the run.
+        endless: Boolean, whether `training` has no end of its own.
+    """
+
+    training: Any
+    validation: Any
+    report: Any
+    images_per_step: int
+    steps_per_epoch: int
+    steps: int
+    endless: bool = False
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that `steps` need; the last one may be cut short."""
+        return math.ceil(self.steps / self.steps_per_epoch)
+
+
+def load_data(options: TrainOptions, sd: Any) -> Data:
+    """Reads training and validation data.
+
+    Args:
+        options: `TrainOptions`.
+        sd: `keras_sdft.StableDiffusion`, for its tokenizer and image size.
+
+    Returns:
+        `Data`.
+
+    Raises:
+        ValueError: If the data breaks its convention.
+        FileNotFoundError: If it is missing.
+    """
+    from keras_sdft import data
+
+    report = data.Unreadable()
+    common = _common(options, sd, report)
+    common.update(
+        image_column=options.image_column,
+        caption_column=options.caption_column,
+        caption_template=options.caption_template,
+    )
+    images = options.batch_size * options.gradient_accumulation_steps
+    training = data.load(
+        options.data,
+        sd.tokenizer,
+        batch_size=images,
+        split=options.split,
+        mask_column=options.mask_column,
+        shuffle_tags=options.shuffle_tags,
+        keep_tokens=options.keep_tokens,
+        tag_separator=options.tag_separator,
+        repeats=options.repeats,
+        **_of_training(options),
+        **common,
+    )
+    validation = None
+    if options.validation_data is not None:
+        validation = data.load(
+            options.validation_data,
+            sd.tokenizer,
+            batch_size=options.batch_size,
+            shuffle=False,
+            drop_remainder=False,
+            **common,
+        )
+    per_epoch = int(training.cardinality())
+    steps = _steps(options, per_epoch)
+    return Data(training, validation, report, images, per_epoch, steps)
+
+
+def load_photos(options: DreamboothOptions, sd: Any) -> Data:
+    """Reads the photos of a subject, as a rehearsal without class images.
+
+    Args:
+        options: `DreamboothOptions`.
+        sd: `keras_sdft.StableDiffusion`.
+
+    Returns:
+        `Data` whose `training` is one pass over the photos.
+
+    Raises:
+        ValueError: If the folder or an option is not as it must be.
+        FileNotFoundError: If the folder is missing.
+    """
+    from keras_sdft import data
+
+    report = data.Unreadable()
+    images = options.batch_size * options.gradient_accumulation_steps
+    training = data.load_dreambooth(
+        options.instance_data_dir,
+        sd.tokenizer,
+        instance_prompt=options.instance_prompt,
+        batch_size=images,
+        **_of_training(options),
+        **_common(options, sd, report),
+    )
+    validation = None
+    if options.validation_data_dir is not None:
+        # One photo is too few to learn from, and enough to validate with.
+        with muted("data.dreambooth_folders"):
+            validation = data.load_dreambooth(
+                options.validation_data_dir,
+                sd.tokenizer,
+                instance_prompt=options.instance_prompt,
+                batch_size=options.batch_size,
+                shuffle=False,
+                **_common(options, sd, report),
+            )
+    if options.class_prompt is not None:
+        images *= 2
+    steps = _steps(options, int(training.cardinality()))
+    return Data(
+        training,
+        validation,
+        report,
+        images,
+        min(options.validation_every_steps, steps),
+        steps,
+        endless=True,
+    )
+
+
+def load_subject(options: DreamboothOptions, sd: Any, photos: Data) -> Data:
+    """Reads photos and class images together, without an end.
+
+    A pass over a few photos is too short for an epoch of Keras'.
+
+    Args:
+        options: `DreamboothOptions`.
+        sd: `keras_sdft.StableDiffusion`.
+        photos: `Data` of `load_photos`.
+
+    Returns:
+        `Data`.
+    """
+    from keras_sdft import data
+
+    with_prior = options.class_prompt is not None
+    training = data.load_dreambooth(
+        options.instance_data_dir,
+        sd.tokenizer,
+        instance_prompt=options.instance_prompt,
+        class_data_dir=options.class_data_dir if with_prior else None,
+        class_prompt=options.class_prompt,
+        prior_loss_weight=options.prior_loss_weight,
+        token=options.token,
+        batch_size=options.batch_size * options.gradient_accumulation_steps,
+        repeat=True,
+        **_of_training(options),
+        **_common(options, sd, photos.report),
+    )
+    return dataclasses.replace(photos, training=training)
+
+
+def _common(options: TrainingOptions, sd: Any, report: Any) -> dict[str, Any]:
+    return {
+        "resolution": (sd.img_height, sd.img_width),
+        "seed": options.seed,
+        "max_unreadable": options.max_unreadable,
+        "report": report,
+    }
+
+
+def _of_training(options: TrainingOptions) -> dict[str, Any]:
+    """What is not done to validation data."""
+    return {
+        "crop": options.crop,
+        "horizontal_flip": options.horizontal_flip,
+        "caption_dropout": options.caption_dropout,
+        "masks": options.masks,
+        "buckets": _buckets(options),
+    }
+
+
+def _buckets(options: TrainingOptions) -> Any:
+    from keras_sdft import data
+
+    if not options.buckets:
+        return False
+    return data.Buckets(
+        step=options.bucket_step,
+        min_side=options.bucket_min_side,
+        max_side=options.bucket_max_side,
+        max_aspect_ratio=options.bucket_max_aspect_ratio,
+    )
+
+
+def _steps(options: TrainingOptions, per_pass: int) -> int:
+    if options.max_train_steps is not None:
+        return options.max_train_steps
+    return int(options.num_train_epochs) * per_pass

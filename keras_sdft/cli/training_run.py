@@ -1,0 +1,211 @@
+"""A run from its directory to its last line, whatever is trained.
+
+Everything is checked and made before; here things are written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+from typing import Any
+
+from keras_sdft.cli.model import load_model
+from keras_sdft.cli.model import missing_prediction_type
+from keras_sdft.cli.training_parts import fit
+
+if TYPE_CHECKING:
+    from keras_sdft.cli.options import TrainingOptions
+    from keras_sdft.cli.run_directory import RunDirectory
+    from keras_sdft.cli.training_data import Data
+
+
+def load_for_training(options: TrainingOptions) -> Any:
+    """Loads the model that is to be trained.
+
+    Args:
+        options: The options of any kind of training.
+
+    Returns:
+        A `keras_sdft.StableDiffusion`.
+    """
+    return load_model(
+        options.model,
+        options.resolution,
+        options.resolution,
+        options.mixed_precision,
+        options.weights_directory,
+        missing_prediction_type(options.model, options.prediction_type),
+        options.remat,
+    )
+
+
+def inputs_of(
+    options: TrainingOptions, names: Iterable[str]
+) -> dict[str, str | None]:
+    """What is read, by flag; a preset's name is no path.
+
+    Args:
+        options: The options of any kind of training.
+        names: Flags of the data, beside the model and its files.
+    """
+    from keras_sdft import models
+
+    flags = ("model", *names, "weights_directory")
+    inputs = {name: getattr(options, name) for name in flags}
+    if options.model in models.PRESETS:
+        del inputs["model"]
+    return inputs
+
+
+def resolved(
+    options: TrainingOptions, inputs: dict[str, str | None]
+) -> dict[str, Any]:
+    """Returns the options as they are saved with the run.
+
+    Paths are absolute, so the file works from any folder; `overwrite` is
+    false, because a saved permission to replace a run would be used by the
+    next one.
+
+    Args:
+        options: The options of any kind of training.
+        inputs: Dict of `inputs_of`.
+
+    Returns:
+        Dict of plain values, by flag.
+    """
+    values = dataclasses.asdict(options)
+    for name, path in inputs.items():
+        if path is not None and os.path.exists(path):
+            values[name] = os.path.abspath(path)
+    values["output_dir"] = os.path.abspath(values["output_dir"])
+    values["overwrite"] = False
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """What differs between kinds of training in what is said of a run.
+
+    Attributes:
+        command: String, `"train"` for example.
+        data: String, what it is trained on.
+        prompt: String, what to try the result with.
+    """
+
+    command: str
+    data: str
+    prompt: str
+
+
+def carry_out(
+    options: TrainingOptions,
+    run: RunDirectory,
+    saved: dict[str, Any],
+    data: Data,
+    trainer: Any,
+    callbacks: list[Any],
+    words: Words,
+) -> None:
+    """Makes the directory, trains, exports, and says where things are.
+
+    Args:
+        options: The options of any kind of training.
+        run: `RunDirectory`, checked.
+        saved: Dict of `resolved`.
+        data: `Data`.
+        trainer: A compiled `keras_sdft.Trainer`.
+        callbacks: List of `make_callbacks`.
+        words: `Words`.
+
+    Raises:
+        ValueError: If the loss is no longer a number.
+    """
+    run.create()
+    run.write_config(
+        saved,
+        f"Again: keras-sdft {words.command} --config THIS_FILE "
+        "--output_dir ANOTHER",
+    )
+    print(_opening(options, trainer, data, words), flush=True)
+    try:
+        history = fit(options, trainer, data, callbacks)
+    finally:
+        _report_unreadable(run, data)
+    trainer.export(os.fspath(run.weights), overwrite=True)
+    print(_closing(options, run, history, words), flush=True)
+
+
+def _opening(
+    options: TrainingOptions, trainer: Any, data: Data, words: Words
+) -> str:
+    sd = trainer.stable_diffusion
+    weights = sd.diffusion_model.count_params()
+    micro = options.gradient_accumulation_steps
+    batch = f"{data.images_per_step // micro} images"
+    if micro > 1:
+        batch = f"{micro} x {batch}"
+    epoch = "" if data.endless else f"; an epoch is {data.steps_per_epoch:,} "
+    lines = [
+        f"Training {options.model} ({weights:,} weights) on {words.data}",
+        f"  {data.steps:,} steps of {batch} at {sd.img_width} x "
+        f"{sd.img_height}, on {_device()}{epoch and epoch + 'steps'}",
+        f"  {options.optimizer}, learning rate {options.learning_rate:g}, "
+        f"{options.lr_scheduler}",
+    ]
+    if options.train_text_encoder:
+        lines.append("  the text encoder learns too")
+    if len(data.report):
+        lines.append(f"  {len(data.report)} unreadable images left out")
+    return "\n".join(lines)
+
+
+def _device() -> str:
+    import tensorflow as tf
+
+    count = len(tf.config.list_logical_devices("GPU"))
+    return f"{count} GPU" if count else "the CPU"
+
+
+def _report_unreadable(run: RunDirectory, data: Data) -> None:
+    if len(data.report):
+        data.report.write(os.fspath(run.skipped))
+        print(f"Unreadable images, left out (see {run.skipped}):")
+        print(data.report.table(20))
+
+
+def _closing(
+    options: TrainingOptions, run: RunDirectory, history: Any, words: Words
+) -> str:
+    command = [
+        "keras-sdft",
+        "generate",
+        "--model",
+        str(run.path),
+        "--prompt",
+        (options.preview_prompts or [words.prompt])[0],
+        "--output",
+        "out.png",
+    ]
+    lines = [
+        f"Done: {_losses(history.history)}",
+        f"  weights   {run.weights}",
+        f"  history   {run.history}",
+        f"  logs      tensorboard --logdir {shlex.quote(str(run.logs))}",
+    ]
+    if options.preview_prompts:
+        lines.append(f"  previews  {run.before_and_after}")
+    return "\n".join([*lines, "Try it:", f"  {shlex.join(command)}"])
+
+
+def _losses(history: dict[str, list[float]]) -> str:
+    """The losses of the first and of the last epoch."""
+    names = ("loss", "instance_loss", "prior_loss", "val_loss")
+    return "; ".join(
+        f"{name} {history[name][0]:.4f} in the first epoch, "
+        f"{history[name][-1]:.4f} in the last"
+        for name in names
+        if name in history
+    )

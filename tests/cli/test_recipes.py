@@ -1,0 +1,130 @@
+"""The recipes: each file of flags is understood, and fits its page."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+import keras_sdft
+from keras_sdft.cli.checks import check
+from keras_sdft.cli.command_line import parse
+from keras_sdft.cli.dreambooth import with_prompts
+
+ROOT = Path(__file__).parent.parent.parent
+RECIPES = sorted((ROOT / "docs" / "recipes").glob("*.yaml"))
+each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+SECTIONS = [
+    "When",
+    "The command",
+    "The script",
+    "The knobs that matter",
+    "What the curves look like",
+    "Memory",
+    "Files it touches",
+]
+
+
+def page_of(path):
+    return path.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def commands_of(path):
+    """The commands of a page, as lists of words."""
+    for block in re.findall(r"^```\n(.*?)^```$", page_of(path), re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line) if "keras-sdft " in line else []
+            if words[:1] == ["keras-sdft"]:
+                yield words[1:]
+
+
+def options_of(path):
+    command = "dreambooth" if path.stem == "dreambooth" else "train"
+    given = ["--model=tiny", "--output_dir=run"]
+    given += ["--data=photos"] if command == "train" else []
+    return parse([command, f"--config={path}", *given])[1]
+
+
+def test_there_are_five():
+    names = ["concepts", "dreambooth", "low_memory", "style", "v_prediction"]
+    assert [path.stem for path in RECIPES] == names
+    pages = sorted((ROOT / "docs" / "recipes").glob("*.md"))
+    assert [page.stem for page in pages] == names
+
+
+@each_recipe
+def test_flags_are_understood_and_do_not_contradict(path):
+    options = options_of(path)
+    given = yaml.safe_load(path.read_text())
+    assert set(given) <= set(vars(options))
+    check(options)
+    if path.stem == "dreambooth":
+        filled = with_prompts(options)
+        prompts = (filled.instance_prompt, filled.class_prompt)
+        assert prompts == ("a sks cat", "a cat")
+
+
+@each_recipe
+def test_its_files_are_in_the_checkout(path):
+    given = yaml.safe_load(path.read_text())
+    for name in ("data", "validation_data", "instance_data_dir"):
+        if name in given:
+            assert (ROOT / given[name]).exists(), given[name]
+    if "output_dir" in given:
+        assert given["output_dir"].startswith("runs/")
+
+
+@each_recipe
+def test_its_page_has_every_part(path):
+    assert re.findall(r"^## (.*)$", page_of(path), re.M) == SECTIONS
+    assert f"]({path.name})" in page_of(path)
+    paths = re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", page_of(path))
+    assert len(paths) > 2
+    for name in paths:
+        root = ROOT if name.startswith("examples/") else ROOT / "keras_sdft"
+        assert (root / name).is_file(), name
+
+
+@each_recipe
+def test_its_commands_are_understood(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    commands = list(commands_of(path))
+    config = f"docs/recipes/{path.name}"
+    assert any(config in words for words in commands)
+    for words in commands:
+        assert parse(words)[0] == words[0]
+
+
+@each_recipe
+def test_knobs_are_flags(path):
+    options = vars(options_of(path)) | vars(options_of(RECIPES[1]))
+    table = page_of(path).split("## The knobs that matter")[1]
+    table = table.split("\n## ")[0]
+    knobs = re.findall(r"^\| (.*?) \|", table, re.M)
+    for name in re.findall(r"`(\w+)[^`]*`", "".join(knobs)):
+        assert name in options, name
+
+
+def test_the_demo_is_the_style_recipe():
+    path = ROOT / "docs" / "recipes" / "style.yaml"
+    options = options_of(path)
+    given = yaml.safe_load(path.read_text())
+    assert (
+        f"DEMO_RECIPE := {path.relative_to(ROOT).as_posix()}\n"
+        in (ROOT / "Makefile").read_text()
+    )
+    assert (given["model"], given["output_dir"]) == ("tiny", "runs/demo")
+    table = (ROOT / given["data"] / "metadata.jsonl").read_text()
+    seen = [f'"{prompt}"' in table for prompt in options.preview_prompts]
+    assert len(seen) == 8 and sum(seen) == 4
+
+
+def test_concepts_are_shown_alike():
+    path = ROOT / "examples" / "data" / "concepts.jsonl"
+    examples = keras_sdft.data.read_examples(str(path), repeats="times")
+    counts = {"cat": 0, "ink": 0}
+    for index in range(len(examples)):
+        (caption,) = examples[index].captions
+        counts["cat" if caption == "a sks cat" else "ink"] += 1
+    assert counts == {"cat": 66, "ink": 64}
