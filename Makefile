@@ -6,17 +6,19 @@ BIN := $(VENV)/bin
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 
-# What is measured for speed; parity is measured for truth.
-BENCHMARKS := $(filter-out benchmarks/_% benchmarks/parity.py,$(wildcard \
-  benchmarks/*.py))
+# What is measured for speed; parity and learning are measured for truth.
+BENCHMARKS := $(filter-out benchmarks/_% benchmarks/parity.py \
+  benchmarks/learning.py benchmarks/prior_preservation.py,$(wildcard benchmarks/*.py))
 DEMO_DATA := examples/data/ink/train
+DEMO_RECIPE := docs/recipes/style.yaml
 DEMO_RUN := runs/demo
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format peers bench parity docs clean
+.PHONY: help install demo test test-slow lint format peers bench \
+  parity learning docs clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -37,15 +39,20 @@ $(VENV)/.installed: requirements.txt setup.cfg pyproject.toml
 	  --no-build-isolation --editable .
 	@touch $@
 
-demo: install  ## Fine-tune "tiny" on the pictures in examples/data, 60 steps
+demo: install  ## Fine-tune "tiny" on drawings in ink; shows before and after
 	@test -f $(DEMO_DATA)/metadata.jsonl || { echo "make demo: there is no \
 	$(DEMO_DATA)/metadata.jsonl in this checkout." >&2; exit 1; }
-	$(BIN)/keras-sdft train --model tiny --data $(DEMO_DATA) \
-	  --output_dir $(DEMO_RUN) --overwrite --resolution 128 --batch_size 4 \
-	  --max_train_steps 60 --learning_rate 1e-4 --seed 0 \
-	  --preview_prompts "a red heart in ink style" "a dog in ink style" \
-	  --preview_every_steps 60 --preview_guidance_scale 4
-	@find $(DEMO_RUN)/previews -name '*.png' | sort | tail -n 1
+	$(BIN)/keras-sdft train --config $(DEMO_RECIPE) --overwrite
+	@echo $(DEMO_RUN)/previews/before_and_after.png
+
+learning: install build/icons/noto/metadata.jsonl  ## Measure what the demo taught
+	test -d $(DEMO_RUN)/weights || $(MAKE) demo
+	$(BIN)/python -m benchmarks.learning --after $(DEMO_RUN)
+
+# Needs npm, and resvg-py, which nothing else does.
+build/icons/noto/metadata.jsonl:
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) resvg-py
+	$(BIN)/python -m scripts.pretrain_tiny.icons
 
 # Two processes: most of a test is tracing a graph, which is one thread.
 test: install lint  ## Lint, then every test that is not marked slow
@@ -79,7 +86,8 @@ bench: $(if $(BENCHMARKS),install peers)  ## Run each benchmark against its peer
 	  echo "== $$file"; $(BIN)/python $$file; done
 
 parity: install peers  ## Our networks against diffusers', at full size
-	$(BIN)/python benchmarks/parity.py
+	$(BIN)/python -m benchmarks.parity
+	$(BIN)/python -m benchmarks.parity --narrow --parts training
 
 docs: $(VENV)/.installed-docs  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from scripts.pretrain_tiny import ink
+
 ICONS = pathlib.Path("build/icons")
 TOKENS = pathlib.Path("build/pretrain/tokens.npz")
 BASE = "noto"
@@ -53,6 +55,13 @@ def read(name: str, icons: pathlib.Path = ICONS) -> Pictures:
     Returns:
         `Pictures`, in the order of `metadata.jsonl`.
     """
+    rows = read_rows(name, icons)
+    images = [_pixels(icons / name / row["file_name"]) for row in rows]
+    return Pictures(np.stack(images), rows)
+
+
+def read_rows(name: str, icons: pathlib.Path = ICONS) -> "list[dict]":
+    """The lines of a folder's `metadata.jsonl`."""
     folder = icons / name
     if not (folder / "metadata.jsonl").is_file():
         raise FileNotFoundError(
@@ -60,9 +69,7 @@ def read(name: str, icons: pathlib.Path = ICONS) -> Pictures:
             "`python -m scripts.pretrain_tiny.icons` first."
         )
     lines = (folder / "metadata.jsonl").read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in lines.splitlines()]
-    images = [_pixels(folder / row["file_name"]) for row in rows]
-    return Pictures(np.stack(images), rows)
+    return [json.loads(line) for line in lines.splitlines()]
 
 
 def _pixels(path):
@@ -107,6 +114,40 @@ def parse_weights(text: str) -> "dict[str, float]":
 def held_out(row: dict) -> bool:
     """Whether a picture's name is kept from the autoencoder, in all sets."""
     return zlib.crc32(row["name"].encode()) % HELD_OUT_ONE_IN == 0
+
+
+def taught(row: dict) -> bool:
+    """Whether text to image may be taught a picture: names learned well.
+
+    Names of one word, and those of the demo. Faces are left out: there are
+    a hundred, they differ by a line, and their names are long.
+    """
+    words = row["thing"].split()
+    return "face" not in words and (len(words) == 1 or _of_demo(row["name"]))
+
+
+def taught_names(
+    icons: pathlib.Path = ICONS, count: "int | None" = None
+) -> "set[str]":
+    """The names that text to image is taught, those of the demo first.
+
+    Args:
+        icons: Path of the directory that `icons.py` wrote.
+        count: Integer, at most so many; `None` for all.
+
+    Returns:
+        Set of strings, as in `row["name"]`.
+    """
+    rows = [row for row in read_rows(BASE, icons) if taught(row)]
+    names = sorted(
+        {row["name"] for row in rows},
+        key=lambda name: (not _of_demo(name), zlib.crc32(name.encode())),
+    )
+    return set(names[:count])
+
+
+def _of_demo(name):
+    return name in {*ink.SPLITS["train"], *ink.SPLITS["validation"]}
 
 
 def to_float(images: np.ndarray) -> np.ndarray:

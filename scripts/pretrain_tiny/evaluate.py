@@ -119,9 +119,10 @@ def heeding(model: Model, latents, token_ids) -> "dict[str, float]":
     )
 
 
-def composition(model: Model, tokens, icons) -> "dict[str, float]":
+def composition(model: Model, tokens, icons, names) -> "dict[str, float]":
     """Denoising of colours and things never trained on together."""
     pictures = dataset.read(text_to_image.VALIDATION, icons)
+    pictures = pictures.where(lambda row: row["name"] in names)
     context = measures.encode_tokens(
         model.text_encoder, tokens(pictures.captions)
     )
@@ -181,7 +182,8 @@ def main(arguments=None) -> None:
     parser.add_argument("--directory", type=pathlib.Path, default=DIRECTORY)
     add_model_arguments(parser)
     parser.add_argument("--package", type=pathlib.Path)
-    parser.add_argument("--names", type=int, default=446)
+    parser.add_argument("--names", type=int, help="at most so many names")
+    parser.add_argument("--prompts", type=int, default=446)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -208,14 +210,16 @@ def add_model_arguments(parser: Any) -> None:
 
 
 def evaluate(model: Model, tokens: Any, options: Any) -> "dict[str, Any]":
-    """All numbers; retrieval over `options.names` of the base's names."""
+    """All numbers; retrieval over `options.prompts` of the names."""
+    names = dataset.taught_names(options.icons, options.names)
     base = dataset.read(dataset.BASE, options.icons)
+    base = base.where(lambda row: row["name"] in names)
     latents, token_ids = model.latents(base.images), tokens(base.captions)
     order = np.random.default_rng(0).permutation(len(latents))
-    some, asked = order[:192], order[: options.names]
+    some, asked = order[:192], order[: options.prompts]
     results = reconstruction(model, options.icons)
     results |= heeding(model, latents[some], token_ids[some])
-    results |= composition(model, tokens, options.icons)
+    results |= composition(model, tokens, options.icons, names)
     drawn = model.draw(
         token_ids[asked], tokens([""]), options.guidance, options.seed
     )

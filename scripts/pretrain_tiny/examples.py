@@ -93,8 +93,9 @@ def read_examples(
     moments_model: Any,
     directory: pathlib.Path,
     tokens: dataset.Tokens,
+    names: "set[str]",
 ) -> Examples:
-    """The pictures of several folders, encoded.
+    """The pictures of several folders that are taught, encoded.
 
     Args:
         weights: Dictionary of folder names to how often a picture of it is
@@ -103,6 +104,7 @@ def read_examples(
         moments_model: As for `encode_folder`.
         directory: As for `encode_folder`.
         tokens: `dataset.Tokens`.
+        names: Set of strings, the names to keep.
 
     Returns:
         `Examples`.
@@ -111,5 +113,11 @@ def read_examples(
         encode_folder(name, icons, moments_model, directory) for name in weights
     ]
     pictures, chances = dataset.read_weighted(weights, icons)
-    captions = [row["text"] for row in pictures.rows]
-    return Examples(np.concatenate(moments), captions, tokens, chances)
+    kept = np.array([row["name"] in names for row in pictures.rows])
+    chances = chances[kept] / chances[kept].sum()
+    captions = [
+        row["text"]
+        for row, keep in zip(pictures.rows, kept, strict=True)
+        if keep
+    ]
+    return Examples(np.concatenate(moments)[kept], captions, tokens, chances)

@@ -48,6 +48,9 @@ on by the diffusion model.
 | image encoder and decoder | {autoencoder_steps} | {autoencoder_minutes} |
 | text encoder and U-Net | {steps} (batch {batch_size}) | {minutes} |
 
+The text encoder and the U-Net were taught {examples} pictures with {captions}
+first captions; the autoencoder all of them.
+{remark}
 ![loss by quarter of the schedule](curves.svg)
 
 {measures}
@@ -103,6 +106,9 @@ def card(model: Any, directory: pathlib.Path, options: Any) -> str:
         steps=notes["text_to_image"]["step"],
         minutes=round(notes["text_to_image"]["minutes"]),
         batch_size=notes["text_to_image"]["batch_size"],
+        examples=notes["text_to_image"]["examples"],
+        captions=notes["text_to_image"]["captions"],
+        remark=f"\n{options.remark}\n" if options.remark else "",
         measures=_table(options.text_to_image / "measures.csv"),
         results="\n".join(
             f"| {name} | {value:.4g} |" for name, value in results.items()
@@ -127,10 +133,16 @@ def main(arguments=None) -> None:
         "--evaluation", type=pathlib.Path, default=evaluate.DIRECTORY
     )
     parser.add_argument("--output", type=pathlib.Path, required=True)
+    parser.add_argument("--names", type=int, help="as it was trained with")
+    parser.add_argument("--remark", help="what the card says of the training")
     options = parser.parse_args(arguments)
     options.package = None
     model, output = evaluate.load(options), options.output
-    notes = {"spec": networks.tiny_spec(options.blocks).to_dict()}
+    notes = {
+        "spec": networks.tiny_spec(options.blocks).to_dict(),
+        # Of `dataset.taught_names`; null for all of them.
+        "names": options.names,
+    }
     packaged.write(output, evaluate.parts(model), notes=notes)
     log = curves.read(options.text_to_image / "log.csv")
     names = tuple(name for name in log if name.startswith("mse_"))

@@ -35,7 +35,7 @@ from scripts.pretrain_tiny.examples import Examples
 from scripts.pretrain_tiny.examples import read_examples
 
 DIRECTORY = pathlib.Path("build/pretrain/text_to_image")
-SETS = "noto:1,noto-recoloured:0.5,fluent-emoji-flat:0.25"
+SETS = "noto:1,noto-recoloured:0.25"
 VALIDATION = "noto-composition"
 STEPS = 16000
 GAMMA = 5.0
@@ -104,7 +104,7 @@ class Training:
         examples: Examples,
         directory: pathlib.Path = DIRECTORY,
         batch_size: int = 32,
-        learning_rate: float = 1.2e-3,
+        learning_rate: float = 5e-4,
         ema_decay: float = 0.999,
         seed: int = 0,
         dtype: "str | None" = None,
@@ -126,7 +126,7 @@ class Training:
         )
         self.average = WeightAverage(variables, ema_decay)
         optimizer = gradients.make_optimizer(
-            gradients.FlatThenCosine(learning_rate, limits.steps)
+            gradients.FlatThenCosine(learning_rate, limits.steps, flat=0.8)
         )
         step = gradients.make_step(
             self.loss, variables, optimizer, self.average, jit_compile
@@ -213,6 +213,7 @@ class Training:
                 "minutes": self.run.seconds / 60,
                 "batch_size": self.batch_size,
                 "examples": len(self.examples),
+                "captions": len({c[0] for c in self.examples.captions}),
                 "blocks": self.spec.diffusion_model.blocks,
             }
             path = self.directory / "weights.npz"
@@ -300,17 +301,24 @@ def main(arguments=None) -> None:
     parser.add_argument("--sets", type=dataset.parse_weights, default=SETS)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--blocks", type=int, help="U-Net blocks per level")
-    parser.add_argument("--learning_rate", type=float, default=1.2e-3)
+    parser.add_argument("--learning_rate", type=float, default=5e-4)
     parser.add_argument("--ema_decay", type=float, default=0.999)
+    parser.add_argument("--names", type=int, help="at most so many names")
     parser.add_argument("--dtype", help="for example mixed_bfloat16")
     options = parser.parse_args(arguments)
     spec = networks.tiny_spec(options.blocks)
     tokens = dataset.read_tokens(options.tokens)
     moments_model, _ = autoencoder.load(spec, options.autoencoder)
+    names = dataset.taught_names(options.icons, options.names)
 
     def examples(weights):
         return read_examples(
-            weights, options.icons, moments_model, options.autoencoder, tokens
+            weights,
+            options.icons,
+            moments_model,
+            options.autoencoder,
+            tokens,
+            names,
         )
 
     measure = make_measure(

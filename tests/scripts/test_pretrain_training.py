@@ -1,6 +1,7 @@
 """The training side of the embedded model, on the smallest networks."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -118,6 +119,32 @@ def test_in_chunks_fills_up_and_cuts():
 def test_weights_of_sets_are_read():
     weights = dataset.parse_weights("noto,flat:0.5")
     assert weights == {"noto": 1.0, "flat": 0.5}
+
+
+@pytest.mark.parametrize(
+    "name, thing, expected",
+    [
+        ("anchor", "anchor", True),
+        ("fried-egg", "fried egg", False),
+        ("light-bulb", "light bulb", True),
+        ("angry-face", "angry face", False),
+    ],
+)
+def test_few_names_are_taught(name, thing, expected):
+    assert dataset.taught({"name": name, "thing": thing}) is expected
+
+
+def test_names_of_the_demo_are_taught_first(tmp_path):
+    folder = tmp_path / dataset.BASE
+    folder.mkdir()
+    names = ["axe", "cat", "dog", "fried-egg", "zebra"]
+    lines = [
+        json.dumps({"name": name, "thing": name.replace("-", " ")})
+        for name in names
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    assert dataset.taught_names(tmp_path, 2) == {"cat", "dog"}
+    assert dataset.taught_names(tmp_path) == {"axe", "cat", "dog", "zebra"}
 
 
 def test_tokens_are_found_by_text():

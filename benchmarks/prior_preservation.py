@@ -1,0 +1,175 @@
+"""Does a subject sit, and does its class survive? With and without a prior.
+
+    .venv/bin/python -m benchmarks.prior_preservation
+
+Teaches the embedded model one cat from six views, once alone and once
+beside class images that it draws itself, with `keras-sdft dreambooth`.
+Then, for the model before and after both: the denoising error on views of
+the subject that were held out, on class images from other seeds, and the
+pictures.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+
+import keras_sdft
+from keras_sdft.callbacks.grid import image_grid
+from keras_sdft.diffusion import NoiseSchedule
+from scripts.pretrain_tiny import dataset
+from scripts.pretrain_tiny import measures
+
+SUBJECT = pathlib.Path("examples/data/sks_cat")
+INSTANCE_PROMPT = "a sks cat"
+CLASS_PROMPT = "a cat"
+#: Things that have nothing to do with the subject.
+OTHERS = ("an apple", "a rocket", "a dog", "a house", "a fish", "a tree")
+#: Seeds of class images that are never trained on begin here.
+HELD_OUT_SEED = 100_000
+CHUNK = 16
+#: Times that each picture is asked for its noise.
+ASKED = 16
+
+
+def teach(options, name: str, with_prior: bool) -> pathlib.Path:
+    """Runs the command, and returns the run's directory."""
+    run = options.output / name
+    command = [
+        sys.executable,
+        "-m",
+        "keras_sdft",
+        "dreambooth",
+        "--model=tiny",
+        f"--instance_data_dir={SUBJECT / 'instance'}",
+        f"--instance_prompt={INSTANCE_PROMPT}",
+        f"--output_dir={run}",
+        f"--max_train_steps={options.steps}",
+        f"--learning_rate={options.learning_rate}",
+        "--batch_size=2",
+        "--overwrite",
+    ]
+    if with_prior:
+        command += [
+            f"--class_prompt={CLASS_PROMPT}",
+            f"--class_data_dir={options.output / 'class'}",
+            f"--num_class_images={options.num_class_images}",
+            f"--class_guidance_scale={options.guidance_scale}",
+            "--class_num_steps=25",
+            "--sample_batch_size=16",
+        ]
+    print(" ".join(command), flush=True)
+    subprocess.run(command, check=True)
+    return run
+
+
+def draw(sd, prompts: "list[str]", options, seed: int = 0) -> np.ndarray:
+    """One picture of each prompt, each from a noise of its own."""
+    filled = prompts + prompts[-1:] * (-len(prompts) % CHUNK)
+    parts = [
+        sd.text_to_image(
+            filled[begin : begin + CHUNK],
+            num_steps=25,
+            unconditional_guidance_scale=options.guidance_scale,
+            seed=seed + begin,
+        )
+        for begin in range(0, len(filled), CHUNK)
+    ]
+    return np.concatenate(parts)[: len(prompts)]
+
+
+def held_out(sd, options) -> "dict[str, tuple[np.ndarray, str]]":
+    """Pictures that nothing was trained on, and their captions."""
+    paths = sorted((SUBJECT / "validation").glob("*.png"))
+    views = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    cats = draw(sd, [CLASS_PROMPT] * CHUNK, options, HELD_OUT_SEED)
+    groups = {
+        "subject": (np.stack(views), INSTANCE_PROMPT),
+        "class": (cats, CLASS_PROMPT),
+    }
+    for number, prompt in enumerate(OTHERS):
+        images = draw(sd, [prompt] * 4, options, HELD_OUT_SEED + 100 * number)
+        groups[prompt] = (images, prompt)
+    return groups
+
+
+def errors(sd, groups) -> "dict[str, float]":
+    """Denoising error of each group, over the whole schedule."""
+    schedule, result = NoiseSchedule(), {}
+    for name, (images, prompt) in groups.items():
+        latents = measures.in_chunks(
+            lambda part: sd.image_encoder.predict_on_batch(
+                dataset.to_float(part)
+            ),
+            images,
+            size=CHUNK,
+        )
+        latents = np.repeat(latents, ASKED, axis=0)
+        context = np.repeat(
+            np.asarray(sd.encode_text(prompt), "float32"), len(latents), 0
+        )
+        place = (np.arange(len(latents)) % ASKED + 0.5) / ASKED
+        timesteps = np.floor(place * schedule.num_train_timesteps)
+        result[name] = float(
+            measures.denoising_error(
+                sd.diffusion_model, schedule, latents, context, timesteps
+            ).mean()
+        )
+    others = [result.pop(prompt) for prompt in OTHERS]
+    return {**result, "other things": float(np.mean(others))}
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=pathlib.Path, default="build/prior")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--num_class_images", type=int, default=48)
+    parser.add_argument("--guidance_scale", type=float, default=3.0)
+    options = parser.parse_args(arguments)
+    os.makedirs(options.output, exist_ok=True)
+    models = {
+        "before": "tiny",
+        "without prior": teach(options, "without", False),
+        "with prior": teach(options, "with", True),
+    }
+    prompts = [INSTANCE_PROMPT] * 3 + [CLASS_PROMPT] * 3 + list(OTHERS[:2])
+    groups, results, pictures = None, {}, []
+    for name, source in models.items():
+        sd = keras_sdft.StableDiffusion.from_preset(source)
+        groups = groups or held_out(sd, options)
+        results[name] = errors(sd, groups)
+        pictures.append(draw(sd, prompts, options))
+    sheet = image_grid(
+        np.concatenate(pictures), labels=list(models), column_labels=prompts
+    )
+    sheet.save(options.output / "grid.png")
+    report = {
+        "date": datetime.date.today().isoformat(),
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("tensorflow", "keras", "keras-cv")
+        },
+        "steps": options.steps,
+        "learning_rate": options.learning_rate,
+        "denoising_error": results,
+    }
+    path = options.output / "prior_preservation.json"
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print("| | " + " | ".join(results["before"]) + " |")
+    print("|" + "---|" * (1 + len(results["before"])))
+    for name, row in results.items():
+        cells = " | ".join(f"{value:.4f}" for value in row.values())
+        print(f"| {name} | {cells} |")
+    print(f"{path}\n{options.output / 'grid.png'}")
+
+
+if __name__ == "__main__":
+    main()
