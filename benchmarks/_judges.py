@@ -119,7 +119,7 @@ class SubjectJudge:
         self._network.compile(
             keras.optimizers.AdamW(rate, weight_decay=1e-2),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            ["accuracy"],
+            metrics=["accuracy"],
         )
         generator = np.random.default_rng(seed)
         for epoch in range(epochs):
