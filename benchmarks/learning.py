@@ -20,6 +20,7 @@ import numpy as np
 
 import keras_sdft
 from benchmarks import _judges
+from benchmarks import _pictures
 from keras_sdft.callbacks.grid import image_grid
 from keras_sdft.diffusion import NoiseSchedule
 from keras_sdft.models import PRESETS
@@ -33,7 +34,6 @@ from scripts.pretrain_tiny import measures
 INK = "fluent-emoji-high-contrast"
 STYLES = ("noto", "fluent-emoji-flat", INK)
 SUFFIX = " in ink style"
-CHUNK = 16
 
 
 class Icons:
@@ -91,7 +91,7 @@ def teach_style(icons: Icons, sd) -> "tuple[_judges.StyleJudge, dict]":
     kept, asked = {}, {}
     for name, images in parts.items():
         few = images[:: max(1, len(images) // 300)]
-        both = np.concatenate([few, through_autoencoder(sd, few)])
+        both = np.concatenate([few, _pictures.through_autoencoder(sd, few)])
         test = np.arange(len(both)) % 5 == 0
         kept[name], asked[name] = both[~test], both[test]
     judge = _judges.StyleJudge(
@@ -110,40 +110,16 @@ def teach_subjects(icons: Icons, sd, epochs) -> "tuple":
     things = [icons.things[name] for name in names] * len(STYLES)
     judge = _judges.SubjectJudge(images, things, epochs)
     few = slice(None, None, max(1, len(images) // 300))
-    rank = judge.rank(through_autoencoder(sd, images[few]), things[few])
+    rank = judge.rank(
+        _pictures.through_autoencoder(sd, images[few]), things[few]
+    )
     return judge, {
         "subject_judge": float((rank < 1).mean()),
         "subjects": len(judge.names),
     }
 
 
-def through_autoencoder(sd, images: np.ndarray) -> np.ndarray:
-    """Images encoded to latents and decoded again."""
-
-    def through(part):
-        latents = sd.image_encoder.predict_on_batch(dataset.to_float(part))
-        return sd.decoder.predict_on_batch(np.asarray(latents))
-
-    return measures.to_uint8(measures.in_chunks(through, images, size=CHUNK))
-
-
 # === One model ===
-
-
-def draw(sd, prompts: "list[str]", options) -> np.ndarray:
-    """One picture of each prompt; the n-th always begins at the n-th noise."""
-    parts = []
-    for begin in range(0, len(prompts), CHUNK):
-        part = prompts[begin : begin + CHUNK]
-        filled = [part[i % len(part)] for i in range(CHUNK)]
-        images = sd.text_to_image(
-            filled,
-            num_steps=options.num_steps,
-            unconditional_guidance_scale=options.guidance_scale,
-            seed=options.seed + begin,
-        )
-        parts.append(images[: len(part)])
-    return np.concatenate(parts)
 
 
 def drawn_numbers(sd, icons, style, subject, options) -> "tuple[dict, dict]":
@@ -154,7 +130,13 @@ def drawn_numbers(sd, icons, style, subject, options) -> "tuple[dict, dict]":
         things = [icons.things[name] for name in names]
         for label, suffix in (("ink", SUFFIX), ("plain", "")):
             prompts = [icons.prompt(name, suffix) for name in names]
-            images = draw(sd, prompts, options)
+            images = _pictures.draw(
+                sd,
+                prompts,
+                options.num_steps,
+                options.guidance_scale,
+                options.seed,
+            )
             rank = subject.rank(images, things)
             key = f"{group}_{label}"
             pictures[key] = images
@@ -170,13 +152,7 @@ def denoising(sd, icons: Icons) -> "dict[str, float]":
     result = {}
     for label, style, suffix in (("ink", INK, SUFFIX), ("base", "noto", "")):
         images = icons.pictures(style, names)
-        latents = measures.in_chunks(
-            lambda part: sd.image_encoder.predict_on_batch(
-                dataset.to_float(part)
-            ),
-            images,
-            size=CHUNK,
-        )
+        latents = _pictures.encode(sd, images)
         prompts = [icons.prompt(name, suffix) for name in names]
         context = np.asarray(sd.encode_text(prompts), "float32")
         errors = measures.bucket_errors(
@@ -204,7 +180,13 @@ def composed(sd, subject, options) -> "dict[str, float]":
     prompts = [
         captions.with_article(f"{colour} {thing}") for (colour,), thing in pairs
     ]
-    images = draw(sd, prompts, options)
+    images = _pictures.draw(
+        sd,
+        prompts,
+        options.num_steps,
+        options.guidance_scale,
+        options.seed,
+    )
     rank = subject.rank(images, [thing for _, thing in pairs])
     found = [colours.name_colours(image) for image in images]
     coloured = np.array(

@@ -22,9 +22,9 @@ import numpy as np
 from PIL import Image
 
 import keras_sdft
+from benchmarks import _pictures
 from keras_sdft.callbacks.grid import image_grid
 from keras_sdft.diffusion import NoiseSchedule
-from scripts.pretrain_tiny import dataset
 from scripts.pretrain_tiny import measures
 
 SUBJECT = pathlib.Path("examples/data/sks_cat")
@@ -34,7 +34,6 @@ CLASS_PROMPT = "a cat"
 OTHERS = ("an apple", "a rocket", "a dog", "a house", "a fish", "a tree")
 #: Seeds of class images that are never trained on begin here.
 HELD_OUT_SEED = 100_000
-CHUNK = 16
 #: Times that each picture is asked for its noise.
 ASKED = 16
 
@@ -70,32 +69,28 @@ def teach(options, name: str, with_prior: bool) -> pathlib.Path:
     return run
 
 
-def draw(sd, prompts: "list[str]", options, seed: int = 0) -> np.ndarray:
-    """One picture of each prompt, each from a noise of its own."""
-    filled = prompts + prompts[-1:] * (-len(prompts) % CHUNK)
-    parts = [
-        sd.text_to_image(
-            filled[begin : begin + CHUNK],
-            num_steps=25,
-            unconditional_guidance_scale=options.guidance_scale,
-            seed=seed + begin,
-        )
-        for begin in range(0, len(filled), CHUNK)
-    ]
-    return np.concatenate(parts)[: len(prompts)]
-
-
 def held_out(sd, options) -> "dict[str, tuple[np.ndarray, str]]":
     """Pictures that nothing was trained on, and their captions."""
     paths = sorted((SUBJECT / "validation").glob("*.png"))
     views = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
-    cats = draw(sd, [CLASS_PROMPT] * CHUNK, options, HELD_OUT_SEED)
+    guidance = options.guidance_scale
+    cats = _pictures.draw(
+        sd,
+        [CLASS_PROMPT] * _pictures.CHUNK,
+        guidance_scale=guidance,
+        seed=HELD_OUT_SEED,
+    )
     groups = {
         "subject": (np.stack(views), INSTANCE_PROMPT),
         "class": (cats, CLASS_PROMPT),
     }
     for number, prompt in enumerate(OTHERS):
-        images = draw(sd, [prompt] * 4, options, HELD_OUT_SEED + 100 * number)
+        images = _pictures.draw(
+            sd,
+            [prompt] * 4,
+            guidance_scale=guidance,
+            seed=HELD_OUT_SEED + 100 * number,
+        )
         groups[prompt] = (images, prompt)
     return groups
 
@@ -104,13 +99,7 @@ def errors(sd, groups) -> "dict[str, float]":
     """Denoising error of each group, over the whole schedule."""
     schedule, result = NoiseSchedule(), {}
     for name, (images, prompt) in groups.items():
-        latents = measures.in_chunks(
-            lambda part: sd.image_encoder.predict_on_batch(
-                dataset.to_float(part)
-            ),
-            images,
-            size=CHUNK,
-        )
+        latents = _pictures.encode(sd, images)
         latents = np.repeat(latents, ASKED, axis=0)
         context = np.repeat(
             np.asarray(sd.encode_text(prompt), "float32"), len(latents), 0
@@ -146,7 +135,9 @@ def main(arguments=None) -> None:
         sd = keras_sdft.StableDiffusion.from_preset(source)
         groups = groups or held_out(sd, options)
         results[name] = errors(sd, groups)
-        pictures.append(draw(sd, prompts, options))
+        pictures.append(
+            _pictures.draw(sd, prompts, guidance_scale=options.guidance_scale)
+        )
     sheet = image_grid(
         np.concatenate(pictures), labels=list(models), column_labels=prompts
     )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 from safetensors.numpy import save_file
 
 CHECKSUMS = "weights.json"
@@ -90,9 +90,9 @@ def read(directory: str | Path, part: str, network: Any) -> None:
         FileNotFoundError: If there is none.
     """
     path = file_of(directory, part)
-    _check_digest(Path(directory) / CHECKSUMS, part, path)
+    data = _checked_bytes(Path(directory) / CHECKSUMS, part, path)
     try:
-        tensors = load_file(path)
+        tensors = load(data)
     except SafetensorError as error:
         raise _damaged(path, str(error)) from error
     expected = {name: tuple(v.shape) for name, v in _named(network)}
@@ -161,15 +161,18 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _check_digest(checksums: Path, part: str, path: Path) -> None:
+def _checked_bytes(checksums: Path, part: str, path: Path) -> bytes:
     if not path.is_file():
         raise _missing(path)
     digests = _checksums(checksums)
     if part not in digests:
         raise _damaged(checksums, f"it lacks the checksum of {part!r}")
-    received, expected = _digest(path), digests[part]
+    # Read once: what is checked is what is loaded.
+    data = path.read_bytes()
+    received, expected = hashlib.sha256(data).hexdigest(), digests[part]
     if received != expected:
         raise _damaged(path, f"its SHA-256 is {received}, not {expected}")
+    return data
 
 
 def _checksums(path: Path) -> dict[str, str]:

@@ -5,11 +5,11 @@ import types
 import pytest
 
 from keras_sdft import data as data_room
-from keras_sdft.cli.dreambooth import DreamboothOptions
-from keras_sdft.cli.train import TrainOptions
 from keras_sdft.cli.training_data import load_data
 from keras_sdft.cli.training_data import load_photos
 from keras_sdft.cli.training_data import load_subject
+from tests.cli.options import options_of
+from tests.cli.options import subject_of
 
 SD = types.SimpleNamespace(tokenizer="tokenizer", img_height=64, img_width=128)
 
@@ -32,27 +32,6 @@ def calls(monkeypatch):
     monkeypatch.setattr(data_room, "load", load)
     monkeypatch.setattr(data_room, "load_dreambooth", load)
     return found
-
-
-def options_of(**changes):
-    given = {
-        "model": "tiny",
-        "data": "photos",
-        "output_dir": "run",
-        "max_train_steps": 12,
-    }
-    return TrainOptions(**given | changes)
-
-
-def subject_of(**changes):
-    given = {
-        "model": "tiny",
-        "instance_data_dir": "photos",
-        "instance_prompt": "a photo of sks dog",
-        "output_dir": "run",
-        "max_train_steps": 12,
-    }
-    return DreamboothOptions(**given | changes)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ The numbers were written by `benchmarks/parity.py --golden`; of each tensor
 its norm and its products with random directions are kept.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -13,26 +11,14 @@ from benchmarks import _parity_ours as parity
 from benchmarks._parity_models import CASES
 from benchmarks._parity_models import OPTIMIZER_STEPS
 from benchmarks._parity_models import projections
-
-GOLDEN = Path(__file__).parent / "golden"
-ARCHITECTURES = ("sd1", "sd2")
-INPUT = "input_"
-
-
-def numbers_of(architecture):
-    """What both sides were given, and what the other one found."""
-    numbers = dict(np.load(GOLDEN / architecture / "reference.npz"))
-    inputs = {
-        name.removeprefix(INPUT): array
-        for name, array in numbers.items()
-        if name.startswith(INPUT)
-    }
-    return inputs, numbers
+from tests.formats.reference import ARCHITECTURES
+from tests.formats.reference import GOLDEN
+from tests.formats.reference import golden_numbers
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def golden(request):
-    inputs, numbers = numbers_of(request.param)
+    inputs, numbers = golden_numbers(request.param)
     return parity.load(GOLDEN / request.param, inputs), inputs, numbers
 
 
@@ -65,7 +51,7 @@ def test_min_snr_is_seen_by_these_tests(golden):
 
 def test_steps_of_adamw_with_clipping():
     architecture = "sd1"
-    inputs, numbers = numbers_of(architecture)
+    inputs, numbers = golden_numbers(architecture)
     model = parity.load(GOLDEN / architecture, inputs)
     prediction_type = model.spec.prediction_type
     training = parity.Training(model, inputs, prediction_type, 5.0)

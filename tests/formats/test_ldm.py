@@ -14,11 +14,10 @@ from keras_sdft.formats.safetensors_files import Tensor
 from keras_sdft.formats.safetensors_files import open_tensors
 from keras_sdft.formats.safetensors_files import read_header
 from keras_sdft.formats.safetensors_files import write
-from keras_sdft.formats.weight_names import COMPONENTS
-from keras_sdft.formats.weight_names import component_rows
 from keras_sdft.models import PRESETS
+from tests.formats.reference import GOLDEN
+from tests.formats.reference import single_file_shapes
 
-GOLDEN = Path(__file__).parent / "golden"
 UNET = "model.diffusion_model."
 
 
@@ -28,17 +27,8 @@ def of_shape(shape):
 
 def full_size(name, **more):
     """The keys and shapes of a published model, no weights."""
-    spec = PRESETS[name].spec
-    tensors = {}
-    for component in COMPONENTS:
-        shapes = {r.theirs: r.shape for r in component_rows(component, spec)}
-        for key, original in original_keys(spec)[component].items():
-            shape = shapes[key]
-            if isinstance(original, tuple):
-                original = original[0]
-                shape = (3 * shape[0], *shape[1:])
-            tensors[original] = of_shape(shape)
-    return tensors | {key: of_shape(shape) for key, shape in more.items()}
+    shapes = single_file_shapes(name) | more
+    return {key: of_shape(shape) for key, shape in shapes.items()}
 
 
 @pytest.fixture(params=["sd1", "sd2"])

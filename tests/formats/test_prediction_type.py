@@ -9,30 +9,21 @@ from keras_sdft import formats
 from keras_sdft.cli import main
 from keras_sdft.cli.model import missing_prediction_type
 from keras_sdft.formats import safetensors_files
-from keras_sdft.formats.ldm_names import original_keys
 from keras_sdft.formats.safetensors_files import Tensor
-from keras_sdft.formats.weight_names import COMPONENTS
-from keras_sdft.formats.weight_names import component_rows
-from keras_sdft.models import PRESETS
 from keras_sdft.models import StableDiffusion
 from keras_sdft.models import describe
 from keras_sdft.models import resolve
 from keras_sdft.models.exported import UnknownPredictionType
 from keras_sdft.models.exported import write_export
+from tests.formats.reference import single_file_shapes
 
 
 def full_size_file(path, name, **metadata):
     """A published model's header over a hole: 2 GB that take no room."""
-    spec = PRESETS[name].spec
-    tensors = {}
-    for component in COMPONENTS:
-        shapes = {r.theirs: r.shape for r in component_rows(component, spec)}
-        for key, original in original_keys(spec)[component].items():
-            shape = shapes[key]
-            if isinstance(original, tuple):
-                original = original[0]
-                shape = (3 * shape[0], *shape[1:])
-            tensors[original] = Tensor(shape, "F16", None)
+    tensors = {
+        key: Tensor(shape, "F16", None)
+        for key, shape in single_file_shapes(name).items()
+    }
     header = safetensors_files._header(
         sorted(tensors), tensors, "float16", metadata
     )
