@@ -38,6 +38,7 @@ _POSITIVE = (
     "max_grad_norm",
     "lr_power",
     "snr_gamma",
+    "p2_gamma",
     "huber_delta",
     "timestep_bias_multiplier",
 )
@@ -58,6 +59,7 @@ _SHARES = ("adam_beta1", "adam_beta2")
 _COUNTS_WITH: dict[str, tuple[str, tuple[Any, ...]]] = {
     "huber_delta": ("loss", ("huber",)),
     "snr_gamma": ("weighting", ("min_snr",)),
+    "p2_gamma": ("weighting", ("p2",)),
     "multires_noise_discount": ("multires_noise_iterations", ()),
     "timestep_bias_multiplier": (
         "timestep_bias_strategy",
@@ -242,4 +244,6 @@ def weighting(options: TrainingOptions) -> Any:
 
     if options.weighting == "min_snr" and options.snr_gamma is not None:
         return functools.partial(diffusion.min_snr, gamma=options.snr_gamma)
+    if options.weighting == "p2" and options.p2_gamma is not None:
+        return functools.partial(diffusion.p2, gamma=options.p2_gamma)
     return options.weighting

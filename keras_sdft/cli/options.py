@@ -118,6 +118,8 @@ class ObjectiveOptions:
         weighting: Weight of each timestep in the loss.
         snr_gamma: Ceiling on the signal-to-noise ratio for the weighting
             min_snr. Defaults to 5.
+        p2_gamma: How strongly the weighting p2 turns from timesteps with
+            little noise. Defaults to 1.
         offset_noise: Strength of noise that is constant over the image; 0.1
             is strong.
         multires_noise_iterations: Levels of multi-resolution noise; 0 is
@@ -145,6 +147,7 @@ class ObjectiveOptions:
     huber_delta: float = 0.1
     weighting: Weighting = "constant"
     snr_gamma: float | None = None
+    p2_gamma: float | None = None
     offset_noise: float = 0.0
     multires_noise_iterations: int = 0
     multires_noise_discount: float = 0.3

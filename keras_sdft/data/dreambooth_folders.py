@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 
+from keras_sdft.data.class_images import read_record
 from keras_sdft.data.examples import first_five
 from keras_sdft.data.folders import walk
 from keras_sdft.data.tables import IMAGE_EXTENSIONS
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 # More photos than this are more likely a data set of captioned images.
 MANY_PHOTOS = 200
+# More than this are nothing else: one caption would be all it has.
+MOST_PHOTOS = 1000
 # From so many photos on, fewer class images than photos look swapped.
 _MANY_FOR_A_SUBJECT = 50
 # So many photos are compared with class images by their bytes.
@@ -48,8 +51,9 @@ def check_dreambooth_folders(
     Raises:
         FileNotFoundError: If a folder does not exist.
         ValueError: If a folder that is needed holds no image, if the two are
-            the same, one inside the other or share an image, or if a class
-            prompt has no class folder.
+            the same, one inside the other, share an image or look swapped,
+            if there are more than 1,000 photos, or if a class prompt has no
+            class folder.
     """
     instance = os.fspath(instance_data_dir)
     photos = _photos("instance_data_dir", instance)
@@ -59,7 +63,7 @@ def check_dreambooth_folders(
                 "`class_data_dir` is not used: without a `class_prompt` there "
                 "is no prior preservation."
             )
-        _warn_about_count(instance, len(photos))
+        _check_count(instance, len(photos))
         return len(photos), 0
     if class_data_dir is None:
         raise ValueError(
@@ -74,13 +78,8 @@ def check_dreambooth_folders(
     if os.path.isdir(others) or num_class_images is None:
         class_images = _photos("class_data_dir", others, num_class_images)
     _refuse_shared(instance, photos, others, class_images)
-    _warn_about_count(instance, len(photos))
-    _warn_if_swapped(
-        instance,
-        len(photos),
-        others,
-        max(len(class_images), num_class_images or 0),
-    )
+    _refuse_swapped(instance, photos, others, class_images)
+    _check_count(instance, len(photos))
     return len(photos), len(class_images)
 
 
@@ -108,7 +107,14 @@ def _photos(
     )
 
 
-def _warn_about_count(folder: str, count: int) -> None:
+def _check_count(folder: str, count: int) -> None:
+    if count > MOST_PHOTOS:
+        raise ValueError(
+            f"`instance_data_dir` must hold at most {MOST_PHOTOS} photos of "
+            f"one subject; 3 to 30 are usual. Received: {count} in "
+            f"{folder!r}. Choose some, or train on them as captioned images "
+            "with `keras_sdft.data.load` or `keras-sdft train`."
+        )
     if count == 1:
         logger.warning(
             "%s holds one photo. The subject will be learned with its "
@@ -199,17 +205,24 @@ def _digest(path: str) -> bytes:
     return digest.digest()
 
 
-def _warn_if_swapped(
-    instance: str, photos: int, others: str, class_images: int
+def _refuse_swapped(
+    instance: str, photos: list[str], others: str, class_images: list[str]
 ) -> None:
-    if photos > _MANY_FOR_A_SUBJECT and class_images < photos:
-        logger.warning(
-            "There are more photos of the subject (%d in %s) than images of "
-            "its class (%d in %s). Are `instance_data_dir` and "
-            "`class_data_dir` swapped? 3 to 30 photos and 100 to 300 class "
-            "images are usual.",
-            photos,
-            instance,
-            class_images,
-            others,
+    generated = sorted(set(photos) & set(read_record(instance)))
+    if generated:
+        raise ValueError(
+            "`instance_data_dir` holds images that were generated as class "
+            f"images: {first_five(generated)} in {instance!r}. Are "
+            "`instance_data_dir` and `class_data_dir` swapped? Received: "
+            f"class_data_dir={others!r}. Swap them, or move these images out."
+        )
+    given = set(class_images) - set(read_record(others))
+    if len(photos) > _MANY_FOR_A_SUBJECT and 0 < len(given) < len(photos):
+        raise ValueError(
+            "`instance_data_dir` and `class_data_dir` look swapped: 3 to 30 "
+            "photos of the subject and 100 to 300 images of its class are "
+            f"usual. Received: {len(photos)} photos in {instance!r} and "
+            f"{len(class_images)} class images in {others!r}. Swap the two; "
+            "if they are as they should be, put at least as many class "
+            "images there as photos, or name a new folder for them."
         )

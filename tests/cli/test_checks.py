@@ -12,6 +12,7 @@ from tests.cli.options import subject_of
 IDLE = [
     ({"huber_delta": 0.5}, {"loss": "huber"}),
     ({"snr_gamma": 1.0}, {"weighting": "min_snr"}),
+    ({"p2_gamma": 0.5}, {"weighting": "p2"}),
     ({"multires_noise_discount": 0.5}, {"multires_noise_iterations": 6}),
     (
         {"timestep_bias_multiplier": 2.0},
@@ -133,3 +134,8 @@ def test_gamma_reaches_the_weighting():
         weighting(options)(snr, "epsilon"), np.minimum(snr, 1.0) / snr
     )
     assert weighting(options_of(weighting="min_snr")) == "min_snr"
+    options = options_of(weighting="p2", p2_gamma=0.5)
+    np.testing.assert_allclose(
+        weighting(options)(snr, "epsilon"), (1.0 + snr) ** -0.5, rtol=1e-6
+    )
+    assert weighting(options_of(weighting="p2")) == "p2"

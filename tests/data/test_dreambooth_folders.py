@@ -1,6 +1,7 @@
 import pytest
 
 from keras_sdft.data import check_dreambooth_folders
+from keras_sdft.data.class_images import add_to_record
 
 
 @pytest.fixture
@@ -93,28 +94,56 @@ def test_one_photo_is_warned_of(tmp_path, write_image, caplog):
     assert "holds one photo" in caplog.text
 
 
-def test_ten_thousand_photos_look_like_a_data_set(
-    tmp_path, caplog, monkeypatch
-):
+@pytest.mark.parametrize("count", [201, 1000])
+def test_many_photos_look_like_a_data_set(tmp_path, caplog, monkeypatch, count):
+    names = [f"{index}.jpg" for index in range(count)]
+    monkeypatch.setattr(
+        "keras_sdft.data.dreambooth_folders.walk", lambda folder: names
+    )
+    assert check_dreambooth_folders(tmp_path) == (count, 0)
+    assert f"{count} photos" in caplog.text
+    assert "keras-sdft train" in caplog.text
+
+
+def test_ten_thousand_photos_are_refused(tmp_path, monkeypatch):
     names = [f"{index}.jpg" for index in range(10_000)]
     monkeypatch.setattr(
         "keras_sdft.data.dreambooth_folders.walk", lambda folder: names
     )
-    assert check_dreambooth_folders(tmp_path) == (10_000, 0)
-    assert "10000 photos" in caplog.text and "keras-sdft train" in caplog.text
+    with pytest.raises(ValueError, match="at most 1000 .* Received: 10000"):
+        check_dreambooth_folders(tmp_path)
 
 
-def test_swapped_folders_are_warned_of(tmp_path, caplog):
+@pytest.fixture
+def few_and_many(tmp_path):
     for name, count in (("many", 200), ("few", 5)):
         (tmp_path / name).mkdir()
         for index in range(count):
             (tmp_path / name / f"{index}.jpg").write_text(f"{name} {index}")
-    assert check(tmp_path, "few", "many") == (5, 200)
+    return tmp_path
+
+
+def record(folder, names):
+    for name in names:
+        add_to_record(folder, {"file_name": name, "text": "a dog", "seed": 0})
+
+
+@pytest.mark.parametrize("asked", [None, 200, 300])
+def test_swapped_folders_are_refused(few_and_many, caplog, asked):
+    right = check(few_and_many, "few", "many", num_class_images=asked)
+    assert right == (5, 200)
     assert not caplog.records
-    assert check(tmp_path, "many", "few") == (200, 5)
-    assert "many" in caplog.text and "few" in caplog.text
-    assert "swapped?" in caplog.text
-    caplog.clear()
-    # Not where more class images are to come.
-    check(tmp_path, "many", "few", num_class_images=300)
-    assert not caplog.records
+    with pytest.raises(ValueError, match="200 photos in .*many.* 5 class"):
+        check(few_and_many, "many", "few", num_class_images=asked)
+
+
+def test_class_images_that_were_generated_may_be_few(few_and_many):
+    record(few_and_many / "few", [f"{index}.jpg" for index in range(5)])
+    found = check(few_and_many, "many", "few", num_class_images=300)
+    assert found == (200, 5)
+
+
+def test_generated_class_images_are_no_photos(few_and_many):
+    record(few_and_many / "few", ["3.jpg"])
+    with pytest.raises(ValueError, match="generated as class images: '3.jpg'"):
+        check(few_and_many, "few", "many")
