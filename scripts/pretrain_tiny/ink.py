@@ -1,6 +1,8 @@
 """Makes the demo's data: things in black ink, and a few held out.
 
-Writes `examples/data/ink/{train,validation}` from the high-contrast icons.
+Writes `examples/data/ink/{train,validation}` from the high-contrast icons,
+`plain`, the same things as the embedded model drew them before, and a table
+of `train` and `plain` together.
 Run `python -m scripts.pretrain_tiny.ink`.
 """
 
@@ -15,8 +17,12 @@ from scripts.pretrain_tiny import captions
 from scripts.pretrain_tiny import icons
 
 SET = "fluent-emoji-high-contrast"
+PLAIN_SET = "noto"
 OUTPUT = pathlib.Path("examples/data/ink")
 CAPTION = "{} in ink style"
+PLAIN_CAPTION = "{}"
+#: Beside the folders: the drawings in ink and the plain pictures.
+TABLE = "train_and_plain.jsonl"
 
 #: Icons of each split: well known, of clean shape, and in every set.
 SPLITS = {
@@ -36,31 +42,48 @@ SPLITS = {
 }
 
 
-def write_split(names, drawn, folder: pathlib.Path) -> int:
+def write_split(
+    names, drawn, folder: pathlib.Path, caption: str = CAPTION
+) -> int:
     """Draws one split and writes its captions.
 
     Args:
         names: List of strings, icons' names.
         drawn: Dictionary of names to `icons.Icon`.
         folder: Path of a directory; made when missing.
+        caption: Template for a thing with its article.
 
     Returns:
         Int, bytes of the pictures.
     """
+    mode = "L" if caption == CAPTION else "RGB"
     folder.mkdir(parents=True, exist_ok=True)
     rows, size = [], 0
     for name in sorted(names):
         noun = captions.thing(name)[1][0]
         file_name = noun.replace(" ", "-") + ".png"
-        picture = Image.fromarray(icons.draw(drawn[name].svg)).convert("L")
+        picture = Image.fromarray(icons.draw(drawn[name].svg)).convert(mode)
         data = io.BytesIO()
         picture.save(data, "PNG", optimize=True)
         (folder / file_name).write_bytes(data.getvalue())
         size += len(data.getvalue())
-        text = CAPTION.format(captions.with_article(noun))
+        text = caption.format(captions.with_article(noun))
         rows.append(json.dumps({"file_name": file_name, "text": text}))
     (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n")
     return size
+
+
+def write_table(output: pathlib.Path) -> int:
+    """Writes the rows of `train` and `plain` as one table."""
+    rows = []
+    for folder in ("train", "plain"):
+        with open(output / folder / "metadata.jsonl", encoding="utf-8") as file:
+            for line in file:
+                row = json.loads(line)
+                row["file_name"] = f"{folder}/{row['file_name']}"
+                rows.append(json.dumps(row))
+    (output / TABLE).write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return len(rows)
 
 
 def main(arguments=None) -> None:
@@ -68,11 +91,20 @@ def main(arguments=None) -> None:
     parser.add_argument("--cache", type=pathlib.Path, default="build/icons")
     parser.add_argument("--output", type=pathlib.Path, default=OUTPUT)
     options = parser.parse_args(arguments)
-    found = icons.read_icons(SET, options.cache / "packages")
-    drawn = {icon.name: icon for icon in found}
+    drawn, plain = (
+        {
+            icon.name: icon
+            for icon in icons.read_icons(name, options.cache / "packages")
+        }
+        for name in (SET, PLAIN_SET)
+    )
     for split, names in SPLITS.items():
         size = write_split(names, drawn, options.output / split)
         print(f"{split}: {len(names)} pictures, {size} bytes")
+    names = SPLITS["train"]
+    size = write_split(names, plain, options.output / "plain", PLAIN_CAPTION)
+    print(f"plain: {len(names)} pictures, {size} bytes")
+    print(f"{TABLE}: {write_table(options.output)} rows")
 
 
 if __name__ == "__main__":

@@ -154,16 +154,34 @@ def test_vocabulary_file_has_the_layout_of_the_tokenizer():
     assert len(set(merges)) == len(merges)
 
 
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 @pytest.mark.parametrize("split, count", [("train", 64), ("validation", 16)])
 def test_ink_pictures_are_black_on_white_and_captioned(split, count):
     folder = INK / split
-    rows = [
-        json.loads(line)
-        for line in (folder / "metadata.jsonl").read_text().splitlines()
-    ]
+    rows = rows_of(folder / "metadata.jsonl")
     assert len(rows) == len({row["file_name"] for row in rows}) == count
     for row in rows:
         assert row["text"].endswith(" in ink style")
         with Image.open(folder / row["file_name"]) as image:
             assert image.size == (128, 128)
             assert image.convert("RGB").getextrema()[0] == (0, 255)
+
+
+def test_each_drawing_has_its_plain_picture():
+    drawn = rows_of(INK / "train" / "metadata.jsonl")
+    plain = rows_of(INK / "plain" / "metadata.jsonl")
+    assert [row["text"] for row in drawn] == [
+        f"{row['text']} in ink style" for row in plain
+    ]
+    both = rows_of(INK / "train_and_plain.jsonl")
+    assert [row["text"] for row in both] == [
+        row["text"] for row in drawn + plain
+    ]
+    for row in both:
+        with Image.open(INK / row["file_name"]) as image:
+            assert image.size == (128, 128)
+            grey = image.mode == "L"
+            assert grey == row["text"].endswith(" in ink style")
