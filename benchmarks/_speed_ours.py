@@ -1,0 +1,202 @@
+"""Our side of `speed.py`, used as the documentation tells a user to.
+
+One job a process; see `_speed_child.py`.
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+from benchmarks import _speed_child
+from benchmarks._speed_sizes import GUIDANCE
+from benchmarks._speed_sizes import PROMPT
+from benchmarks._speed_sizes import SAMPLING_STEPS
+from benchmarks._speed_sizes import SIZES
+from benchmarks._speed_sizes import ready_batch
+
+
+def train(job):
+    """Steps of `fit` on batches that are encoded already."""
+    import tensorflow as tf
+
+    clock = _speed_child.Clock(job)
+    trainer = make_trainer(job)
+    batches = tf.data.Dataset.from_tensors(ready_batch(job))
+    fit(trainer, batches.repeat(clock.count), clock)
+    return clock.result()
+
+
+def recipe(job):
+    """Image files and captions to updated weights, by `fit`."""
+    clock = _speed_child.Clock(job)
+    trainer = make_trainer(job)
+    fill = 0.0
+    model = trainer.stable_diffusion
+    if job.get("cached"):
+        batches, fill = cached_batches(model, job)
+    else:
+        batches = file_batches(model.tokenizer, job)
+    fit(trainer, batches, clock)
+    return clock.result(fill=fill, files=job["files"], batch=job["batch"])
+
+
+def read(job):
+    """Batches from files, or from the cache, without a network."""
+    clock = _speed_child.Clock(job)
+    model = make_model(job)
+    if job.get("cached"):
+        batches, _ = cached_batches(model, job)
+    else:
+        batches = file_batches(model.tokenizer, job)
+    for _ in batches:
+        if not clock.tick():
+            break
+    return clock.result(batch=job["batch"])
+
+
+def start(job):
+    """The first batch of a large set of files."""
+    import keras_sdft
+
+    clock = _speed_child.Clock(job)
+    words = make_model(job).tokenizer
+    # The same modules as for one example: the empty program.
+    _ = keras_sdft.data.load
+    empty, imported = _speed_child.memory_gb(), clock.now()
+    next(iter(file_batches(words, job)))
+    above = (_speed_child.memory_gb() - empty) * 1e9 / 2**30
+    return {"first": clock.now(), "imported": imported, "above_gib": above}
+
+
+def draw(job):
+    """Images from text, by `text_to_image`."""
+    clock = _speed_child.Clock(job)
+    model = make_model(job)
+    options = {"unconditional_guidance_scale": GUIDANCE, "seed": 0}
+    model.text_to_image(PROMPT, num_steps=2, **options)
+    while clock.tick():
+        model.text_to_image(PROMPT, num_steps=SAMPLING_STEPS, **options)
+    return clock.result()
+
+
+def tokenizer(job):
+    """The vocabulary of "tiny" in files that the peer reads."""
+    from benchmarks._parity_models import write_tokenizer
+
+    folder = Path(job["folder"])
+    staged = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(staged, ignore_errors=True)
+    write_tokenizer(staged, SIZES[job["size"]].vocabulary, "end")
+    staged.rename(folder)
+    return {}
+
+
+# === Parts ===
+
+
+def make_model(job):
+    """A model of the size; "tiny" with its weights, others with fresh ones."""
+    import keras_sdft
+    from keras_sdft import models
+
+    side, size = job["pixels"], SIZES[job["size"]]
+    remat = job.get("remat", False)
+    if job["size"] == "tiny":
+        return keras_sdft.StableDiffusion.from_preset(
+            "tiny", side, side, remat=remat
+        )
+    spec = models.StableDiffusionSpec(
+        name=job["size"],
+        diffusion_model=models.DiffusionModelSpec(
+            widths=size.widths,
+            blocks=size.blocks,
+            num_heads=(size.heads,) * len(size.widths),
+            context_width=size.text_width,
+        ),
+        text_encoder=models.TextEncoderSpec(
+            vocabulary_size=size.vocabulary,
+            width=size.text_width,
+            depth=size.text_depth,
+            num_heads=size.text_heads,
+        ),
+        autoencoder=models.AutoencoderSpec(
+            encoder_widths=size.autoencoder,
+            encoder_blocks=size.encoder_blocks,
+            decoder_widths=size.autoencoder,
+            decoder_blocks=size.decoder_blocks,
+            groups=size.autoencoder_groups,
+        ),
+    )
+    return keras_sdft.StableDiffusion(
+        side, side, spec=spec, base="tiny", random_weights=True, remat=remat
+    )
+
+
+def make_trainer(job):
+    import keras_sdft
+
+    trainer = keras_sdft.Trainer(make_model(job))
+    trainer.compile()
+    return trainer
+
+
+def fit(trainer, batches, clock):
+    """One epoch of the clock's steps."""
+    import keras
+
+    class Ticks(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            # Reading the loss waits for the step.
+            float(logs["loss"])
+            clock.tick()
+
+    trainer.fit(
+        batches, steps_per_epoch=clock.count, verbose=0, callbacks=[Ticks()]
+    )
+
+
+def file_batches(words, job, **options):
+    import keras_sdft
+
+    return keras_sdft.data.load(
+        job["folder"],
+        words,
+        resolution=job["pixels"],
+        batch_size=job["batch"],
+        repeat=True,
+        **{"crop": "random", **options},
+    )
+
+
+def cached_batches(model, job):
+    """Batches of moments and contexts, and the seconds to encode them.
+
+    The only place that knows of the cache. It is filled anew in every run.
+    """
+    import keras_sdft
+
+    if not hasattr(keras_sdft.data, "Cache"):
+        raise NotImplementedError("There is no cache in this checkout yet.")
+    directory = Path(job["out"]).with_name("cache")
+    shutil.rmtree(directory, ignore_errors=True)
+    start = time.monotonic()
+    cache = keras_sdft.data.Cache(directory, model, progress=False)
+    batches = file_batches(model.tokenizer, job, crop="center", cache=cache)
+    return batches, time.monotonic() - start
+
+
+COMMANDS = {
+    "train": train,
+    "recipe": recipe,
+    "read": read,
+    "start": start,
+    "draw": draw,
+    "tokenizer": tokenizer,
+}
+PACKAGES = ("keras-sdft", "tensorflow", "keras", "keras-cv", "numpy")
+
+if __name__ == "__main__":
+    _speed_child.main(COMMANDS, PACKAGES)
