@@ -13,12 +13,14 @@ from keras_sdft.training.weight_average import WeightAverage
 if _TYPE_CHECKING:
     from keras_sdft.training import optimizers
     from keras_sdft.training import schedules
+    from keras_sdft.training.memory import MemoryEstimate
     from keras_sdft.training.optimizers import AdamW
     from keras_sdft.training.schedule_free import ScheduleFreeAdamW
     from keras_sdft.training.trainer import Trainer
 
 __all__ = [
     "AdamW",
+    "MemoryEstimate",
     "ScheduleFreeAdamW",
     "Trainer",
     "WeightAverage",
@@ -29,6 +31,7 @@ __all__ = [
 # These import TensorFlow; the objective alone runs on any Keras backend.
 _NEED_TENSORFLOW = {
     "AdamW": "optimizers",
+    "MemoryEstimate": "memory",
     "ScheduleFreeAdamW": "schedule_free",
     "Trainer": "trainer",
 }

@@ -88,6 +88,35 @@ def build_encoders(stable_diffusion: Any, spec: dict[str, Any]) -> None:
         _ = stable_diffusion.text_encoder
 
 
+def check_dataset(
+    dataset: Any,
+    stable_diffusion: Any,
+    gradient_accumulation_steps: int,
+    train_text_encoder: bool = False,
+) -> None:
+    """Checks a dataset's batches, and builds the encoders they need.
+
+    Args:
+        dataset: A `tf.data.Dataset`.
+        stable_diffusion: As for `check_batch_spec`.
+        gradient_accumulation_steps: Likewise.
+        train_text_encoder: Likewise.
+
+    Raises:
+        ValueError: If it is no dataset, or cannot be trained on.
+    """
+    spec = getattr(dataset, "element_spec", None)
+    if spec is None:
+        raise ValueError(
+            "Expected a `tf.data.Dataset` of batches, from "
+            f"`keras_sdft.data.load`. Received: {type(dataset)}."
+        )
+    check_batch_spec(
+        spec, stable_diffusion, gradient_accumulation_steps, train_text_encoder
+    )
+    build_encoders(stable_diffusion, spec)
+
+
 def check_batch_spec(
     spec: Any,
     stable_diffusion: Any,

@@ -180,3 +180,18 @@ def averaged_point(optimizer: Any) -> Iterator[None]:
     finally:
         for variable, value in kept:
             variable.assign(value)
+
+
+@contextlib.contextmanager
+def judged_weights(weight_average: Any, optimizer: Any) -> Iterator[None]:
+    """Inside, weights are those that a model is judged and exported with.
+
+    Args:
+        weight_average: A `WeightAverage`, or `None`.
+        optimizer: Any optimizer, or `None`.
+    """
+    with contextlib.ExitStack() as stack:
+        if weight_average is not None:
+            stack.enter_context(weight_average.swapped_in())
+        stack.enter_context(averaged_point(optimizer))
+        yield

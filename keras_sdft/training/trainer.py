@@ -6,8 +6,6 @@ targets, weights and averages are is decided where they live.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,19 @@ from keras import ops
 from keras_sdft.diffusion import timestep_embedding
 from keras_sdft.models.exported import write_export
 from keras_sdft.training.accumulation import accumulate
-from keras_sdft.training.conditioning import build_encoders
-from keras_sdft.training.conditioning import check_batch_spec
+from keras_sdft.training.conditioning import check_dataset
 from keras_sdft.training.conditioning import encode_captions
 from keras_sdft.training.conditioning import encode_latents
 from keras_sdft.training.conditioning import latent_shape
 from keras_sdft.training.draws import Draws
 from keras_sdft.training.draws import check_at_least
 from keras_sdft.training.loss_metrics import LossMetrics
+from keras_sdft.training.memory import MemoryEstimate
+from keras_sdft.training.memory import estimate
 from keras_sdft.training.objective import Objective
 from keras_sdft.training.parts import check_parts
 from keras_sdft.training.parts import retarget
-from keras_sdft.training.schedule_free import averaged_point
+from keras_sdft.training.schedule_free import judged_weights
 from keras_sdft.training.two_optimizers import choose_optimizer
 from keras_sdft.training.validation import Validation
 from keras_sdft.training.weight_average import WeightAverage
@@ -250,6 +249,18 @@ class Trainer(keras.Model):
         with self.averaged_weights():
             return super().evaluate(x, *args, **kwargs)
 
+    def memory_estimate(self, batch: dict[str, Any]) -> MemoryEstimate:
+        """Estimates what training takes, before it is taken.
+
+        Args:
+            batch: A batch, or the `element_spec` of a dataset.
+
+        Returns:
+            A `keras_sdft.training.MemoryEstimate`, in bytes.
+        """
+        self._assert_compile_called("memory_estimate")
+        return estimate(self, batch)
+
     def call(self, inputs: dict[str, Any], training: bool = False) -> Any:
         """Predicts the target from noised latents, see `DiffusionModel`."""
         return self.diffusion_model(inputs, training=training)
@@ -350,16 +361,10 @@ class Trainer(keras.Model):
 
     # === The result ===
 
-    @contextlib.contextmanager
-    def averaged_weights(self) -> Iterator[None]:
+    def averaged_weights(self) -> Any:
         """Inside, the model holds the average of its weights, if kept."""
-        with contextlib.ExitStack() as stack:
-            if self.weight_average is not None:
-                stack.enter_context(self.weight_average.swapped_in())
-            stack.enter_context(
-                averaged_point(getattr(self, "optimizer", None))
-            )
-            yield
+        optimizer = getattr(self, "optimizer", None)
+        return judged_weights(self.weight_average, optimizer)
 
     def export(  # type: ignore[override]
         self, directory: str | Path, overwrite: bool = False
@@ -389,12 +394,5 @@ class Trainer(keras.Model):
             )
 
     def _check_dataset(self, dataset: Any, parts: int) -> None:
-        spec = getattr(dataset, "element_spec", None)
-        if spec is None:
-            raise ValueError(
-                "Expected a `tf.data.Dataset` of batches, from "
-                f"`keras_sdft.data.load`. Received: {type(dataset)}."
-            )
         learns = self.text_encoder is not None
-        check_batch_spec(spec, self.stable_diffusion, parts, learns)
-        build_encoders(self.stable_diffusion, spec)
+        check_dataset(dataset, self.stable_diffusion, parts, learns)
