@@ -5,10 +5,8 @@ PEERS := .venv-peers
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
-# What is measured for speed; parity and learning are measured for truth.
-BENCHMARKS := $(filter-out benchmarks/_% benchmarks/parity.py \
-  benchmarks/learning.py benchmarks/prior_preservation.py,$(wildcard benchmarks/*.py))
 DEMO_DATA := examples/data/ink/train
 DEMO_RECIPE := docs/recipes/style.yaml
 DEMO_RUN := runs/demo
@@ -18,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow lint format peers bench \
-  parity learning docs clean
+  bench-full memory parity learning docs clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -79,11 +77,15 @@ $(PEERS)/.installed: requirements-peers.txt
 	  -r requirements-peers.txt
 	@touch $@
 
-bench: $(if $(BENCHMARKS),install peers)  ## Run each benchmark against its peer
-	@test -n "$(BENCHMARKS)" || { echo "make bench: there is no benchmark \
-	in this checkout yet." >&2; exit 1; }
-	@set -e; for file in $(BENCHMARKS); do \
-	  echo "== $$file"; $(BIN)/python $$file; done
+# BENCH_ARGS="--cases 1 3" takes some cases; --quick sees whether they run.
+bench: install peers  ## Time and memory against the peers, in an hour
+	$(BIN)/python -m benchmarks.speed $(BENCH_ARGS)
+
+bench-full: install peers  ## The same at the size of SD 1.5: hours, 19 GB
+	$(BIN)/python -m benchmarks.speed --full $(BENCH_ARGS)
+
+memory: install  ## What the estimate of memory says, against peaks
+	$(BIN)/python benchmarks/memory.py
 
 parity: install peers  ## Our networks against diffusers', at full size
 	$(BIN)/python -m benchmarks.parity

@@ -13,6 +13,7 @@ from typing import Any
 
 from keras_sdft.cli import convert
 from keras_sdft.cli import dreambooth
+from keras_sdft.cli import encode
 from keras_sdft.cli import generate
 from keras_sdft.cli import inspect
 from keras_sdft.cli import train
@@ -29,6 +30,7 @@ _MENDABLE = (ValueError, OSError)
 _COMMANDS: dict[str, Any] = {
     "train": (train.TrainOptions, train.train, False),
     "dreambooth": (dreambooth.DreamboothOptions, dreambooth.dreambooth, False),
+    "encode": (encode.EncodeOptions, encode.encode, False),
     "generate": (generate.GenerateOptions, generate.generate, False),
     "convert": (convert.ConvertOptions, convert.convert, False),
     "inspect": (inspect.InspectOptions, inspect.inspect, True),

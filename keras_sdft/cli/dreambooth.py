@@ -16,6 +16,7 @@ from typing import Any
 from keras_sdft.cli.checks import check
 from keras_sdft.cli.checks import check_model
 from keras_sdft.cli.class_images import generate_class_images
+from keras_sdft.cli.memory import check_memory
 from keras_sdft.cli.options import TrainingOptions
 from keras_sdft.cli.repeated_warnings import each_warning_once
 from keras_sdft.cli.run_directory import RunDirectory
@@ -106,6 +107,7 @@ def _dreambooth(options: DreamboothOptions) -> None:
     base = sd.spec
     trainer = make_trainer(options, sd, photos.steps)
     callbacks = make_callbacks(options, run, photos)
+    check_memory(options, trainer, photos)
     if options.class_prompt is not None:
         with _answering(sd, base):
             _generate(options, sd)

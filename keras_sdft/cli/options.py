@@ -37,6 +37,8 @@ class RunOptions:
         mixed_precision: Numbers to compute with; weights stay float32.
         remat: Compute activations again in the backward pass instead of
             keeping them, which takes longer and needs far less memory.
+        check_memory: Refuse to begin where training needs more memory than
+            there is.
         jit_compile: Compile the training step with XLA.
         seed: Seed of everything that is random.
         save_every_steps: Optimizer steps between two exports of the
@@ -56,6 +58,7 @@ class RunOptions:
     num_train_epochs: int | None = None
     mixed_precision: MixedPrecision = "no"
     remat: bool = False
+    check_memory: bool = True
     jit_compile: bool = False
     seed: int = 0
     save_every_steps: int | None = None
@@ -224,6 +227,24 @@ class PreviewOptions:
     preview_every_steps: int = 500
     preview_num_steps: int = 25
     preview_guidance_scale: float = 7.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """The cache: images and captions encoded once, not in every step.
+
+    Args:
+        cache: Directory of the cache, as encode makes it. Defaults to one
+            beside output_dir, where it fits on the disk and the run is long
+            enough for it to pay.
+        no_cache: Encode in every step.
+        cache_dtype: Numbers on the disk. Defaults to float16, or to what
+            the cache has.
+    """
+
+    cache: str | None = None
+    no_cache: bool = False
+    cache_dtype: Literal["float16", "float32"] | None = None
 
 
 # Fields are those of the last class first, as Python orders them.

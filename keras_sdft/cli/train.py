@@ -9,8 +9,12 @@ from __future__ import annotations
 import dataclasses
 import os
 
+from keras_sdft.cli.caching import check_cache
+from keras_sdft.cli.caching import make_caches
 from keras_sdft.cli.checks import check
 from keras_sdft.cli.checks import check_model
+from keras_sdft.cli.memory import check_memory
+from keras_sdft.cli.options import CacheOptions
 from keras_sdft.cli.options import TrainingOptions
 from keras_sdft.cli.run_directory import RunDirectory
 from keras_sdft.cli.training_data import load_data
@@ -25,7 +29,7 @@ from keras_sdft.cli.training_run import resolved
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainOptions(TrainingOptions):
+class TrainOptions(CacheOptions, TrainingOptions):
     """The data: captioned images to train on, and to validate with.
 
     Args:
@@ -77,19 +81,26 @@ def train(options: TrainOptions) -> None:
     check(options)
     inputs = inputs_of(options, ("data", "validation_data"))
     run = RunDirectory(options.output_dir)
-    run.check(inputs, options.overwrite)
+    run.check(inputs, options.overwrite, {"cache": options.cache})
+    check_cache(options, inputs)
     for flag in ("data", "validation_data"):
-        _check_source(flag, inputs[flag])
+        check_source(flag, inputs[flag])
     check_model(options)
     options = with_rates(options)
     sd = load_for_training(options)
-    data = load_data(options, sd)
+    caches = make_caches(options, sd)
+    data = load_data(options, sd, caches)
     trainer = make_trainer(options, sd, data.steps)
     callbacks = make_callbacks(options, run, data)
+    check_memory(options, trainer, data)
+    caches.fill(sd, keep_text_encoder=bool(options.preview_prompts))
+    saved = resolved(options, inputs)
+    if options.cache is not None:
+        saved["cache"] = os.path.abspath(options.cache)
     carry_out(
         options,
         run,
-        resolved(options, inputs),
+        saved,
         data,
         trainer,
         callbacks,
@@ -97,8 +108,16 @@ def train(options: TrainOptions) -> None:
     )
 
 
-def _check_source(flag: str, source: str | None) -> None:
-    """Refuses the path of nothing before a model is fetched."""
+def check_source(flag: str, source: str | None) -> None:
+    """Refuses the path of nothing before a model is fetched.
+
+    Args:
+        flag: String, the name of the flag.
+        source: String, its value, or `None`.
+
+    Raises:
+        FileNotFoundError: If it is a path and does not exist.
+    """
     if source is None or source.startswith("tfds:") or os.path.exists(source):
         return
     raise FileNotFoundError(

@@ -14,6 +14,7 @@ from typing import Any
 from keras_sdft.cli.repeated_warnings import muted
 
 if TYPE_CHECKING:
+    from keras_sdft.cli.caching import Caches
     from keras_sdft.cli.dreambooth import DreamboothOptions
     from keras_sdft.cli.options import TrainingOptions
     from keras_sdft.cli.train import TrainOptions
@@ -48,12 +49,16 @@ class Data:
         return math.ceil(self.steps / self.steps_per_epoch)
 
 
-def load_data(options: TrainOptions, sd: Any) -> Data:
+def load_data(
+    options: TrainOptions, sd: Any, caches: Caches | None = None
+) -> Data:
     """Reads training and validation data.
 
     Args:
         options: `TrainOptions`.
         sd: `keras_sdft.StableDiffusion`, for its tokenizer and image size.
+        caches: `Caches` that they are read from, once they are filled.
+            `None` (the default) reads none.
 
     Returns:
         `Data`.
@@ -82,6 +87,7 @@ def load_data(options: TrainOptions, sd: Any) -> Data:
         keep_tokens=options.keep_tokens,
         tag_separator=options.tag_separator,
         repeats=options.repeats,
+        cache=None if caches is None else caches.training,
         **_of_training(options),
         **common,
     )
@@ -93,6 +99,7 @@ def load_data(options: TrainOptions, sd: Any) -> Data:
             batch_size=options.batch_size,
             shuffle=False,
             drop_remainder=False,
+            cache=None if caches is None else caches.validation,
             **common,
         )
     per_epoch = int(training.cardinality())

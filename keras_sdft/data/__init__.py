@@ -1,6 +1,8 @@
 """Data: files -> batches. Knows strings and pixels, no model, no network."""
 
 from keras_sdft.data.buckets import Buckets
+from keras_sdft.data.cache import Cache
+from keras_sdft.data.cache_data import CacheNeeds
 from keras_sdft.data.class_images import add_to_record
 from keras_sdft.data.class_images import check_disk_space
 from keras_sdft.data.class_images import missing_class_images
@@ -19,6 +21,8 @@ from keras_sdft.data.unreadable import Unreadable
 
 __all__ = [
     "Buckets",
+    "Cache",
+    "CacheNeeds",
     "Example",
     "Examples",
     "TokenReport",

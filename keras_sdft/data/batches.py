@@ -18,7 +18,6 @@ import tensorflow as tf
 from keras_sdft.data.epochs import COLUMNS
 from keras_sdft.data.epochs import Row
 from keras_sdft.data.making import ExampleMaker
-from keras_sdft.data.masks import PIXELS_PER_LATENT
 from keras_sdft.data.options import Options
 from keras_sdft.data.quiet_exit import CALLS
 
@@ -55,7 +54,8 @@ def batched(
         # The last batch of an epoch stays short, as in a pass of its own.
         sizes = [batch_size] * (length // batch_size) + [length % batch_size]
         dataset = dataset.rebatch(sizes)
-    dataset = dataset.map(scale_images, num_parallel_calls=tf.data.AUTOTUNE)
+    if "images" in making.keys:
+        dataset = dataset.map(scale_images, num_parallel_calls=tf.data.AUTOTUNE)
     count = math.ceil(length / batch_size)
     cardinality = tf.data.INFINITE_CARDINALITY if options.repeat else count
     dataset = dataset.apply(
@@ -96,17 +96,13 @@ def _rows(
 
 def _maker(making: ExampleMaker, max_length: int) -> Callable:
     one_size = making.sizes[0] if len(set(making.sizes)) == 1 else None
-    specs = _specs(one_size or (None, None), max_length)
-    kept = [specs[key] for key in making.keys]
+    kept = list(_specs(making, one_size or (None, None), max_length).values())
 
     # An example of no weight, for readers that outlive the program.
     def nothing(row):
         size = making.sizes[Row(*row).bucket]
-        shapes = _specs(size, max_length)
-        return tuple(
-            np.zeros(tuple(shapes[key].shape), shapes[key].dtype.as_numpy_dtype)
-            for key in making.keys
-        )
+        shapes = making.specs(size, max_length)
+        return tuple(np.zeros(*shapes[key]) for key in making.keys)
 
     @tf.autograph.experimental.do_not_convert
     def make(row):
@@ -122,14 +118,8 @@ def _maker(making: ExampleMaker, max_length: int) -> Callable:
 
 
 def _specs(
-    size: tuple[int | None, int | None], max_length: int
+    making: ExampleMaker, size: tuple[int | None, int | None], max_length: int
 ) -> dict[str, tf.TensorSpec]:
     """Returns what an example's values are, before pixels are scaled."""
-    latents = tuple(side and side // PIXELS_PER_LATENT for side in size)
-    return {
-        "images": tf.TensorSpec((*size, 3), tf.uint8),
-        "token_ids": tf.TensorSpec((max_length,), tf.int32),
-        "example_weight": tf.TensorSpec((), tf.float32),
-        "prior": tf.TensorSpec((), tf.float32),
-        "loss_mask": tf.TensorSpec((*latents, 1), tf.float32),
-    }
+    specs = making.specs(size, max_length)
+    return {key: tf.TensorSpec(*specs[key]) for key in making.keys}

@@ -83,7 +83,7 @@ def load_dreambooth(
             `repeat`, `crop`, `horizontal_flip`, `caption_dropout`, `masks`
             (photos; a class image without one counts whole), `buckets` (a
             class image is cropped to the size of the photo before it),
-            `max_unreadable`, `report`.
+            `max_unreadable`, `report`, `cache`.
 
     Returns:
         `tf.data.Dataset` of batches, prefetched, of known length.

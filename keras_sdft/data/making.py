@@ -26,6 +26,7 @@ from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.images import crop_box
 from keras_sdft.data.images import cut
 from keras_sdft.data.images import read_rgb
+from keras_sdft.data.masks import PIXELS_PER_LATENT
 from keras_sdft.data.masks import latent_mask
 from keras_sdft.data.masks import read_masked
 from keras_sdft.data.options import Options
@@ -100,16 +101,9 @@ class ExampleMaker:
         draws = np.random.default_rng(self._key(EXAMPLE_STREAM, row))
         # All are drawn, used or not: an option does not move the others.
         caption, template, dropout, top, left, flip = draws.random(6)
-        size = self.sizes[row.bucket]
-        example, image, mask = self._read(row.example, size, draws)
-        random_crop = self._options.crop == "random"
-        box = crop_box(
-            image.size,
-            *size,
-            top if random_crop else None,
-            left if random_crop else None,
-        )
-        flips = self._options.horizontal_flip and flip < 0.5
+        corner = (top, left) if self._options.crop == "random" else (None, None)
+        flips = bool(self._options.horizontal_flip and flip < 0.5)
+        example, made = self._seen(row, draws, corner, flips)
         text = choose_caption(
             example.captions,
             self._options.templates,
@@ -117,19 +111,54 @@ class ExampleMaker:
             (caption, template, dropout),
             self._tag_order(row),
         )
+        made.update(self._said(text))
         is_class = row.example >= self._first_class
         weight = example.weight / row.copies
+        made["example_weight"] = np.float32(
+            weight if is_class else weight * self._weight
+        )
+        made["prior"] = np.float32(is_class)
+        return tuple(made[key] for key in self.keys)
+
+    def specs(
+        self, size: tuple[int | None, int | None], max_length: int
+    ) -> dict[str, tuple[tuple[int | None, ...], Any]]:
+        """Returns shape and dtype of what an example may have, by key.
+
+        Args:
+            size: `(height, width)` in pixels; `None` where it varies.
+            max_length: Integer, token ids of an example.
+        """
+        latents = tuple(side and side // PIXELS_PER_LATENT for side in size)
+        return {
+            "images": ((*size, 3), np.uint8),
+            "token_ids": ((max_length,), np.int32),
+            "example_weight": ((), np.float32),
+            "prior": ((), np.float32),
+            "loss_mask": ((*latents, 1), np.float32),
+        }
+
+    def _seen(
+        self,
+        row: Row,
+        draws: np.random.Generator,
+        corner: tuple[float | None, float | None],
+        flips: bool,
+    ) -> tuple[Example, dict[str, Any]]:
+        """What is seen of a row, by key, and the example it is of."""
+        size = self.sizes[row.bucket]
+        example, image, mask = self._read(row.example, size, draws)
+        box = crop_box(image.size, *size, *corner)
         made: dict[str, Any] = {
-            "images": np.asarray(cut(image, box, *size, flips)),
-            "token_ids": self._tokens(text),
-            "example_weight": np.float32(
-                weight if is_class else weight * self._weight
-            ),
-            "prior": np.float32(is_class),
+            "images": np.asarray(cut(image, box, *size, flips))
         }
         if mask is not None:
             made["loss_mask"] = latent_mask(mask, image.size, box, *size, flips)
-        return tuple(made[key] for key in self.keys)
+        return example, made
+
+    def _said(self, text: str) -> dict[str, Any]:
+        """What is said of a row, by key."""
+        return {"token_ids": self._tokens(text)}
 
     def _key(self, stream: int, row: Row) -> list[int]:
         key = [stream, self._options.seed, row.epoch, row.example]
@@ -140,9 +169,7 @@ class ExampleMaker:
         self, index: int, size: tuple[int, int], draws: np.random.Generator
     ) -> tuple[Example, Image.Image, Image.Image | None]:
         masks = self._options.masks
-        kind = (self._first_class, len(self._examples))
-        if index < self._first_class:
-            kind = (0, self._first_class)
+        kind = self._kind(index)
         for _ in range(_MAX_ATTEMPTS):
             example = self._examples[index]
             try:
@@ -158,6 +185,12 @@ class ExampleMaker:
             "training. Is the disk that holds them still there? The last "
             f"were:\n{self._report.table(5)}"
         )
+
+    def _kind(self, index: int) -> tuple[int, int]:
+        """The first and the end of the examples of the same kind."""
+        if index < self._first_class:
+            return 0, self._first_class
+        return self._first_class, len(self._examples)
 
     def _tag_order(self, row: Row) -> Callable[[str], str] | None:
         if not self._options.shuffle_tags:

@@ -50,6 +50,8 @@ class Options:
     buckets: bool | Buckets = False
     max_unreadable: float = 0.1
     report: Unreadable | None = None
+    # A `Cache`, which itself knows these options.
+    cache: Any = None
 
     def __post_init__(self) -> None:
         check_resolution(self.resolution)
@@ -69,6 +71,8 @@ class Options:
                 f"`keras_sdft.data.Buckets`. Received: {self.buckets!r}."
             )
         self._check_tags()
+        if self.cache is not None:
+            self.cache.check(self.crop, self.shuffle_tags)
 
     def _check_tags(self) -> None:
         if not isinstance(self.tag_separator, str) or not self.tag_separator:

@@ -6,6 +6,7 @@ know models or losses.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from keras_sdft.data.buckets import Assignment
 from keras_sdft.data.buckets import Buckets
 from keras_sdft.data.buckets import assign
 from keras_sdft.data.buckets import one_bucket
+from keras_sdft.data.cache import Cache
+from keras_sdft.data.cache_making import CachedExampleMaker
 from keras_sdft.data.captions import CaptionTokens
 from keras_sdft.data.captions import Tokenizer
 from keras_sdft.data.captions import warn_about_captions
@@ -65,6 +68,7 @@ def load(
     caption_column: str = "text",
     max_unreadable: float = 0.1,
     report: Unreadable | None = None,
+    cache: Cache | None = None,
 ) -> tf.data.Dataset:
     """Loads captioned images as batches for `keras_sdft.Trainer`.
 
@@ -149,6 +153,9 @@ def load(
             images, among those checked, to train with. Defaults to `0.1`.
         report: `keras_sdft.data.Unreadable`, which receives every unreadable
             image, also those found while training. `None` logs a warning.
+        cache: `keras_sdft.data.Cache`, to encode images and captions once;
+            batches then have `moments` and `context` in their places. `None`
+            (the default) has none.
 
     Returns:
         `tf.data.Dataset` of batches, prefetched, of known length.
@@ -186,6 +193,7 @@ def load(
         buckets=buckets,
         max_unreadable=max_unreadable,
         report=report,
+        cache=cache,
     )
     examples = read_examples(
         source,
@@ -226,6 +234,8 @@ def checked(
     Raises:
         ValueError: If too many images are unreadable, or a mask is wrong.
     """
+    if options.cache is not None and options.cache.has_read(examples, options):
+        return examples
     report = Unreadable() if options.report is None else options.report
     examples = drop_unreadable(
         examples, options.size, report, options.max_unreadable
@@ -278,7 +288,11 @@ def dataset_of(
     """
     tokens = CaptionTokens(tokenizer)
     warn_about_captions(examples, tokens, options.templates)
-    making = ExampleMaker(
+    make: Any = ExampleMaker
+    cache = options.cache
+    if cache and cache.plan(examples, assignment, options, plan.length):
+        make = functools.partial(CachedExampleMaker, cache)
+    making = make(
         examples,
         tokens,
         assignment.sizes,

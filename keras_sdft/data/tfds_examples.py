@@ -105,6 +105,8 @@ class TfdsRecords:
         self._image = image
         self._caption = caption
         self._name = name
+        # TFDS changes a dataset's version with its content.
+        self.identity = name
 
     def __len__(self) -> int:
         return len(self._records)

@@ -18,6 +18,8 @@ from keras_sdft.models.spec import TextEncoderSpec
 
 if _TYPE_CHECKING:
     from keras_sdft.models.diffusion_model import DiffusionModel
+    from keras_sdft.models.encoders import encoder_sources
+    from keras_sdft.models.encoders import release
     from keras_sdft.models.stable_diffusion import StableDiffusion
     from keras_sdft.models.tokenizer import Tokenizer
 
@@ -31,6 +33,8 @@ __all__ = [
     "TextEncoderSpec",
     "Tokenizer",
     "describe",
+    "encoder_sources",
+    "release",
     "resolve",
 ]
 
@@ -40,6 +44,8 @@ _HOMES = {
     "DiffusionModel": "diffusion_model",
     "StableDiffusion": "stable_diffusion",
     "Tokenizer": "tokenizer",
+    "encoder_sources": "encoders",
+    "release": "encoders",
 }
 
 

@@ -90,7 +90,7 @@ def read(directory: str | Path, part: str, network: Any) -> None:
         FileNotFoundError: If there is none.
     """
     path = file_of(directory, part)
-    data = _checked_bytes(Path(directory) / CHECKSUMS, part, path)
+    data = _checked_bytes(directory, part, path)
     try:
         tensors = load(data)
     except SafetensorError as error:
@@ -157,19 +157,30 @@ def _converted(name: str, variable: Any, dtype: str) -> np.ndarray:
     return np.ascontiguousarray(values)
 
 
+def checksum(directory: str | Path, part: str) -> str:
+    """The SHA-256 of a part's weights, as they were written.
+
+    Raises:
+        ValueError: If the checksums are damaged or lack the part.
+    """
+    checksums = Path(directory) / CHECKSUMS
+    digests = _checksums(checksums)
+    if part not in digests:
+        raise _damaged(checksums, f"it lacks the checksum of {part!r}")
+    return digests[part]
+
+
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _checked_bytes(checksums: Path, part: str, path: Path) -> bytes:
+def _checked_bytes(directory: str | Path, part: str, path: Path) -> bytes:
     if not path.is_file():
         raise _missing(path)
-    digests = _checksums(checksums)
-    if part not in digests:
-        raise _damaged(checksums, f"it lacks the checksum of {part!r}")
+    expected = checksum(directory, part)
     # Read once: what is checked is what is loaded.
     data = path.read_bytes()
-    received, expected = hashlib.sha256(data).hexdigest(), digests[part]
+    received = hashlib.sha256(data).hexdigest()
     if received != expected:
         raise _damaged(path, f"its SHA-256 is {received}, not {expected}")
     return data

@@ -76,7 +76,7 @@ def test_an_interruption_has_its_code(failing, capsys):
     ("arguments", "parts"),
     [
         (["trian"], ["Did you mean 'train'?", "`keras-sdft --help`"]),
-        ([], ["train", "generate", "inspect"]),
+        ([], ["train", "generate", "--help"]),
         (["train", "--dat", "x"], ["--dat", "'--data'?", "keras-sdft train"]),
         (["train", "--crop", "centre"], ["'centre'", "'center'?"]),
         (["train", "--data", "x"], ["model", "required"]),

@@ -62,7 +62,7 @@ def fakes(monkeypatch):
     ).repeat(4)
     batches = batches.apply(tf.data.experimental.assert_cardinality(4))
 
-    def load_data(options, model):
+    def load_data(options, model, caches):
         steps = options.max_train_steps or 4 * options.num_train_epochs
         validation = batches if options.validation_data else None
         return Data(batches, validation, report, 2, 4, steps)
@@ -74,6 +74,7 @@ def fakes(monkeypatch):
     monkeypatch.setattr(train_module, "load_for_training", lambda options: sd)
     monkeypatch.setattr(train_module, "load_data", load_data)
     monkeypatch.setattr(train_module, "make_trainer", make_trainer)
+    monkeypatch.setattr(train_module, "check_memory", lambda *_: None)
     return types.SimpleNamespace(report=report)
 
 
@@ -86,6 +87,7 @@ def arguments(photos, tmp_path):
         f"--output_dir={tmp_path / 'run'}",
         "--max_train_steps=6",
         "--learning_rate=1e-3",
+        "--no_cache",
     ]
 
 

@@ -1,0 +1,235 @@
+"""The caches of a run: which ones, where, when they are worth it.
+
+Knows flags and messages; what a cache is and when it holds is the data
+room's. TensorFlow is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+if TYPE_CHECKING:
+    from keras_sdft.cli.train import TrainOptions
+
+# Beside the runs, so that those on the same data share what is in it.
+DEFAULT_FOLDER = "keras_sdft_cache"
+# Of the free space, what is taken without being asked to.
+_SHARE = 0.5
+
+# Options that decide what is encoded, for the name of a default cache.
+_DECIDING = (
+    "data",
+    "validation_data",
+    "model",
+    "split",
+    "image_column",
+    "caption_column",
+    "mask_column",
+    "caption_template",
+    "horizontal_flip",
+    "masks",
+    "buckets",
+    "bucket_step",
+    "bucket_min_side",
+    "bucket_max_side",
+    "bucket_max_aspect_ratio",
+    "mixed_precision",
+    "train_text_encoder",
+    "cache_dtype",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Caches:
+    """The caches of a run.
+
+    Attributes:
+        training: `keras_sdft.data.Cache`, or `None`.
+        validation: The same for validation data, or `None`.
+        reason: String, why there is none.
+    """
+
+    training: Any = None
+    validation: Any = None
+    reason: str = ""
+
+    def fill(self, sd: Any, keep_text_encoder: bool) -> None:
+        """Encodes what is missing, says so, and lets go of the encoders.
+
+        Args:
+            sd: `keras_sdft.StableDiffusion`.
+            keep_text_encoder: Boolean, whether it is needed further on.
+
+        Raises:
+            ValueError: If a cache is stale.
+            OSError: If the disk is full or another process fills a cache.
+        """
+        from keras_sdft import models
+
+        reason = self.reason
+        if self.training is not None:
+            reason = self.training.declined
+        if reason:
+            print(f"No cache: {reason}", flush=True)
+            return
+        if self.training is None:
+            return
+        for name in ("training", "validation"):
+            cache = getattr(self, name)
+            if cache is not None:
+                _tell_stale(cache)
+                cache.fill()
+                print(f"Cache of {name}: {cache.summary()}", flush=True)
+        released = ["image_encoder"]
+        has_contexts = self.training.layout.context_shape is not None
+        if has_contexts and not keep_text_encoder:
+            released.append("text_encoder")
+        models.release(sd, released)
+
+
+def _tell_stale(cache: Any) -> None:
+    if cache.stale:
+        print(
+            f"The cache {cache.directory} is stale and encoded again: "
+            f"{'; '.join(cache.stale)}",
+            flush=True,
+        )
+
+
+def make_caches(
+    options: TrainOptions, sd: Any, overwrite: bool = False
+) -> Caches:
+    """Decides on the caches of a run; they are planned when data is read.
+
+    Args:
+        options: `TrainOptions`.
+        sd: `keras_sdft.StableDiffusion`.
+        overwrite: Boolean, whether a stale cache is replaced in a directory
+            that was asked for. One that nobody asked for always is.
+
+    Returns:
+        `Caches`.
+    """
+    from keras_sdft import data
+    from keras_sdft import models
+
+    if options.no_cache:
+        return Caches()
+    contexts = not options.train_text_encoder
+    directory, asked = options.cache, options.cache is not None
+    if not asked:
+        reason = data.Cache.obstacle(
+            options.crop, options.shuffle_tags and contexts
+        )
+        if reason:
+            return Caches(reason=reason)
+        directory = default_directory(options, sd.img_height)
+    # Asked once, before the first encoder is built.
+    sources = functools.cache(lambda: models.encoder_sources(sd))
+    make = functools.partial(
+        data.Cache,
+        stable_diffusion=sd,
+        dtype=options.cache_dtype,
+        # As the cache has it, unless the text encoder is to learn.
+        contexts=None if contexts else False,
+        overwrite=overwrite or not asked,
+        defer=True,
+        sources=sources,
+    )
+    training = make(directory, unless=None if asked else _pays(options))
+    validation = None
+    if options.validation_data is not None:
+        validation = make(
+            os.path.join(str(directory), "validation"),
+            unless=lambda needs: training.declined,
+        )
+    return Caches(training, validation)
+
+
+def default_directory(options: TrainOptions, resolution: int) -> str:
+    """Where a run's cache is if no other place is given.
+
+    Each set of options that are encoded has a folder of its own, so that
+    going back and forth between two encodes nothing twice.
+
+    Args:
+        options: `TrainOptions`.
+        resolution: Integer, pixels.
+
+    Returns:
+        String, an absolute path.
+    """
+    values = {name: getattr(options, name) for name in _DECIDING}
+    for name in ("data", "validation_data", "model"):
+        if values[name] is not None and os.path.exists(values[name]):
+            values[name] = os.path.realpath(values[name])
+    text = json.dumps([resolution, values], sort_keys=True)
+    key = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    stem = Path(options.data.rstrip("/\\")).stem.replace(":", "-") or "data"
+    beside = Path(options.output_dir).absolute().parent / DEFAULT_FOLDER
+    return str(beside / f"{stem}-{resolution}-{key}")
+
+
+def check_cache(options: TrainOptions, inputs: dict[str, str | None]) -> None:
+    """Refuses flags of the cache that contradict each other or the data.
+
+    Args:
+        options: `TrainOptions`.
+        inputs: Dict, what is read, by flag.
+
+    Raises:
+        ValueError: If they do.
+    """
+    for name in ("cache", "cache_dtype"):
+        value = getattr(options, name)
+        if options.no_cache and value is not None:
+            raise ValueError(
+                f"`{name}` has no effect with `--no_cache`. Received: "
+                f"{name}={value}. Leave out the one or the other."
+            )
+    if options.cache is None:
+        return
+    place = Path(options.cache).resolve()
+    for flag, value in inputs.items():
+        if value is not None and os.path.exists(value):
+            source = Path(value).resolve()
+            if place.is_relative_to(source) or source.is_relative_to(place):
+                raise ValueError(
+                    f"`cache` and `{flag}` must lie apart: nothing is "
+                    "written into what is read. Received: cache="
+                    f"{options.cache!r}, {flag}={value!r}."
+                )
+
+
+def _pays(options: TrainOptions) -> Callable[[Any], str | None]:
+    """Why a cache that nobody asked for is not worth it."""
+
+    def reason(needs: Any) -> str | None:
+        if needs.is_complete:
+            return None
+        if needs.num_bytes > _SHARE * needs.free_bytes:
+            return (
+                f"it would take {needs.num_bytes / 1e9:.1f} GB of the "
+                f"{needs.free_bytes / 1e9:.1f} GB that are free. `--cache "
+                "DIR` puts it on another disk."
+            )
+        shown = options.batch_size * options.gradient_accumulation_steps
+        shown *= options.max_train_steps or 0
+        if options.num_train_epochs is not None:
+            shown = options.num_train_epochs * needs.num_rows
+        if shown < needs.num_images:
+            return (
+                f"the run shows {shown:,} images, and {needs.num_images:,} "
+                "would be encoded. `--cache DIR` does it all the same."
+            )
+        return None
+
+    return reason

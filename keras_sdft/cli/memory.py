@@ -1,0 +1,168 @@
+"""Is there room for a run? Asked before it begins, and told.
+
+Reads what the GPU or the operating system has left; what training needs is
+the trainer's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
+
+if TYPE_CHECKING:
+    from keras_sdft.cli.options import TrainingOptions
+    from keras_sdft.cli.training_data import Data
+
+# Names of the files of a control group: its limit, what it uses, and how
+# its list of statistics calls files that can be dropped. Version 2, then 1.
+_GROUP_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    (
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+
+
+def check_memory(options: TrainingOptions, trainer: Any, data: Data) -> None:
+    """Tells what training needs and what there is, and refuses too much.
+
+    Args:
+        options: The options of any kind of training.
+        trainer: A compiled `keras_sdft.Trainer`.
+        data: `Data`.
+
+    Raises:
+        ValueError: If there is too little, and `check_memory` is set.
+    """
+    import tensorflow as tf
+
+    spec = {
+        name: tf.TensorSpec((data.images_per_step, *one.shape[1:]), one.dtype)
+        for name, one in data.training.element_spec.items()
+    }
+    estimate = trainer.memory_estimate(spec)
+    where, room = room_for_training()
+    needed = estimate.on_device if where == "GPU" else estimate.total
+    print(estimate, flush=True)
+    if room is None:
+        print(f"  what the {where} has is not known", flush=True)
+        return
+    print(f"  {f'the {where} has':<30}{room / 1e9:8.2f} GB", flush=True)
+    if needed > room and options.check_memory:
+        raise ValueError(
+            f"Training needs about {needed / 1e9:.1f} GB, and the {where} "
+            f"has {room / 1e9:.1f} GB for it. {_remedies(options)} To begin "
+            "all the same, add `--check_memory false`."
+        )
+
+
+def _remedies(options: TrainingOptions) -> str:
+    """What is left to change, what saves most first."""
+    size, parts = options.batch_size, options.gradient_accumulation_steps
+    half = size // 2
+    found = {
+        f"`--batch_size {half} --gradient_accumulation_steps "
+        f"{parts * size // max(half, 1)}`, the same step in smaller parts": (
+            size > 1 and size % 2 == 0
+        ),
+        "a smaller `--batch_size`": size > 1 and size % 2 == 1,
+        "`--remat`, which computes activations twice": not options.remat,
+        "a smaller `--resolution`": True,
+        "`--mixed_precision bf16`": options.mixed_precision == "no",
+        "`--optimizer lion`, which keeps half of AdamW's state": (
+            options.optimizer != "lion"
+        ),
+        "no `--ema_decay`": options.ema_decay is not None,
+        "no `--train_text_encoder`": options.train_text_encoder,
+        "no `--gradient_accumulation_steps`": size == 1 and parts > 1,
+    }
+    left = [text for text, applies in found.items() if applies]
+    return f"Try {'; '.join(left)}."
+
+
+def room_for_training() -> tuple[str, int | None]:
+    """What this process may take in all, with what it has taken already.
+
+    Returns:
+        Tuple of `"GPU"` or `"CPU"`, and bytes, or `None` if not known.
+    """
+    import tensorflow as tf
+
+    if not tf.config.list_logical_devices("GPU"):
+        return "CPU", room_on_host()
+    # TensorFlow's limit already leaves out what others hold.
+    with tf.compat.v1.Session() as session:
+        limits = [
+            device.memory_limit_bytes
+            for device in session.list_devices()
+            if device.device_type == "GPU"
+        ]
+    return "GPU", min(limits, default=None)
+
+
+def room_on_host(root: Path = Path("/")) -> int | None:
+    """What this process may take of the machine's memory.
+
+    Args:
+        root: Path under which `proc` and `sys` are.
+
+    Returns:
+        Integer, bytes: what is available, within the limits of control
+        groups, and what the process holds already. `None` where the
+        operating system is not Linux.
+    """
+    try:
+        machine = _kilobytes(root / "proc/meminfo")["MemAvailable"]
+        resident = _kilobytes(root / "proc/self/status")["VmRSS"]
+    except (OSError, KeyError):
+        return None
+    return resident + min([machine, *_group_rooms(root)])
+
+
+def _kilobytes(path: Path) -> dict[str, int]:
+    """The lines `name: number kB` of a file, in bytes."""
+    rows = (line.split() for line in path.read_text().splitlines())
+    return {
+        row[0].rstrip(":"): int(row[1]) * 1024
+        for row in rows
+        if len(row) == 3 and row[2] == "kB"
+    }
+
+
+def _group_rooms(root: Path) -> Iterator[int]:
+    """What each control group that the process is in has left."""
+    for directory in _groups(root):
+        for limit, used, files in _GROUP_FILES:
+            try:
+                most = (directory / limit).read_text().strip()
+                taken = int((directory / used).read_text())
+                stat = (directory / "memory.stat").read_text()
+            except OSError:
+                continue
+            if most == "max":
+                continue
+            droppable = dict(line.split() for line in stat.splitlines())
+            yield int(most) - taken + int(droppable.get(files, 0))
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """Directories of the process's groups, and of those around them."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        top = root / "sys/fs/cgroup" / controllers
+        # In a container the path may be the host's; its top is the group.
+        inner = top / path.strip("/")
+        yield top
+        while inner != top:
+            yield inner
+            inner = inner.parent

@@ -1,0 +1,179 @@
+import types
+
+import pytest
+import tensorflow as tf
+
+from keras_sdft.cli import memory
+from keras_sdft.cli.memory import check_memory
+from keras_sdft.cli.memory import room_on_host
+from keras_sdft.cli.training_data import Data
+from keras_sdft.data import Unreadable
+from tests.cli.options import options_of
+
+GB = 10**9
+
+
+@pytest.fixture
+def trainer():
+    """Needs 1 GB for each image, and half of it on a GPU."""
+
+    class FakeEstimate(types.SimpleNamespace):
+        def __str__(self):
+            return f"needs {self.total}"
+
+    def memory_estimate(batch):
+        images = batch["images"].shape[0]
+        total, on_device = images * GB, images * GB // 2
+        return FakeEstimate(total=total, on_device=on_device)
+
+    return types.SimpleNamespace(memory_estimate=memory_estimate)
+
+
+@pytest.fixture
+def data():
+    """Batches of two, of steps that will have four."""
+    batch = {"images": tf.zeros((2, 8, 8, 3))}
+    dataset = tf.data.Dataset.from_tensors(batch)
+    return Data(dataset, None, Unreadable(), 4, 1, 1)
+
+
+@pytest.fixture
+def has(monkeypatch):
+    """Sets what the machine has."""
+
+    def set_room(where, room):
+        monkeypatch.setattr(memory, "room_for_training", lambda: (where, room))
+
+    return set_room
+
+
+def test_enough_is_told_and_begun(trainer, data, has, capsys):
+    has("CPU", 5 * GB)
+    check_memory(options_of(), trainer, data)
+    output = capsys.readouterr().out
+    assert f"needs {4 * GB}" in output
+    assert "the CPU has" in output
+    assert "5.00 GB" in output
+
+
+def test_too_little_is_refused_with_what_to_change(trainer, data, has):
+    has("CPU", 3 * GB)
+    options = options_of(batch_size=4, ema_decay=0.99)
+    with pytest.raises(ValueError, match="needs about 4.0 GB") as caught:
+        check_memory(options, trainer, data)
+    message = str(caught.value)
+    assert "the CPU has 3.0 GB" in message
+    assert "--batch_size 2 --gradient_accumulation_steps 2" in message
+    for flag in ("remat", "optimizer lion", "ema_decay", "check_memory false"):
+        assert f"--{flag}" in message
+    assert "train_text_encoder" not in message
+
+
+def test_what_is_in_use_is_not_advised(trainer, data, has):
+    has("CPU", 3 * GB)
+    options = options_of(
+        remat=True,
+        optimizer="lion",
+        mixed_precision="bf16",
+        gradient_accumulation_steps=2,
+    )
+    with pytest.raises(ValueError, match="Try a smaller `--resol") as caught:
+        check_memory(options, trainer, data)
+    for flag in ("--remat", "--optimizer", "--mixed_precision", "--batch_size"):
+        assert flag not in str(caught.value)
+    assert "no `--gradient_accumulation_steps`" in str(caught.value)
+
+
+def test_the_refusal_can_be_switched_off(trainer, data, has, capsys):
+    has("CPU", 3 * GB)
+    check_memory(options_of(check_memory=False), trainer, data)
+    assert "3.00 GB" in capsys.readouterr().out
+
+
+def test_a_gpu_does_not_hold_the_program(trainer, data, has):
+    has("GPU", 3 * GB)
+    check_memory(options_of(), trainer, data)
+
+
+def test_what_is_not_known_is_not_refused(trainer, data, has, capsys):
+    has("CPU", None)
+    check_memory(options_of(), trainer, data)
+    assert "not known" in capsys.readouterr().out
+
+
+# === What there is ===
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Writes the files of a machine: 8 MiB available, 2 MiB held."""
+
+    def make(**files):
+        for name, text in files.items():
+            path = tmp_path / name.replace("__", "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return tmp_path
+
+    def with_memory(groups="", **files):
+        root = make(
+            proc__meminfo="MemTotal: 9999 kB\nMemAvailable: 8192 kB\n",
+            proc__self__status="Name:\tpython\nVmRSS:\t2048 kB\n",
+            proc__self__cgroup=groups,
+        )
+        for name, text in files.items():
+            path = root / "sys/fs/cgroup" / name.replace("__", "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(path.name.replace("-", ".")).write_text(text)
+        return room_on_host(root) / 2**20
+
+    return with_memory
+
+
+def group(version, limit, used, files):
+    """The files of a control group, in MiB."""
+    names = {
+        1: ("limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
+        2: ("max", "current", "inactive_file"),
+    }[version]
+    limit = limit if isinstance(limit, str) else limit * 2**20
+    return {
+        f"memory-{names[0]}": f"{limit}\n",
+        f"memory-{names[1]}": f"{used * 2**20}\n",
+        "memory-stat": f"anon 5\n{names[2]} {files * 2**20}\n",
+    }
+
+
+def under(path, files):
+    return {f"{path}__{name}": text for name, text in files.items()}
+
+
+def test_without_groups_it_is_what_is_available(machine):
+    assert machine() == 10
+
+
+def test_the_tightest_group_counts(machine):
+    outer = under("a", group(2, 7, 4, 1))
+    inner = under("a__b", group(2, "max", 3, 0))
+    assert machine("0::/a/b\n", **outer, **inner) == 2 + 7 - 4 + 1
+    outer = under("a", group(2, 700, 4, 1))
+    inner = under("a__b", group(2, 6, 3, 0))
+    assert machine("0::/a/b\n", **outer, **inner) == 2 + 6 - 3
+
+
+def test_groups_of_version_1(machine):
+    files = under("memory__a", group(1, 7, 4, 1))
+    assert machine("3:cpu:/a\n2:memory:/a\n0::/\n", **files) == 2 + 7 - 4 + 1
+    # In a container the group is the top of what is seen.
+    files = under("memory", group(1, 6, 4, 0))
+    assert machine("2:memory:/docker/1f\n", **files) == 2 + 6 - 4
+
+
+def test_elsewhere_nothing_is_known(tmp_path):
+    assert room_on_host(tmp_path) is None
+
+
+def test_this_machine_has_memory():
+    where, room = memory.room_for_training()
+    assert where in ("CPU", "GPU")
+    assert room is None or room > 100 * 2**20

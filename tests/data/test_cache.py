@@ -1,0 +1,649 @@
+"""The cache with encoders of arithmetic: what is stored, and when it holds."""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_sdft.data.cache_shards as shards
+from keras_sdft.data import Cache
+from keras_sdft.data import Example
+from keras_sdft.data import Unreadable
+from keras_sdft.data import load
+from keras_sdft.data import load_dreambooth
+
+WIDTH = 4
+
+
+class FakeImageEncoder:
+    """Each moment is a mean of its pixels, and of where they stand."""
+
+    compute_dtype = "float32"
+
+    def __init__(self):
+        self.weights = [np.arange(3.0)]
+        self.batches = []
+
+    def predict_on_batch(self, images):
+        assert images.dtype == np.float32
+        self.batches.append(len(images))
+        b, h, w, _ = images.shape
+        blocks = images.reshape(b, h // 8, 8, w // 8, 8, 3)
+        ramp = np.linspace(0, 1, 8, dtype=np.float32)
+        means = (blocks * ramp[:, None]).mean(axis=(2, 4, 5))
+        parts = [means[:, :, ::-1] * k for k in range(1, 5)]
+        parts += [blocks[:, :, k, :, 0, 0] - 7.0 for k in range(4)]
+        return np.stack(parts, axis=-1)
+
+
+class FakeTextEncoder:
+    compute_dtype = "float32"
+
+    def __init__(self):
+        self.weights = [np.arange(5.0)]
+        self.batches = []
+
+    def predict_on_batch(self, inputs):
+        self.batches.append(len(inputs["tokens"]))
+        scaled = (inputs["tokens"] / 49408 + inputs["positions"]) / 3
+        return np.repeat(scaled[..., None], WIDTH, -1).astype(np.float32)
+
+
+class FakeModel:
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.moments_model = FakeImageEncoder()
+        self.text_encoder = FakeTextEncoder()
+        self.spec = types.SimpleNamespace(
+            text_encoder=types.SimpleNamespace(max_length=77, width=WIDTH),
+            autoencoder=types.SimpleNamespace(latent_channels=4),
+        )
+
+    def encoded(self, batch):
+        """The batch as the training step would encode it."""
+        tokens = batch.pop("token_ids")
+        positions = np.arange(77)[None]
+        batch["context"] = self.text_encoder.predict_on_batch(
+            {"tokens": tokens, "positions": positions}
+        )
+        images = batch.pop("images")
+        batch["moments"] = self.moments_model.predict_on_batch(images)
+        return batch
+
+
+@pytest.fixture
+def model(tokenizer):
+    return FakeModel(tokenizer)
+
+
+@pytest.fixture
+def noise():
+    """Makes examples of noise of many sizes, with masks and two captions."""
+
+    def make(count=7):
+        draws = np.random.default_rng(0)
+        found = []
+        for index in range(count):
+            shape = (90, 100) if index % 2 else (90, 160)
+            found.append(
+                Example(
+                    draws.integers(0, 256, (*shape, 3), np.uint8),
+                    (f"a{index}, b", f"x{index % 3}"),
+                    weight=1.0 + index,
+                    mask=draws.integers(0, 256, shape, np.uint8),
+                )
+            )
+        return found
+
+    return make
+
+
+OPTIONS = {
+    "resolution": 128,
+    "batch_size": 2,
+    "seed": 3,
+    "caption_dropout": 0.3,
+    "caption_template": ["a {caption}", "the {caption}"],
+}
+
+
+def cache_of(directory, model, **options):
+    options.setdefault("progress", False)
+    options.setdefault("dtype", "float32")
+    return Cache(directory, model, **options)
+
+
+def assert_same_epochs(plain, cached, model, epochs=2):
+    count = 0
+    for _ in range(epochs):
+        for own, other in zip(plain, cached, strict=True):
+            own = {key: value.numpy() for key, value in own.items()}
+            own = model.encoded(own)
+            assert set(own) == set(other)
+            for key, value in own.items():
+                np.testing.assert_array_equal(value, other[key], key)
+            count += 1
+    assert count > 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"horizontal_flip": True},
+        {"masks": "files", "horizontal_flip": True},
+        {"resolution": 256, "buckets": True, "masks": "files"},
+        {"shuffle": False, "drop_remainder": False, "repeats": 2},
+    ],
+    ids=lambda changed: "-".join(changed) or "plain",
+)
+def test_epochs_from_the_cache_are_those_without(
+    noise, model, tokenizer, tmp_path, changed
+):
+    options = {**OPTIONS, **changed}
+    plain = load(noise(), tokenizer, **options)
+    cache = cache_of(tmp_path / "cache", model)
+    cached = load(noise(), tokenizer, cache=cache, **options)
+    assert list(cached.element_spec)[:2] == ["moments", "context"]
+    assert cached.cardinality() == plain.cardinality()
+    assert_same_epochs(plain, cached, model)
+
+
+def test_prior_preservation_goes_through(
+    numbered, model, tokenizer, tmp_path, write_image
+):
+    for value in range(4):
+        write_image(tmp_path / "class" / f"{value}.png", 5 + 20 * value)
+    options = {
+        "instance_prompt": "a photo of sks dog",
+        "class_prompt": "a photo of dog",
+        "class_data_dir": tmp_path / "class",
+        "resolution": 64,
+        "batch_size": 3,
+        "horizontal_flip": True,
+    }
+    plain = load_dreambooth(numbered, tokenizer, **options)
+    cache = cache_of(tmp_path / "cache", model)
+    cached = load_dreambooth(numbered, tokenizer, cache=cache, **options)
+    assert "prior" in cached.element_spec
+    assert_same_epochs(plain, cached, model)
+
+
+def test_each_caption_and_image_is_encoded_once(
+    noise, model, tokenizer, tmp_path
+):
+    cache = cache_of(tmp_path / "cache", model)
+    load(noise(), tokenizer, cache=cache, repeats=3, **OPTIONS)
+    # Two templates of 7 + 3 captions, and the empty one: two times sixteen.
+    assert cache.layout.num_captions == 21
+    assert model.text_encoder.batches == [16, 16]
+    assert model.moments_model.batches == [16]
+    assert "7 images, 21 captions in" in cache.summary()
+
+
+def test_half_precision_says_what_it_cost(noise, model, tokenizer, tmp_path):
+    plain = load(noise(), tokenizer, **OPTIONS)
+    cache = cache_of(tmp_path / "cache", model, dtype=None)
+    cached = load(noise(), tokenizer, cache=cache, **OPTIONS)
+    largest = 0.0
+    for own, other in zip(plain, cached, strict=True):
+        own = model.encoded({k: v.numpy() for k, v in own.items()})
+        assert other["moments"].dtype == np.float32
+        error = np.abs(own["moments"] - other["moments"].numpy())
+        largest = max(largest, error.max())
+    (name, found), *_ = [
+        item for item in cache.reader.rounding().items() if "mom" in item[0]
+    ]
+    assert 0 < largest <= found.largest <= 8 * 2**-11
+    assert 0 < found.relative < 2**-11
+    assert f"half precision changed {name} by" in cache.summary()
+
+
+@pytest.fixture
+def filled(numbered, model, tokenizer, tmp_path):
+    """Fills a cache of ten pictures; returns what opens it again."""
+
+    def open_it(changed=None, model=model, **options):
+        cache = cache_of(tmp_path / "cache", model, **options)
+        arguments = {"resolution": 64, "batch_size": 2, **(changed or {})}
+        source = arguments.pop("source", numbered)
+        dataset = load(source, tokenizer, cache=cache, **arguments)
+        return cache, dataset
+
+    open_it()
+    model.moments_model.batches.clear()
+    return open_it
+
+
+def test_a_complete_cache_encodes_nothing(filled, model):
+    cache, dataset = filled({"seed": 9, "caption_dropout": 0.5, "repeats": 2})
+    assert cache.is_complete
+    assert len(list(dataset)) == 10
+    assert model.moments_model.batches == []
+
+
+def test_float32_and_more_serve_those_who_want_less(filled, model):
+    for options in ({"dtype": "float16"}, {"dtype": None}):
+        cache, _ = filled(**options)
+        assert cache.layout.dtype == "float32"
+    filled({"horizontal_flip": True}, overwrite=True)
+    model.moments_model.batches.clear()
+    cache, dataset = filled()
+    assert cache.layout.flips
+    assert "token_ids" in filled(contexts=False)[1].element_spec
+    assert model.moments_model.batches == []
+
+
+def other_weights(model, part):
+    getattr(model, part).weights[0] += 1
+
+
+def touch(path):
+    os.utime(path, ns=(1, 1))
+
+
+def retold(numbered):
+    path = numbered / "metadata.jsonl"
+    path.write_text(path.read_text().replace("number 3", "a three"))
+
+
+def grown(numbered):
+    Image.new("RGB", (64, 64)).save(numbered / "new.png")
+    with open(numbered / "metadata.jsonl", "a") as file:
+        file.write('{"file_name": "new.png", "text": "number 3"}\n')
+
+
+def shrunk(numbered):
+    path = numbered / "metadata.jsonl"
+    path.write_text("".join(path.read_text().splitlines(True)[1:]))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m, n: touch(n / "3.png"), r"images: 1 changed \('3.png'\)$"),
+        (lambda m, n: grown(n), r"images: 1 added \('new.png'\)$"),
+        (lambda m, n: shrunk(n), "images: 1 removed; the captions"),
+        (
+            lambda m, n: retold(n),
+            r"captions or `caption_template` \(now 11 dis",
+        ),
+        (
+            lambda m, n: other_weights(m, "moments_model"),
+            "weights of the image encoder are others: another model",
+        ),
+        (
+            lambda m, n: other_weights(m, "text_encoder"),
+            "weights of the text encoder are others",
+        ),
+        (
+            lambda m, n: setattr(m.moments_model, "compute_dtype", "bfloat16"),
+            "image encoder computes in bfloat16, not in float32",
+        ),
+        (lambda m, n: setattr(m.tokenizer, "encode", lambda t: [1, 2]), "tok"),
+    ],
+)
+def test_a_stale_cache_says_why(filled, model, numbered, change, reason):
+    change(model, numbered)
+    with pytest.raises(ValueError, match="is stale: .*encode --overwrite") as e:
+        filled()
+    told = str(e.value).split("is stale: ")[1].split(". Name another")[0]
+    assert re.search(reason, told), told
+    cache, _ = filled(overwrite=True)
+    assert cache.is_complete
+    assert "; ".join(cache.stale) == told
+    assert filled()[0].stale == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "options", "reason"),
+    [
+        ({"resolution": 128}, {}, r"now \[\[128, 128\]\], were \[\[64, 64\]\]"),
+        ({"horizontal_flip": True}, {}, "no mirrored images"),
+        ({"caption_template": "a {caption}"}, {}, "`caption_template`"),
+        ({"masks": "alpha"}, {}, r"the masks \(now alpha, were none\)"),
+    ],
+)
+def test_other_options_make_it_stale(
+    filled, numbered, changed, options, reason
+):
+    if "masks" in changed:
+        Image.new("RGBA", (64, 64)).save(numbered / "1.png")
+        filled(overwrite=True)
+    with pytest.raises(ValueError, match=f"is stale: .*{reason}"):
+        filled(changed, **options)
+
+
+def test_captions_are_what_is_there_unless_asked_for(filled):
+    filled({"horizontal_flip": True}, contexts=False, overwrite=True)
+    _, dataset = filled({"horizontal_flip": True})
+    assert "token_ids" in dataset.element_spec
+    with pytest.raises(ValueError, match=r"stale: it holds no captions \(`c"):
+        filled({"horizontal_flip": True}, contexts=True)
+
+
+def test_half_is_not_enough_for_float32(filled, tmp_path):
+    filled({"horizontal_flip": True}, dtype="float16", overwrite=True)
+    with pytest.raises(ValueError, match="it holds float16, not float32"):
+        filled({"horizontal_flip": True}, dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"crop": "random"}, "`crop='random'` cannot be cached"),
+        ({"shuffle_tags": True}, "`shuffle_tags` cannot be cached"),
+    ],
+)
+def test_what_changes_each_epoch_is_refused(
+    numbered, model, tokenizer, tmp_path, changed, message
+):
+    cache = cache_of(tmp_path / "cache", model)
+    options = {"resolution": 64, **changed}
+    with pytest.raises(ValueError, match=message):
+        load(numbered, tokenizer, cache=cache, **options)
+    assert not (tmp_path / "cache").exists()
+    if "shuffle_tags" in changed:
+        cache = cache_of(tmp_path / "cache", model, contexts=False)
+        dataset = load(numbered, tokenizer, cache=cache, **options)
+        assert next(iter(dataset))["token_ids"].shape == (4, 77)
+
+
+def test_class_images_with_buckets_are_refused(
+    numbered, model, tokenizer, tmp_path, write_image
+):
+    write_image(numbered / "wide.png", size=(200, 100))
+    write_image(tmp_path / "class" / "1.png")
+    with pytest.raises(ValueError, match="Class images cannot be cached with"):
+        load_dreambooth(
+            numbered,
+            tokenizer,
+            instance_prompt="a photo of sks dog",
+            class_prompt="a photo of dog",
+            class_data_dir=tmp_path / "class",
+            resolution=256,
+            buckets=True,
+            cache=cache_of(tmp_path / "cache", model),
+        )
+
+
+def stop_after(encoder, calls, error):
+    """Lets an encoder fail at one of its calls."""
+    real = encoder.predict_on_batch
+
+    def predict(inputs):
+        if len(encoder.batches) >= calls:
+            raise error
+        return real(inputs)
+
+    encoder.predict_on_batch = predict
+    return lambda: setattr(encoder, "predict_on_batch", real)
+
+
+@pytest.mark.parametrize("part", ["moments_model", "text_encoder"])
+def test_an_interrupted_encoding_goes_on(
+    noise, model, tokenizer, tmp_path, part
+):
+    options = {**OPTIONS, "horizontal_flip": True, "masks": "files"}
+    examples = noise(40)
+    encoder = getattr(model, part)
+    # Sixteen at once, mirrored in a call of their own.
+    resume = stop_after(encoder, 2, KeyboardInterrupt)
+    cache = cache_of(tmp_path / "cache", model)
+    with pytest.raises(KeyboardInterrupt):
+        load(examples, tokenizer, cache=cache, **options)
+    assert not (tmp_path / "cache" / "cache.json").exists()
+    state = json.loads((tmp_path / "cache" / "filling.json").read_text())
+    stored = sum(
+        sum(count for _, count in store["shards"])
+        for name, store in state["stores"].items()
+    )
+    assert stored > 0
+    resume()
+    encoder.batches.clear()
+    cache = cache_of(tmp_path / "cache", model)
+    cached = load(examples, tokenizer, cache=cache, **options)
+    whole = {"moments_model": 6, "text_encoder": 6}[part]
+    assert len(encoder.batches) == whole - 2
+    plain = load(examples, tokenizer, **options)
+    assert_same_epochs(plain, cached, model, epochs=1)
+
+
+def test_killed_between_masks_and_moments(
+    noise, model, tokenizer, tmp_path, monkeypatch
+):
+    options = {**OPTIONS, "masks": "files"}
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1)
+    real, written = shards.RowWriter.flush, []
+
+    def flush(writer):
+        written.append(writer._store.name)
+        if written.count("moments-16x16") == 2:
+            raise SystemExit
+        real(writer)
+
+    monkeypatch.setattr(shards.RowWriter, "flush", flush)
+    with pytest.raises(SystemExit):
+        cache = cache_of(tmp_path / "cache", model)
+        load(noise(40), tokenizer, cache=cache, **options)
+    monkeypatch.setattr(shards.RowWriter, "flush", real)
+    cache = cache_of(tmp_path / "cache", model)
+    cached = load(noise(40), tokenizer, cache=cache, **options)
+    assert len(os.listdir(tmp_path / "cache" / "moments-16x16")) == 3
+    plain = load(noise(40), tokenizer, **options)
+    assert_same_epochs(plain, cached, model, epochs=1)
+
+
+def test_a_disk_that_fills_up_leaves_nothing_valid(
+    numbered, model, tokenizer, tmp_path, monkeypatch
+):
+    directory = tmp_path / "cache"
+    options = {"resolution": 64, "batch_size": 2}
+    real = shards.write_whole
+
+    def full(path, write):
+        if "moments" in path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, write)
+
+    monkeypatch.setattr(shards, "write_whole", full)
+    with pytest.raises(OSError, match="The disk is full. What is encoded"):
+        cache = cache_of(directory, model)
+        load(numbered, tokenizer, cache=cache, **options)
+    assert not (directory / "cache.json").exists()
+    monkeypatch.setattr(shards, "write_whole", real)
+    model.text_encoder.batches.clear()
+    cache = cache_of(directory, model)
+    assert len(list(load(numbered, tokenizer, cache=cache, **options))) == 5
+    assert model.text_encoder.batches == []
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    def half(file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError):
+        shards.write_whole(os.fspath(tmp_path / "a.npy"), half)
+    assert os.listdir(tmp_path) == []
+
+
+def test_too_small_a_disk_is_told_before_anything_is_written(
+    numbered, model, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("keras_sdft.data.cache_state.free_bytes", lambda _: 9)
+    cache = cache_of(tmp_path / "cache", model)
+    with pytest.raises(ValueError, match="still needs .* kB, and 9 bytes are"):
+        load(numbered, tokenizer, resolution=64, cache=cache)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_only_one_process_fills(numbered, model, tokenizer, tmp_path):
+    directory = tmp_path / "cache"
+    directory.mkdir()
+    with open(directory / "lock", "w") as file:
+        file.write("4711")
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        cache = cache_of(directory, model)
+        with pytest.raises(BlockingIOError, match=r"process \(id 4711\) is"):
+            load(numbered, tokenizer, resolution=64, cache=cache)
+    cache = cache_of(directory, model)
+    load(numbered, tokenizer, resolution=64, cache=cache)
+    assert cache.is_complete
+
+
+def test_what_another_process_has_filled_is_taken(filled, model, numbered):
+    touch(numbered / "1.png")
+    waiting, _ = filled(overwrite=True, defer=True)
+    assert not waiting.is_complete and waiting.stale
+    filled(overwrite=True)
+    model.moments_model.batches.clear()
+    waiting.fill()
+    assert waiting.is_complete and not waiting.stale
+    assert model.moments_model.batches == []
+
+
+def test_a_directory_that_cannot_be_written(
+    numbered, model, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    cache = cache_of(tmp_path / "cache", model)
+    with pytest.raises(PermissionError, match="cannot be written to. Name an"):
+        load(numbered, tokenizer, resolution=64, cache=cache)
+
+
+def test_a_complete_cache_may_be_read_only(filled, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert len(list(filled()[1])) == 5
+
+
+def test_a_foreign_directory_is_refused(numbered, model, tokenizer):
+    before = sorted(os.listdir(numbered))
+    cache = cache_of(numbered, model, overwrite=True)
+    with pytest.raises(FileExistsError, match="holds no cache of keras_sdft"):
+        load(numbered, tokenizer, resolution=64, cache=cache)
+    assert sorted(os.listdir(numbered)) == before
+
+
+def test_a_file_is_no_directory(numbered, model, tokenizer):
+    cache = cache_of(numbered / "1.png", model)
+    with pytest.raises(NotADirectoryError, match="Received a file"):
+        load(numbered, tokenizer, resolution=64, cache=cache)
+
+
+def test_another_version_is_stale(filled, tmp_path):
+    path = tmp_path / "cache" / "cache.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({"keras_sdft_cache": 99, "written_by": "9.9"}))
+    with pytest.raises(ValueError, match="format version 99, written by ker"):
+        filled()
+    filled(overwrite=True)
+    assert json.loads(path.read_text()).keys() == state.keys()
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "{}"])
+def test_a_damaged_index_is_never_replaced(filled, tmp_path, damage):
+    (tmp_path / "cache" / "cache.json").write_text(damage)
+    with pytest.raises(ValueError, match="is damaged or was not written by"):
+        filled(overwrite=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "other"])
+def test_a_damaged_shard_is_told(filled, tmp_path, damage):
+    path = tmp_path / "cache" / "moments-8x8" / "0000000000.npy"
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        path.write_bytes(b"x" * path.stat().st_size)
+    with pytest.raises(ValueError, match="The cache is damaged: .*moments"):
+        filled()
+
+
+def test_shards_are_plain_arrays(filled, tmp_path):
+    path = tmp_path / "cache" / "moments-8x8" / "0000000000.npy"
+    array = np.load(path, allow_pickle=False)
+    assert array.shape == (10, 8, 8, 8)
+    cache, _ = filled()
+    np.testing.assert_array_equal(cache.reader.moments(4, False), array[4])
+
+
+def test_unreadable_images_are_replaced_as_without(
+    numbered, model, tokenizer, tmp_path, monkeypatch
+):
+    # As if they were beyond those that are looked at before training.
+    monkeypatch.setattr(
+        "keras_sdft.data.pipeline.drop_unreadable", lambda found, *rest: found
+    )
+    for number in (2, 5):
+        (numbered / f"{number}.png").write_bytes(b"no image")
+    options = {"resolution": 64, "batch_size": 2, "horizontal_flip": True}
+    plain, report = Unreadable(), Unreadable()
+    uncached = load(numbered, tokenizer, report=plain, **options)
+    cache = cache_of(tmp_path / "cache", model)
+    cached = load(numbered, tokenizer, cache=cache, report=report, **options)
+    assert_same_epochs(uncached, cached, model)
+    assert sorted(plain.rows) == sorted(report.rows)
+    assert [name for name, _ in sorted(report.rows)] == ["2.png", "5.png"]
+
+
+def test_values_that_half_precision_cannot_hold(
+    numbered, model, tokenizer, tmp_path
+):
+    real = model.moments_model.predict_on_batch
+    model.moments_model.predict_on_batch = lambda images: real(images) * 1e9
+    cache = cache_of(tmp_path / "cache", model, dtype="float16")
+    with pytest.raises(ValueError, match="Encode with `dtype='float32'`"):
+        load(numbered, tokenizer, resolution=64, cache=cache)
+
+
+def test_sources_spare_the_weights(filled, model, monkeypatch):
+    sources = {"image_encoder": "file 1", "text_encoder": "file 2"}
+    filled(overwrite=True, sources=lambda: sources)
+    touched = os.path.join(filled()[0].directory, "cache.json")
+    state = json.loads(open(touched).read())
+    for part, source in sources.items():
+        state["fingerprint"][part]["source"] = source
+    with open(touched, "w") as file:
+        json.dump(state, file)
+    blind = types.SimpleNamespace(tokenizer=model.tokenizer, spec=model.spec)
+    cache, dataset = filled(model=blind, sources=lambda: sources)
+    assert len(list(dataset)) == 5
+    with pytest.raises(AttributeError):
+        filled(model=blind, sources=lambda: {**sources, "text_encoder": "3"})
+
+
+def test_a_reason_against_it_gives_plain_batches(filled, tmp_path):
+    seen = []
+
+    def unless(needs):
+        seen.append(needs)
+        return "no time"
+
+    cache, dataset = filled(unless=unless)
+    assert cache.declined == "no time"
+    assert "images" in dataset.element_spec
+    assert seen[0].is_complete and seen[0].num_bytes == 0
+    assert (seen[0].num_images, seen[0].num_captions) == (10, 11)
+
+
+def test_a_deferred_cache_is_filled_later(numbered, model, tokenizer, tmp_path):
+    cache = cache_of(tmp_path / "cache", model, defer=True)
+    with pytest.raises(RuntimeError, match="knows no data yet"):
+        cache.fill()
+    dataset = load(numbered, tokenizer, resolution=64, cache=cache)
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(RuntimeError, match="is not filled yet: call"):
+        _ = cache.reader
+    cache.fill()
+    assert next(iter(dataset))["moments"].shape == (4, 8, 8, 8)
+    with pytest.raises(ValueError, match="serves one data set"):
+        load(numbered, tokenizer, resolution=64, cache=cache)
