@@ -23,6 +23,8 @@ CAPTION = "{} in ink style"
 PLAIN_CAPTION = "{}"
 #: Beside the folders: the drawings in ink and the plain pictures.
 TABLE = "train_and_plain.jsonl"
+#: How often the table shows a picture of each folder.
+TIMES = {"train": 3, "plain": 1}
 
 #: Icons of each split: well known, of clean shape, and in every set.
 SPLITS = {
@@ -76,12 +78,12 @@ def write_split(
 def write_table(output: pathlib.Path) -> int:
     """Writes the rows of `train` and `plain` as one table."""
     rows = []
-    for folder in ("train", "plain"):
+    for folder, times in TIMES.items():
         with open(output / folder / "metadata.jsonl", encoding="utf-8") as file:
             for line in file:
                 row = json.loads(line)
                 row["file_name"] = f"{folder}/{row['file_name']}"
-                rows.append(json.dumps(row))
+                rows.append(json.dumps({**row, "times": times}))
     (output / TABLE).write_text("\n".join(rows) + "\n", encoding="utf-8")
     return len(rows)
 

@@ -115,7 +115,7 @@ def test_the_demo_is_the_style_recipe():
         in (ROOT / "Makefile").read_text()
     )
     assert (given["model"], given["output_dir"]) == ("tiny", "runs/demo")
-    table = (ROOT / given["data"] / "metadata.jsonl").read_text()
+    table = (ROOT / given["data"]).read_text()
     seen = [f'"{prompt}"' in table for prompt in options.preview_prompts]
     assert len(seen) == 8 and sum(seen) == 4
 
