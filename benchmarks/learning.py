@@ -122,6 +122,17 @@ def teach_subjects(icons: Icons, sd, epochs) -> "tuple":
 # === One model ===
 
 
+def draw(sd, prompts, options) -> np.ndarray:
+    """One picture of each prompt, as the command line says."""
+    return _pictures.draw(
+        sd,
+        prompts,
+        options.num_steps,
+        options.guidance_scale,
+        options.seed,
+    )
+
+
 def drawn_numbers(sd, icons, style, subject, options) -> "tuple[dict, dict]":
     """Ink share and subject accuracy by group of prompts; the pictures."""
     numbers, pictures = {}, {}
@@ -130,13 +141,7 @@ def drawn_numbers(sd, icons, style, subject, options) -> "tuple[dict, dict]":
         things = [icons.things[name] for name in names]
         for label, suffix in (("ink", SUFFIX), ("plain", "")):
             prompts = [icons.prompt(name, suffix) for name in names]
-            images = _pictures.draw(
-                sd,
-                prompts,
-                options.num_steps,
-                options.guidance_scale,
-                options.seed,
-            )
+            images = draw(sd, prompts, options)
             rank = subject.rank(images, things)
             key = f"{group}_{label}"
             pictures[key] = images
@@ -180,13 +185,7 @@ def composed(sd, subject, options) -> "dict[str, float]":
     prompts = [
         captions.with_article(f"{colour} {thing}") for (colour,), thing in pairs
     ]
-    images = _pictures.draw(
-        sd,
-        prompts,
-        options.num_steps,
-        options.guidance_scale,
-        options.seed,
-    )
+    images = draw(sd, prompts, options)
     rank = subject.rank(images, [thing for _, thing in pairs])
     found = [colours.name_colours(image) for image in images]
     coloured = np.array(

@@ -27,7 +27,6 @@ from keras_sdft.data.cache_shards import write_whole
 from keras_sdft.data.cache_state import FORMAT_VERSION
 from keras_sdft.data.cache_state import IMAGES
 from keras_sdft.data.cache_state import check_space
-from keras_sdft.data.cache_state import free_bytes
 from keras_sdft.data.cache_state import locked
 from keras_sdft.data.cache_state import read_state
 from keras_sdft.data.cache_state import remove
@@ -36,6 +35,7 @@ from keras_sdft.data.cache_state import write_state
 from keras_sdft.data.cache_state import writing
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import check_choice
+from keras_sdft.data.folders import free_bytes
 from keras_sdft.data.options import Options
 
 

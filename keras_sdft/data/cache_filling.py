@@ -20,7 +20,9 @@ import numpy as np
 
 from keras_sdft.data.cache_encoders import TEXTS_AT_ONCE
 from keras_sdft.data.cache_encoders import Encoders
+from keras_sdft.data.cache_layout import MASK_DTYPE
 from keras_sdft.data.cache_layout import Layout
+from keras_sdft.data.cache_layout import latent_sides
 from keras_sdft.data.cache_layout import stored_mask
 from keras_sdft.data.cache_shards import RowWriter
 from keras_sdft.data.cache_shards import Store
@@ -178,10 +180,10 @@ class Filling:
             else:
                 image, mask = read_masked(example, self._masks, size)
         except UnreadableImage as error:
-            shape = (size[0] // 8, size[1] // 8, 1)
+            shape = (*latent_sides(size), 1)
             return Picture(
                 np.zeros((*size, 3), np.uint8),
-                None if self._masks is None else np.zeros(shape, np.uint16),
+                None if self._masks is None else np.zeros(shape, MASK_DTYPE),
                 str(error),
             )
         box = crop_box(image.size, *size)

@@ -50,18 +50,13 @@ class Layout:
     dtype: str
 
     @property
-    def used(self) -> np.ndarray:
-        """The records of all buckets, sorted."""
-        return np.sort(np.concatenate(self.images))
-
-    @property
     def per_image(self) -> int:
         """Rows of an image: itself, and mirrored."""
         return 2 if self.flips else 1
 
     def moments(self, bucket: int) -> Store:
         """The moments of a bucket."""
-        height, width = _latent_sides(self.sizes[bucket])
+        height, width = latent_sides(self.sizes[bucket])
         return Store(
             f"moments-{width}x{height}",
             len(self.images[bucket]) * self.per_image,
@@ -71,7 +66,7 @@ class Layout:
 
     def mask(self, bucket: int) -> Store:
         """The masks of a bucket, one for each image."""
-        height, width = _latent_sides(self.sizes[bucket])
+        height, width = latent_sides(self.sizes[bucket])
         count = len(self.images[bucket])
         return Store(
             f"masks-{width}x{height}", count, (height, width, 1), MASK_DTYPE
@@ -141,5 +136,6 @@ def loaded_mask(stored: np.ndarray) -> np.ndarray:
     return stored.astype(np.float32) / area / np.float32(255)
 
 
-def _latent_sides(size: tuple[int, int]) -> tuple[int, int]:
+def latent_sides(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the latents of a size in pixels."""
     return size[0] // PIXELS_PER_LATENT, size[1] // PIXELS_PER_LATENT

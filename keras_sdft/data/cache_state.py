@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_sdft.data.cache_shards import write_whole
+from keras_sdft.data.folders import existing_folder
+from keras_sdft.data.folders import free_bytes
 from keras_sdft.version import __version__
 
 FORMAT_VERSION = 1
@@ -170,11 +172,6 @@ def writing(directory: str) -> Iterator[None]:
         raise type(error)(error.errno, remedy, directory) from error
 
 
-def free_bytes(directory: str) -> int:
-    """Bytes that are free where a directory is, or will be."""
-    return shutil.disk_usage(existing_folder(directory)).free
-
-
 def check_space(directory: str, needed: int) -> None:
     """Refuses to begin what the disk has no room for, or does not allow.
 
@@ -197,14 +194,6 @@ def check_space(directory: str, needed: int) -> None:
             f"{size_text(free)} are free in {folder!r}. Free some space, "
             "name a directory on another disk, or train without a cache."
         )
-
-
-def existing_folder(directory: str) -> str:
-    """The directory, or the nearest above it that exists."""
-    folder = os.path.abspath(directory)
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    return folder
 
 
 def size_text(count: float) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from typing import Any
 
 import numpy as np
 
 from keras_sdft.data.examples import first_five
+from keras_sdft.data.folders import existing_folder
+from keras_sdft.data.folders import free_bytes
 from keras_sdft.data.folders import walk
 from keras_sdft.data.tables import is_photo
 
@@ -95,11 +96,9 @@ def check_disk_space(
         ValueError: If they may need more than is free; each is counted as
             large as its pixels.
     """
-    folder = os.path.abspath(os.fspath(directory))
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
+    folder = existing_folder(os.fspath(directory))
     needed = num_images * (height * width * 3 + _HEADER_BYTES)
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if needed > free:
         raise ValueError(
             "`num_class_images` is larger than the disk allows. Received: "

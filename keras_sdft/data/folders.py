@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterable
 
 import numpy as np
@@ -374,3 +375,16 @@ def _is_loop(folder: str, name: str) -> bool:
 
 def _raise(error: OSError) -> None:
     raise error
+
+
+def free_bytes(directory: str) -> int:
+    """Bytes that are free where a directory is, or will be."""
+    return shutil.disk_usage(existing_folder(directory)).free
+
+
+def existing_folder(directory: str) -> str:
+    """The directory, or the nearest above it that exists."""
+    folder = os.path.abspath(directory)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
