@@ -77,7 +77,9 @@ def test_its_files_are_in_the_checkout(path):
 
 @each_recipe
 def test_its_page_has_every_part(path):
-    assert re.findall(r"^## (.*)$", page_of(path), re.M) == SECTIONS
+    # A page may add sections of its own; these it must have, in order.
+    headings = re.findall(r"^## (.*)$", page_of(path), re.M)
+    assert [each for each in headings if each in SECTIONS] == SECTIONS
     assert f"]({path.name})" in page_of(path)
     paths = re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", page_of(path))
     assert len(paths) > 2
