@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_sdft.training import shared_update
 from keras_sdft.training.schedule_free import ScheduleFreeAdamW
 
 
@@ -70,24 +71,88 @@ class AdamW(keras.optimizers.AdamW):
                 "`keras.optimizers.AdamW(amsgrad=True, ...)` instead."
             )
 
+    def build(self, variables: Any) -> None:
+        """Makes the moments."""
+        with shared_update.shared_zeros() as self._first_moments:
+            super().build(variables)
+
+    def add_variable_from_reference(
+        self,
+        reference_variable: Any,
+        name: str | None = None,
+        initializer: Any = "zeros",
+    ) -> Any:
+        if initializer == "zeros":
+            initializer = self._first_moments
+        return super().add_variable_from_reference(
+            reference_variable, name=name, initializer=initializer
+        )
+
+    def _backend_apply_gradients(
+        self, grads: Any, trainable_variables: Any
+    ) -> None:
+        if not self._updates_by_function():
+            super()._backend_apply_gradients(grads, trainable_variables)
+            return
+        scalars = self._scalars(self.learning_rate)
+        scalars.update(clip=self._clip_scale(grads), kept=self._kept())
+        constants = {"beta1": self.beta_1, "beta2": self.beta_2}
+        if scalars["clip"] is None:
+            constants["clip"] = 1.0
+        for name in constants:
+            del scalars[name]
+        update = shared_update.SharedUpdate(scalars, constants)
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            index = self._get_variable_index(variable)
+            update(
+                variable.value,
+                self._momentums[index].value,
+                self._velocities[index].value,
+                tf.convert_to_tensor(gradient),
+                bool(self.weight_decay) and self._use_weight_decay(variable),
+            )
+
+    def _updates_by_function(self) -> bool:
+        """Whether nothing stands between the gradients and the update."""
+        return not (
+            tf.executing_eagerly()
+            or tf.distribute.has_strategy()
+            or self.gradient_accumulation_steps
+            or self.use_ema
+            or self.clipnorm
+            or self.clipvalue
+        )
+
     def _apply_weight_decay(self, variables: Any) -> None:
         if tf.distribute.has_strategy():
             super()._apply_weight_decay(variables)
             return
-        rate = tf.cast(self.learning_rate, tf.float32) * self.weight_decay
-        kept = 1.0 - rate
+        kept = self._kept()
         for variable in variables:
             if self._use_weight_decay(variable):
-                variable.value.assign(variable.value * kept)
+                factor = tf.cast(kept, variable.dtype)
+                variable.value.assign(variable.value * factor)
+
+    def _kept(self) -> Any:
+        """What decay leaves of a weight."""
+        rate = tf.cast(self.learning_rate, tf.float32) * self.weight_decay
+        return 1.0 - rate
 
     def _clip_gradients(self, grads: Any) -> Any:
         if not self.global_clipnorm:
             return super()._clip_gradients(grads)
+        scale = self._clip_scale(grads)
+        return [gradient * tf.cast(scale, gradient.dtype) for gradient in grads]
+
+    def _clip_scale(self, grads: Any) -> Any:
+        if not self.global_clipnorm:
+            return None
         # Halves of squared norms: one operation per gradient.
-        squares = tf.add_n([tf.nn.l2_loss(gradient) for gradient in grads])
+        squares = tf.add_n(
+            [tf.cast(tf.nn.l2_loss(gradient), tf.float32) for gradient in grads]
+        )
         norm = tf.sqrt(2.0 * squares)
-        scale = self.global_clipnorm / tf.maximum(norm, self.global_clipnorm)
-        return [gradient * scale for gradient in grads]
+        return self.global_clipnorm / tf.maximum(norm, self.global_clipnorm)
 
     def _backend_update_step(
         self, grads: Any, trainable_variables: Any, learning_rate: Any
@@ -125,15 +190,12 @@ class AdamW(keras.optimizers.AdamW):
         self, gradient: Any, variable: Any, scalars: dict[str, Any]
     ) -> None:
         index = self._get_variable_index(variable)
-        dtype = variable.dtype
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
-            grad=tf.cast(tf.convert_to_tensor(gradient), dtype),
-            use_locking=False,
-            use_nesterov=False,
-            **{name: tf.cast(value, dtype) for name, value in scalars.items()},
+        shared_update.apply_adam(
+            variable.handle,
+            self._momentums[index].value.handle,
+            self._velocities[index].value.handle,
+            tf.cast(tf.convert_to_tensor(gradient), variable.dtype),
+            scalars,
         )
 
 

@@ -1,0 +1,91 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_sdft.training import AdamW
+from keras_sdft.training.shared_update import shared_zeros
+
+SHAPES = [(3, 4), (5,), (3, 4), (5,), (3, 4)]
+
+
+def draw(seed, dtype="float32"):
+    generator = np.random.default_rng(seed)
+    return [
+        tf.constant(generator.normal(size=shape), dtype) for shape in SHAPES
+    ]
+
+
+def run(graph, dtype="float32", **arguments):
+    variables = [keras.Variable(value, dtype=dtype) for value in draw(0)]
+    optimizer = AdamW(0.1, **arguments)
+    optimizer.build(variables)
+
+    def apply(gradients):
+        optimizer.apply(gradients, variables)
+
+    step = tf.function(apply) if graph else apply
+    for seed in (1, 2, 3):
+        step(draw(seed, dtype))
+    return [
+        np.asarray(keras.ops.cast(variable, "float32"))
+        for variable in [*variables, *optimizer.variables]
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"weight_decay": 0.2},
+        {"weight_decay": 0.0, "global_clipnorm": None},
+        {"global_clipnorm": 0.5, "epsilon": 0.1},
+        {"dtype": "bfloat16"},
+    ],
+    ids=["decay", "bare", "clipped", "bfloat16"],
+)
+def test_equals_the_update_variable_by_variable(arguments):
+    alone, shared = run(False, **arguments), run(True, **arguments)
+    tolerance = 1e-2 if "dtype" in arguments else 1e-6
+    for a, b in zip(alone, shared, strict=True):
+        np.testing.assert_allclose(a, b, atol=tolerance)
+
+
+def test_variables_of_a_shape_share_a_function():
+    variables = [keras.Variable(value) for value in draw(0)]
+    optimizer = AdamW()
+    optimizer.build(variables)
+    step = tf.function(lambda g: optimizer.apply(g, variables))
+    graph = step.get_concrete_function(draw(1)).graph.as_graph_def()
+    calls = [
+        node.attr["f"].func.name
+        for node in graph.node
+        if node.op == "StatefulPartitionedCall"
+    ]
+    assert len(calls) == len(SHAPES)
+    assert len(set(calls)) == len(set(SHAPES))
+
+
+def test_what_does_not_decay_keeps_its_weight():
+    variables = [keras.Variable([1.0], name=n) for n in ("kernel", "bias")]
+    optimizer = AdamW(0.1, 0.5)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build(variables)
+    step = tf.function(
+        lambda: optimizer.apply([tf.zeros((1,)), tf.zeros((1,))], variables)
+    )
+    step()
+    assert [float(v[0]) for v in variables] == pytest.approx([0.95, 1.0])
+
+
+def test_variables_that_begin_together_part_when_written_to():
+    with shared_zeros() as zeros:
+        first, second = (
+            keras.Variable(zeros, shape=(3,), dtype="float32") for _ in "12"
+        )
+        assert zeros((3,), "float32") is zeros((3,), "float32")
+    first.value.assign_add([1.0, 1.0, 1.0])
+    tf.raw_ops.ResourceApplyGradientDescent(
+        var=first.value.handle, alpha=1.0, delta=tf.ones((3,))
+    )
+    np.testing.assert_array_equal(second, np.zeros(3))
+    np.testing.assert_array_equal(first, np.zeros(3))
