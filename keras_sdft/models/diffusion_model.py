@@ -118,8 +118,7 @@ class _UNetBuilder:
                 x = self._block(x, level, attention=level < bottom)
             if level > 0:
                 x = Upsample(spec.widths[level])(x)
-        x = GroupNormalization(spec.groups, epsilon=1e-5)(x)
-        x = layers.Activation("swish")(x)
+        x = GroupNormalization(spec.groups, epsilon=1e-5, swish=True)(x)
         return PaddedConv2D(spec.latent_channels, 3)(x)
 
     def _time_mlp(self, x: Any) -> Any:

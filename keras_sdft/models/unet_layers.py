@@ -13,27 +13,82 @@ import keras
 from keras import layers
 from keras import ops
 
+from keras_sdft.models.own_gradients import gated_gelu
+from keras_sdft.models.own_gradients import group_normalization
+from keras_sdft.models.own_gradients import layer_normalization
+from keras_sdft.models.own_gradients import places
+from keras_sdft.models.own_gradients import sides
+
+
+class Block(layers.Layer):
+    """A part of the network that may be recomputed.
+
+    Args:
+        remat: Boolean, whether the backward pass computes it again instead
+            of keeping its activations.
+    """
+
+    def __init__(self, remat: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.remat = remat
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        remat = self.remat and training
+        compute = keras.remat(self.compute) if remat else self.compute
+        return compute(*inputs)
+
+    def compute(self, *inputs: Any) -> Any:
+        """What the block computes."""
+        raise NotImplementedError
+
 
 class GroupNormalization(layers.GroupNormalization):
     """Keras' layer over channels-last images, with fewer passes.
 
     Statistics and their application are float32 whatever the compute dtype.
+
+    Args:
+        swish: Boolean, whether `x * sigmoid(x)` follows.
+        groups, epsilon: As for `keras.layers.GroupNormalization`.
     """
 
+    def __init__(
+        self, groups: int, epsilon: float, swish: bool = False, **kwargs: Any
+    ):
+        super().__init__(groups, epsilon=epsilon, **kwargs)
+        self.swish = swish
+
     def call(self, inputs: Any) -> Any:
-        shape = ops.shape(inputs)
-        channels = inputs.shape[-1]
-        size = channels // self.groups
-        x = ops.cast(inputs, "float32")
-        grouped = ops.reshape(x, (-1, shape[1] * shape[2], self.groups, size))
-        mean, variance = ops.moments(grouped, axes=[1, 3], keepdims=True)
-        gamma = ops.reshape(self.gamma, (1, 1, self.groups, size))
-        beta = ops.reshape(self.beta, (1, 1, self.groups, size))
-        scale = ops.rsqrt(variance + self.epsilon) * ops.cast(gamma, "float32")
-        shift = ops.cast(beta, "float32") - mean * scale
-        scale = ops.reshape(scale, (-1, 1, 1, channels))
-        shift = ops.reshape(shift, (-1, 1, 1, channels))
-        return ops.cast(x * scale + shift, self.compute_dtype)
+        normal = group_normalization(
+            ops.cast(inputs, "float32"),
+            ops.cast(self.gamma, "float32"),
+            ops.cast(self.beta, "float32"),
+            self.groups,
+            self.epsilon,
+            self.swish,
+        )
+        return ops.cast(normal, self.compute_dtype)
+
+
+class LayerNormalization(layers.LayerNormalization):
+    """Keras' layer over rows `(N, C)`, with fewer passes."""
+
+    def call(self, inputs: Any) -> Any:
+        normal = layer_normalization(
+            ops.cast(inputs, "float32"),
+            ops.cast(self.gamma, "float32"),
+            ops.cast(self.beta, "float32"),
+            self.epsilon,
+        )
+        return ops.cast(normal, self.compute_dtype)
+
+
+class Conv2D(layers.Conv2D):
+    """Keras' layer; the bias as it is, so that kernels can add it."""
+
+    def call(self, inputs: Any) -> Any:
+        outputs = self.convolution_op(inputs, self.kernel)
+        return ops.add(outputs, self.bias)
 
 
 class PaddedConv2D(layers.Layer):
@@ -47,7 +102,7 @@ class PaddedConv2D(layers.Layer):
         # At stride 1 "same" pads both sides alike. At stride 2 it would pad
         # the far side only, so the near side is padded by hand; the far
         # side's padding is never reached at even sizes.
-        self.conv2d = layers.Conv2D(
+        self.conv2d = Conv2D(
             filters,
             kernel_size,
             strides=strides,
@@ -71,21 +126,16 @@ class PaddedConv2D(layers.Layer):
         return (batch, height, width, self.conv2d.filters)
 
 
-class ResBlock(layers.Layer):
+class ResBlock(Block):
     """Two convolutions with the timestep added in between."""
 
-    def __init__(
-        self,
-        output_dim: int,
-        groups: int = 32,
-        remat: bool = False,
-        **kwargs: Any,
-    ):
+    def __init__(self, output_dim: int, groups: int = 32, **kwargs: Any):
         super().__init__(**kwargs)
         self.output_dim = output_dim
-        self.remat = remat
+        # The activations between stay where KerasCV has them, so that the
+        # paths of weights do; the normalizations apply them.
         self.entry_flow = [
-            GroupNormalization(groups, epsilon=1e-5),
+            GroupNormalization(groups, epsilon=1e-5, swish=True),
             layers.Activation("swish"),
             PaddedConv2D(output_dim, 3),
         ]
@@ -94,7 +144,7 @@ class ResBlock(layers.Layer):
             layers.Dense(output_dim),
         ]
         self.exit_flow = [
-            GroupNormalization(groups, epsilon=1e-5),
+            GroupNormalization(groups, epsilon=1e-5, swish=True),
             layers.Activation("swish"),
             PaddedConv2D(output_dim, 3),
         ]
@@ -116,27 +166,20 @@ class ResBlock(layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> Any:
         return (*input_shape[0][:-1], self.output_dim)
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        forward = self._forward
-        if self.remat and training:
-            forward = keras.remat(forward)
-        return forward(*inputs)
-
-    def _forward(self, inputs: Any, embedding: Any) -> Any:
-        x = inputs
-        for layer in self.entry_flow:
-            x = layer(x)
+    def compute(self, inputs: Any, embedding: Any) -> Any:
+        norm, _, conv = self.entry_flow
+        x = conv(norm(inputs))
         for layer in self.embedding_flow:
             embedding = layer(embedding)
-        x = x + embedding[:, None, None]
-        for layer in self.exit_flow:
-            x = layer(x)
+        x = x + ops.reshape(embedding, (-1, 1, 1, self.output_dim))
+        norm, _, conv = self.exit_flow
+        x = conv(norm(x))
         if self.residual_projection is not None:
             inputs = self.residual_projection(inputs)
         return x + inputs
 
 
-class SpatialTransformer(layers.Layer):
+class SpatialTransformer(Block):
     """Lets every place look at every other place and at the text."""
 
     def __init__(
@@ -146,12 +189,10 @@ class SpatialTransformer(layers.Layer):
         fully_connected: bool = False,
         groups: int = 32,
         numerics: str = "exact",
-        remat: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         width = num_heads * head_size
-        self.remat = remat
         epsilon = 1e-6 if numerics == "exact" else 1e-5
         self.norm = GroupNormalization(groups, epsilon=epsilon)
         self.proj1 = _projection(width, fully_connected)
@@ -170,18 +211,18 @@ class SpatialTransformer(layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape[0]
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        forward = self._forward
-        if self.remat and training:
-            forward = keras.remat(forward)
-        return forward(*inputs)
-
-    def _forward(self, inputs: Any, context: Any) -> Any:
-        shape = ops.shape(inputs)
+    def compute(self, inputs: Any, context: Any) -> Any:
+        width = inputs.shape[-1]
         x = self.proj1(self.norm(inputs))
-        x = ops.reshape(x, (-1, shape[1] * shape[2], inputs.shape[-1]))
-        x = self.transformer_block([x, context])
-        x = ops.reshape(x, (-1, shape[1], shape[2], inputs.shape[-1]))
+        # Rows, not sequences: what works on each place by itself needs no
+        # more, and a product of matrices is one operation.
+        rows = self.transformer_block(
+            ops.reshape(x, (-1, width)),
+            ops.reshape(context, (-1, context.shape[-1])),
+            places=places(inputs),
+            length=_length(context),
+        )
+        x = ops.reshape(rows, (-1, *sides(inputs), width))
         return self.proj2(x) + inputs
 
 
@@ -197,11 +238,11 @@ class BasicTransformerBlock(layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.norm1 = layers.LayerNormalization(epsilon=1e-5)
+        self.norm1 = LayerNormalization(epsilon=1e-5)
         self.attn1 = CrossAttention(num_heads, head_size)
-        self.norm2 = layers.LayerNormalization(epsilon=1e-5)
+        self.norm2 = LayerNormalization(epsilon=1e-5)
         self.attn2 = CrossAttention(num_heads, head_size)
-        self.norm3 = layers.LayerNormalization(epsilon=1e-5)
+        self.norm3 = LayerNormalization(epsilon=1e-5)
         self.geglu = GEGLU(dim * 4, numerics)
         self.dense = layers.Dense(dim)
 
@@ -214,16 +255,16 @@ class BasicTransformerBlock(layers.Layer):
         self.geglu.build(sequence)
         self.dense.build((*sequence[:-1], self.geglu.output_dim))
 
-    def call(self, inputs: Any) -> Any:
-        x, context = inputs
+    def call(self, x: Any, context: Any, places: Any, length: Any) -> Any:
         normed = self.norm1(x)
-        x = self.attn1([normed, normed]) + x
-        x = self.attn2([self.norm2(x), context]) + x
+        x = x + self.attn1(normed, normed, places=places, length=places)
+        normed = self.norm2(x)
+        x = x + self.attn2(normed, context, places=places, length=length)
         return self.dense(self.geglu(self.norm3(x))) + x
 
 
 class CrossAttention(layers.Layer):
-    """Multi-head attention from a sequence to a context."""
+    """Multi-head attention from rows to a context's rows."""
 
     def __init__(self, num_heads: int, head_size: int, **kwargs: Any):
         super().__init__(**kwargs)
@@ -242,21 +283,21 @@ class CrossAttention(layers.Layer):
         self.to_v.build(context)
         self.out_proj.build((*sequence[:-1], self.to_q.units))
 
-    def call(self, inputs: Any) -> Any:
-        sequence, context = inputs
+    def call(self, x: Any, context: Any, places: Any, length: Any) -> Any:
         # The query is scaled, not the score: it is the smaller tensor.
-        query = self._heads(self.to_q(sequence) * self.head_size**-0.5)
-        key = self._heads(self.to_k(context))
-        value = self._heads(self.to_v(context))
-        score = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
-        attended = ops.matmul(ops.softmax(score, axis=-1), value)
-        attended = ops.transpose(attended, (0, 2, 1, 3))
-        shape = (-1, ops.shape(sequence)[1], self.num_heads * self.head_size)
-        return self.out_proj(ops.reshape(attended, shape))
+        query = self._heads(self.to_q(x) * self.head_size**-0.5, places)
+        key = self._heads(self.to_k(context), length, (0, 2, 3, 1))
+        value = self._heads(self.to_v(context), length)
+        weights = ops.softmax(ops.matmul(query, key), axis=-1)
+        attended = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+        width = self.num_heads * self.head_size
+        return self.out_proj(ops.reshape(attended, (-1, width)))
 
-    def _heads(self, x: Any) -> Any:
-        shape = (-1, ops.shape(x)[1], self.num_heads, self.head_size)
-        return ops.transpose(ops.reshape(x, shape), (0, 2, 1, 3))
+    def _heads(
+        self, x: Any, length: Any, axes: tuple[int, ...] = (0, 2, 1, 3)
+    ) -> Any:
+        shape = (-1, length, self.num_heads, self.head_size)
+        return ops.transpose(ops.reshape(x, shape), axes)
 
 
 class Upsample(layers.Layer):
@@ -264,7 +305,6 @@ class Upsample(layers.Layer):
 
     def __init__(self, channels: int, **kwargs: Any):
         super().__init__(**kwargs)
-        self.ups = layers.UpSampling2D(2)
         self.conv = PaddedConv2D(channels, 3)
 
     def build(self, input_shape: Any) -> None:
@@ -278,7 +318,13 @@ class Upsample(layers.Layer):
         return (batch, height, width, self.conv.conv2d.filters)
 
     def call(self, inputs: Any) -> Any:
-        return self.conv(self.ups(inputs))
+        height, width = sides(inputs)
+        channels = inputs.shape[-1]
+        # Each pixel beside itself, then each line.
+        x = ops.concatenate([inputs, inputs], axis=-1)
+        x = ops.reshape(x, (-1, height, 2 * width * channels))
+        x = ops.concatenate([x, x], axis=-1)
+        return self.conv(ops.reshape(x, (-1, 2 * height, 2 * width, channels)))
 
 
 class GEGLU(layers.Layer):
@@ -298,11 +344,19 @@ class GEGLU(layers.Layer):
         self.dense.build(input_shape)
 
     def call(self, inputs: Any) -> Any:
-        x, gate = ops.split(self.dense(inputs), 2, axis=-1)
-        return x * ops.gelu(gate, approximate=self.approximate)
+        rows = self.dense(inputs)
+        if not self.approximate:
+            return gated_gelu(rows)
+        x, gate = ops.split(rows, 2, axis=-1)
+        return x * ops.gelu(gate, approximate=True)
 
 
 def _projection(width: int, fully_connected: bool) -> layers.Layer:
     if fully_connected:
         return layers.Dense(width)
     return PaddedConv2D(width, 1)
+
+
+def _length(sequences: Any) -> Any:
+    """Of sequences `(B, T, D)`; an integer where known."""
+    return sequences.shape[1] or ops.shape(sequences)[1]
