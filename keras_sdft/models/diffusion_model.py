@@ -12,11 +12,13 @@ from keras import layers
 
 from keras_sdft.models.dtypes import dtype_policy_scope
 from keras_sdft.models.spec import DiffusionModelSpec
+from keras_sdft.models.unet_layers import Dense
 from keras_sdft.models.unet_layers import GroupNormalization
 from keras_sdft.models.unet_layers import PaddedConv2D
 from keras_sdft.models.unet_layers import ResBlock
 from keras_sdft.models.unet_layers import SpatialTransformer
 from keras_sdft.models.unet_layers import Upsample
+from keras_sdft.models.unet_layers import kernels_begin_with
 
 NUMERICS = ("exact", "keras_cv")
 
@@ -35,6 +37,8 @@ class DiffusionModel(keras.Model):
         remat: Boolean, whether blocks recompute their activations in the
             backward pass, which trades time for memory.
         max_length: Integer, number of context positions, or `None` for any.
+        kernel_initializer: What Keras initializer draws the first kernels;
+            `"zeros"` is fastest where weights follow.
         dtype: A dtype policy or its name, for example `"mixed_bfloat16"`.
         name: String, the model's name.
 
@@ -57,12 +61,13 @@ class DiffusionModel(keras.Model):
         numerics: str = "exact",
         remat: bool = False,
         max_length: int | None = 77,
+        kernel_initializer: Any = "glorot_uniform",
         dtype: Any = None,
         name: str | None = None,
     ):
         spec = spec or DiffusionModelSpec()
         _check_spec(spec, numerics)
-        with dtype_policy_scope(dtype):
+        with dtype_policy_scope(dtype), kernels_begin_with(kernel_initializer):
             inputs = {
                 "latent": layers.Input(
                     (None, None, spec.latent_channels), name="latent"
@@ -123,9 +128,9 @@ class _UNetBuilder:
 
     def _time_mlp(self, x: Any) -> Any:
         width = 4 * self.spec.widths[0]
-        x = layers.Dense(width)(x)
+        x = Dense(width)(x)
         x = layers.Activation("swish")(x)
-        return layers.Dense(width)(x)
+        return Dense(width)(x)
 
     def _block(self, x: Any, level: int, attention: bool) -> Any:
         spec, width = self.spec, self.spec.widths[level]

@@ -229,6 +229,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
                 numerics=self._numerics,
                 remat=self._remat,
                 max_length=self.spec.text_encoder.max_length,
+                kernel_initializer="zeros",  # weights follow
                 dtype=self.dtype,
                 name="diffusion_model",
             )
@@ -387,13 +388,12 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
 
     def decode(self, latents: Any) -> np.ndarray:
         """Latents `(B, h, w, 4)` to uint8 images `(B, H, W, 3)`."""
-        images = self.decoder.predict_on_batch(latents)
-        images = (np.asarray(images, dtype="float32") + 1.0) * 127.5
-        return np.clip(np.round(images), 0, 255).astype("uint8")
+        images = np.asarray(self.decoder.predict_on_batch(latents), "float32")
+        return np.clip(np.round((images + 1) * 127.5), 0, 255).astype("uint8")
 
     def _latent_shape(self) -> tuple[int, int, int]:
-        channels = self.spec.diffusion_model.latent_channels
-        return (self.img_height // 8, self.img_width // 8, channels)
+        spec = self.spec.diffusion_model
+        return (self.img_height // 8, self.img_width // 8, spec.latent_channels)
 
     def _get_unconditional_context(self) -> Any:
         # KerasCV's own would use the tokens of CLIP's vocabulary.

@@ -7,6 +7,9 @@ one file fits both. Must not know how the layers are put together.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -83,8 +86,35 @@ class LayerNormalization(layers.LayerNormalization):
         return ops.cast(normal, self.compute_dtype)
 
 
+_first_kernels: contextvars.ContextVar[Any] = contextvars.ContextVar(
+    "first_kernels", default="glorot_uniform"
+)
+
+
+@contextlib.contextmanager
+def kernels_begin_with(initializer: Any) -> Iterator[None]:
+    """Kernels of layers made inside begin with what `initializer` draws."""
+    token = _first_kernels.set(initializer)
+    try:
+        yield
+    finally:
+        _first_kernels.reset(token)
+
+
+class Dense(layers.Dense):
+    """Keras' layer, see `kernels_begin_with`."""
+
+    def __init__(self, units: int, **kwargs: Any):
+        kwargs.setdefault("kernel_initializer", _first_kernels.get())
+        super().__init__(units, **kwargs)
+
+
 class Conv2D(layers.Conv2D):
     """Keras' layer; the bias as it is, so that kernels can add it."""
+
+    def __init__(self, filters: int, kernel_size: int, **kwargs: Any):
+        kwargs.setdefault("kernel_initializer", _first_kernels.get())
+        super().__init__(filters, kernel_size, **kwargs)
 
     def call(self, inputs: Any) -> Any:
         outputs = self.convolution_op(inputs, self.kernel)
@@ -141,7 +171,7 @@ class ResBlock(Block):
         ]
         self.embedding_flow = [
             layers.Activation("swish"),
-            layers.Dense(output_dim),
+            Dense(output_dim),
         ]
         self.exit_flow = [
             GroupNormalization(groups, epsilon=1e-5, swish=True),
@@ -244,7 +274,7 @@ class BasicTransformerBlock(layers.Layer):
         self.attn2 = CrossAttention(num_heads, head_size)
         self.norm3 = LayerNormalization(epsilon=1e-5)
         self.geglu = GEGLU(dim * 4, numerics)
-        self.dense = layers.Dense(dim)
+        self.dense = Dense(dim)
 
     def build(self, input_shape: Any) -> None:
         sequence, context = input_shape
@@ -271,10 +301,10 @@ class CrossAttention(layers.Layer):
         width = num_heads * head_size
         self.num_heads = num_heads
         self.head_size = head_size
-        self.to_q = layers.Dense(width, use_bias=False)
-        self.to_k = layers.Dense(width, use_bias=False)
-        self.to_v = layers.Dense(width, use_bias=False)
-        self.out_proj = layers.Dense(width)
+        self.to_q = Dense(width, use_bias=False)
+        self.to_k = Dense(width, use_bias=False)
+        self.to_v = Dense(width, use_bias=False)
+        self.out_proj = Dense(width)
 
     def build(self, input_shape: Any) -> None:
         sequence, context = input_shape
@@ -338,7 +368,7 @@ class GEGLU(layers.Layer):
         super().__init__(**kwargs)
         self.output_dim = output_dim
         self.approximate = numerics == "keras_cv"
-        self.dense = layers.Dense(output_dim * 2)
+        self.dense = Dense(output_dim * 2)
 
     def build(self, input_shape: Any) -> None:
         self.dense.build(input_shape)
@@ -353,7 +383,7 @@ class GEGLU(layers.Layer):
 
 def _projection(width: int, fully_connected: bool) -> layers.Layer:
     if fully_connected:
-        return layers.Dense(width)
+        return Dense(width)
     return PaddedConv2D(width, 1)
 
 
