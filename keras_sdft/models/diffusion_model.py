@@ -100,6 +100,7 @@ class _UNetBuilder:
         self.spec = spec
         self.numerics = numerics
         self.remat = remat
+        self.traced = _traced_blocks()
 
     def build(self, inputs: dict[str, Any]) -> Any:
         spec = self.spec
@@ -134,7 +135,9 @@ class _UNetBuilder:
 
     def _block(self, x: Any, level: int, attention: bool) -> Any:
         spec, width = self.spec, self.spec.widths[level]
-        block = ResBlock(width, groups=spec.groups, remat=self.remat)
+        block = ResBlock(
+            width, groups=spec.groups, remat=self.remat, traced=self.traced
+        )
         x = block([x, self.embedding])
         if not attention:
             return x
@@ -146,8 +149,18 @@ class _UNetBuilder:
             groups=spec.groups,
             numerics=self.numerics,
             remat=self.remat,
+            traced=self.traced,
         )
         return transformer([x, self.context])
+
+
+def _traced_blocks() -> Any:
+    """What blocks of equal shapes share, on the backend that has it."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    from keras_sdft.models.traced_blocks import TracedBlocks
+
+    return TracedBlocks()
 
 
 def _check_spec(spec: DiffusionModelSpec, numerics: str) -> None:

@@ -25,19 +25,24 @@ from keras_sdft.models.own_gradients import sides
 
 
 class Block(layers.Layer):
-    """A part of the network that may be recomputed.
+    """A part of the network that may be recomputed, or shared when traced.
 
     Args:
         remat: Boolean, whether the backward pass computes it again instead
             of keeping its activations.
+        traced: A `TracedBlocks` that all blocks of a network share, or
+            `None`.
     """
 
-    def __init__(self, remat: bool = False, **kwargs: Any):
+    def __init__(self, remat: bool = False, traced: Any = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.remat = remat
+        self.traced = traced
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         remat = self.remat and training
+        if self.traced is not None and self.traced.applies():
+            return self.traced(self, inputs, remat)
         compute = keras.remat(self.compute) if remat else self.compute
         return compute(*inputs)
 

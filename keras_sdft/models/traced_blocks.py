@@ -1,0 +1,175 @@
+"""Blocks of equal shapes, traced once (TensorFlow).
+
+Python takes about half a millisecond for every operation it adds to a
+graph, and the graph optimizer goes over each of them again. A U-Net repeats
+its blocks; here the first block of a kind becomes a function of its weights
+and inputs, which all of its kind then call, forwards and backwards.
+
+The twin of a call here is `layer.compute(*inputs)` (with `keras.remat`
+around it), which other backends and eager execution use. Must not know what
+a block computes.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# What is plain enough to be compared; of functions, the very same one.
+_PLAIN = (
+    bool,
+    int,
+    float,
+    str,
+    type(None),
+    types.FunctionType,
+    types.MethodType,
+    functools.partial,
+)
+# What tells layers apart that compute the same: names, Keras' wrappers, and
+# what happened to them.
+_IGNORED = frozenset(
+    {"name", "_name", "_path", "_parent_path", "build", "quantize", "_called"}
+)
+
+
+class TracedBlocks:
+    """Functions shared by the blocks of a network, by kind of block.
+
+    A block is a built `keras.Layer` with a method `compute(*inputs)`.
+    """
+
+    def __init__(self) -> None:
+        self._functions: dict[Any, Callable[..., Any] | None] = {}
+
+    def applies(self) -> bool:
+        """Whether a graph is being built."""
+        return not tf.executing_eagerly()
+
+    def __call__(self, layer: Any, inputs: list[Any], remat: bool) -> Any:
+        """Computes `layer.compute(*inputs)`.
+
+        Args:
+            layer: The block.
+            inputs: List of tensors.
+            remat: Boolean, whether the backward pass computes the block
+                again instead of keeping its activations.
+
+        Returns:
+            A tensor.
+        """
+        kind = (remat, _kind(layer))
+        if kind not in self._functions:
+            self._functions[kind] = _function(layer, remat)
+        function = self._functions[kind]
+        if function is not None:
+            weights = [tf.convert_to_tensor(v.value) for v in layer.variables]
+            try:
+                return function(weights, inputs)
+            except _ReachesOutside:
+                self._functions[kind] = None
+        return plain(layer, inputs, remat)
+
+
+class _ReachesOutside(Exception):
+    """A block uses more than its own weights, so none can share it."""
+
+
+def plain(layer: Any, inputs: list[Any], remat: bool) -> Any:
+    """The same without sharing."""
+    forward = keras.remat(layer.compute) if remat else layer.compute
+    return forward(*inputs)
+
+
+def _kind(layer: Any) -> Any:
+    """Equal for two layers only if they compute the same from weights."""
+    parts = tuple(
+        (
+            type(part),
+            part.dtype_policy.name,
+            tuple(
+                (name, value)
+                for name, value in vars(part).items()
+                if isinstance(value, _PLAIN) and name not in _IGNORED
+            ),
+        )
+        for part in layer._flatten_layers()
+    )
+    weights = tuple(
+        (tuple(v.shape), str(v.dtype), v.trainable) for v in layer.variables
+    )
+    return parts, weights
+
+
+def _function(layer: Any, remat: bool) -> Callable[..., Any]:
+    variables = list(layer.variables)
+
+    def forward(weights: list[Any], inputs: list[Any]) -> Any:
+        scope = keras.StatelessScope()
+        for variable, weight in zip(variables, weights, strict=True):
+            if not variable.trainable:
+                weight = tf.stop_gradient(weight)
+            scope.add_update((variable, weight))
+        with scope:
+            outputs = layer.compute(*inputs)
+        if tf.compat.v1.get_default_graph().captures:
+            raise _ReachesOutside
+        return outputs
+
+    forward.__name__ = type(layer).__name__
+    return _rematerialised(forward) if remat else _traced(forward)
+
+
+def _traced(function: Callable[..., Any]) -> Any:
+    # Inlined, each call would be optimized anew.
+    return tf.function(
+        function,
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
+
+
+def _rematerialised(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, whose backward pass begins from its inputs."""
+
+    def backward(weights: list[Any], inputs: list[Any], upstream: Any) -> Any:
+        first, *others = inputs
+        # Nothing may begin before the gradient is there, nor be shared with
+        # the forward pass: a compiler sees that they are the same.
+        inputs = [first + _zero_after(upstream), *others]
+        with tf.GradientTape() as tape:
+            tape.watch([*weights, *inputs])
+            outputs = forward(weights, inputs)
+        return tape.gradient(
+            outputs, [*weights, *inputs], output_gradients=upstream
+        )
+
+    backward.__name__ = f"{forward.__name__}_again"
+    ahead, again = _traced(forward), _traced(backward)
+
+    def function(weights: list[Any], inputs: list[Any]) -> Any:
+        count = len(weights)
+
+        @tf.custom_gradient
+        def call(*arguments: Any) -> Any:
+            weights, inputs = list(arguments[:count]), list(arguments[count:])
+
+            def gradient(upstream: Any) -> Any:
+                return again(weights, inputs, upstream)
+
+            return ahead(weights, inputs), gradient
+
+        return call(*weights, *inputs)
+
+    return function
+
+
+def _zero_after(x: Any) -> Any:
+    """A zero that is known only once `x` is, not a number if `x` is not."""
+    first = tf.reshape(x, [-1])[0]
+    return tf.where(tf.math.is_nan(first), first, tf.zeros_like(first))
