@@ -20,10 +20,11 @@ from benchmarks._speed_sizes import ready_batch
 
 def train(job):
     """Steps of `fit` on batches that are encoded already."""
-    import tensorflow as tf
-
     clock = _speed_child.Clock(job)
     trainer = make_trainer(job)
+    # After the library, which switches oneDNN on if it comes first.
+    import tensorflow as tf
+
     batches = tf.data.Dataset.from_tensors(ready_batch(job))
     fit(trainer, batches.repeat(clock.count), clock)
     return clock.result()

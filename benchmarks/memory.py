@@ -106,10 +106,12 @@ def status(name):
 
 def measure(case):
     """Estimates, trains, and prints the numbers as a line of JSON."""
+    # First: it switches oneDNN on.
+    import keras_sdft
+
+    # isort: split
     import keras
     import tensorflow as tf
-
-    import keras_sdft
 
     sd = make_model(case)
     dataset = make_dataset(case, sd)

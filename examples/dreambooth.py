@@ -6,9 +6,11 @@ python examples/dreambooth.py photos class "a photo of sks dog" "a photo of dog"
 import argparse
 import os
 
-from keras.utils import save_img
-
+# First: it switches TensorFlow's fast kernels for CPUs on.
 import keras_sdft
+
+# isort: split
+from keras.utils import save_img
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("photos", help="folder with 3 to 30 photos of the subject")

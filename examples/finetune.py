@@ -6,10 +6,12 @@ python examples/finetune.py photos --output_dir fine-tuned --prompt "a dog"
 import argparse
 import os
 
+# First: it switches TensorFlow's fast kernels for CPUs on.
+import keras_sdft
+
+# isort: split
 import keras
 import numpy as np
-
-import keras_sdft
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("data", help="folder with metadata.jsonl or .txt files")

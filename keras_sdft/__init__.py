@@ -5,10 +5,10 @@ and `keras_sdft.data.load` its images and captions.
 """
 
 import importlib as _importlib
-import os as _os
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from keras_sdft import onednn as _onednn
 from keras_sdft.version import __version__
 
 if _TYPE_CHECKING:
@@ -21,9 +21,7 @@ if _TYPE_CHECKING:
     from keras_sdft.models import StableDiffusion
     from keras_sdft.training import Trainer
 
-# oneDNN's kernels are worth a factor of about two on CPUs, and TensorFlow
-# leaves them off on many. It reads this once, when it is first imported.
-_os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+_onednn.switch_on()
 
 __all__ = [
     "StableDiffusion",

@@ -133,8 +133,6 @@ def _set_environment() -> None:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     # Its notes on which kernels it was built with drown our lines.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Twice as fast on processors for which TensorFlow leaves it off.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def _import_quietly() -> None:
