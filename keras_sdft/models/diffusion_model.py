@@ -12,11 +12,11 @@ from keras import layers
 
 from keras_sdft.models.dtypes import dtype_policy_scope
 from keras_sdft.models.spec import DiffusionModelSpec
+from keras_sdft.models.unet_blocks import ResBlock
+from keras_sdft.models.unet_blocks import SpatialTransformer
 from keras_sdft.models.unet_layers import Dense
 from keras_sdft.models.unet_layers import GroupNormalization
 from keras_sdft.models.unet_layers import PaddedConv2D
-from keras_sdft.models.unet_layers import ResBlock
-from keras_sdft.models.unet_layers import SpatialTransformer
 from keras_sdft.models.unet_layers import Upsample
 from keras_sdft.models.unet_layers import kernels_begin_with
 

@@ -14,6 +14,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sdft.models.attention import PART
+from keras_sdft.models.attention import number_of_parts
+
 _FLOAT32 = 4
 
 
@@ -185,20 +188,16 @@ def _normalization(layer: Any, place: Place) -> tuple[Stage, Place]:
     """The last normalization, with the activation after it."""
     size = itemsize(layer.compute_dtype)
     image = place.batch * place.area * layer.gamma.shape[0]
-    held = image * (_FLOAT32 + size)
+    held = image * _normalized(size)
     return _stage(layer, image * size, held, 3 * image * _FLOAT32), place
 
 
 def _residual(layer: Any, place: Place) -> tuple[Stage, Place]:
-    """Twice normalization, activation, convolution.
-
-    Each keeps the normalization's input in float32, the activation's input
-    and the convolution's input.
-    """
+    """Twice normalization with activation, and convolution."""
     size = itemsize(layer.compute_dtype)
     channels, filters = layer.entry_flow[-1].conv2d.kernel.shape[2:]
     positions = place.batch * place.area
-    each = (channels + filters) * (_FLOAT32 + 2 * size)
+    each = (channels + filters) * _normalized(size)
     if size < _FLOAT32 and layer.residual_projection is not None:
         each += channels * size
     # The gradients of output, of the activation's input and output, and
@@ -217,28 +216,43 @@ def _transformer(layer: Any, place: Place) -> tuple[Stage, Place]:
     width = heads * attention.head_size
     positions = place.batch * place.area
     length = place.context_length
-    # Float32: the group normalization's input; each layer normalization's
-    # input and its scale, which is as large.
-    normalized = 7 * _FLOAT32
-    # Its output and those of the layer normalizations; query, key, value
-    # and the attended values; query and attended values of the text; the
-    # last projection's input. Then the GEGLU's: both halves, the halved
-    # gate, the error function and its argument, the product.
-    projected = (4 + 4 + 2 + 1 + 6 * 4) * size
-    scores = heads * (place.area + length) * size
-    held = positions * (width * (normalized + projected) + scores)
+    # In float32 the group normalization's input, and what each layer
+    # normalization makes before scale and shift.
+    normalized = (1 + 3) * _FLOAT32
+    # The normalizations' outputs; query, key, value and the attended
+    # values; query and attended values of the text; the last projection's
+    # input. Then the GEGLU's input of both halves, and its output.
+    projected = (4 + 4 + 2 + 1 + 8 + 4) * size
+    held = positions * width * (normalized + projected)
     held += place.batch * length * 2 * width * size
-    working = max(
-        # The gradient of the softmax: of its output, of its input, and
-        # the product of output and gradient.
-        3 * heads * place.area * size,
-        # The GEGLU's, each of four times the width.
-        5 * 4 * width * size,
-    )
-    working = positions * (working + 2 * width * size)
+    # The gradient of the GEGLU's: both halves, and four in between.
+    working = positions * width * (8 + 4 * 4) * size
+    for columns in (place.area, length):
+        scores = positions * heads * columns * size
+        parts = number_of_parts(place.batch * heads, place.area, columns)
+        if parts is None:
+            held += scores
+            # Of the softmax: of its output, of its input, and the product
+            # of output and gradient.
+            working = max(working, 3 * scores)
+            continue
+        # The values as they come, beside those in the next order.
+        held += positions * width * size
+        each = place.batch * columns * width * _FLOAT32
+        working = max(working, 3 * PART + 2 * parts * each)
+    working += positions * 2 * width * size
     entry = positions * width * size
     remat = getattr(layer, "remat", False)
     return _stage(layer, entry, held, working, remat), place
+
+
+def _normalized(size: int) -> int:
+    """What a normalization with activation keeps of a number.
+
+    Its input and its output in float32, and the output as it is computed
+    with, if that is another.
+    """
+    return 2 * _FLOAT32 + (size if size < _FLOAT32 else 0)
 
 
 def _kernel(layer: Any) -> Any:

@@ -12,7 +12,7 @@ from keras_sdft.models import PRESETS
 from keras_sdft.models import DiffusionModel
 from keras_sdft.models import StableDiffusionSpec
 from keras_sdft.models import narrow_parts
-from keras_sdft.models import unet_layers
+from keras_sdft.models import unet_blocks
 from keras_sdft.models.initialise import initialise
 
 _LOG_VARIANCE = -5.0
@@ -82,7 +82,7 @@ def build_text_to_image(
     _loud_words(text_encoder, generator, spec.text_encoder.vocabulary_size)
     _silence_residuals(unet)
     for layer in unet._flatten_layers():
-        if isinstance(layer, unet_layers.BasicTransformerBlock):
+        if isinstance(layer, unet_blocks.BasicTransformerBlock):
             _attentive(layer.attn2, generator)
     return text_encoder, unet
 
@@ -118,9 +118,9 @@ def _draw(variable, deviation, generator):
 def _silence_residuals(model):
     """Zeroes the last layer of each block, so that it begins as nothing."""
     for layer in model._flatten_layers():
-        if isinstance(layer, unet_layers.ResBlock):
+        if isinstance(layer, unet_blocks.ResBlock):
             last = layer.exit_flow[-1].conv2d
-        elif isinstance(layer, unet_layers.SpatialTransformer):
+        elif isinstance(layer, unet_blocks.SpatialTransformer):
             last = getattr(layer.proj2, "conv2d", layer.proj2)
         elif isinstance(layer, narrow_parts.ResnetBlock):
             last = layer.conv2.conv2d

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sdft.models import DiffusionModel
+from keras_sdft.models import unet_blocks
 from keras_sdft.models import unet_layers
 from keras_sdft.models.dtypes import dtype_policy_scope
 from keras_sdft.training.activation_memory import Place
@@ -16,7 +17,7 @@ from keras_sdft.training.activation_memory import stages
 from keras_sdft.training.activation_memory import weight_bytes
 from tests.keras_cv_unet import narrow_keras_cv_unet
 
-BATCH, SIDE, WIDTH, LENGTH = 2, 8, 32, 7
+BATCH, SIDE, WIDTH, LENGTH = 2, 16, 64, 7
 PLACE = Place(BATCH, SIDE, SIDE, LENGTH)
 IMAGE = (BATCH, SIDE, SIDE, WIDTH)
 # Operations whose output is their input's memory.
@@ -24,15 +25,15 @@ VIEWS = {"Reshape", "Identity", "IdentityN", "ExpandDims", "Squeeze"}
 NOT_ACTIVATIONS = {"Const", "ReadVariableOp", "Shape", "ShapeN"}
 LAYERS = {
     "residual": (
-        lambda: unet_layers.ResBlock(2 * WIDTH, groups=4),
+        lambda: unet_blocks.ResBlock(2 * WIDTH, groups=4),
         [IMAGE, (BATCH, 16)],
     ),
     "residual, same width": (
-        lambda: unet_layers.ResBlock(WIDTH, groups=4),
+        lambda: unet_blocks.ResBlock(WIDTH, groups=4),
         [IMAGE, (BATCH, 16)],
     ),
     "transformer": (
-        lambda: unet_layers.SpatialTransformer(4, WIDTH // 4, groups=4),
+        lambda: unet_blocks.SpatialTransformer(4, WIDTH // 4, groups=4),
         [IMAGE, (BATCH, LENGTH, 16)],
     ),
     "upsample": (lambda: unet_layers.Upsample(WIDTH), [IMAGE]),
