@@ -41,8 +41,8 @@ def test_parts_equal_the_whole(
 def test_only_many_scores_are_made_in_parts():
     # SD 1.x at 256, 512 and 768 pixels, one image.
     assert attention.number_of_parts(8, 32 * 32, 32 * 32) is None
-    assert attention.number_of_parts(8, 64 * 64, 64 * 64) == 16
-    assert attention.number_of_parts(8, 96 * 96, 96 * 96) == 96
+    assert attention.number_of_parts(8, 64 * 64, 64 * 64) == 8
+    assert attention.number_of_parts(8, 96 * 96, 96 * 96) == 48
     # The text is short.
     assert attention.number_of_parts(8, 32 * 32, 77) is None
     assert attention.number_of_parts(None, 64 * 64, 64 * 64) is None
