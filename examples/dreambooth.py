@@ -6,11 +6,9 @@ python examples/dreambooth.py photos class "a photo of sks dog" "a photo of dog"
 import argparse
 import os
 
-# First: it switches TensorFlow's fast kernels for CPUs on.
-import keras_sdft
+from PIL import Image
 
-# isort: split
-from keras.utils import save_img
+import keras_sdft
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("photos", help="folder with 3 to 30 photos of the subject")
@@ -34,7 +32,7 @@ def main(arguments=None):
 
     def draw(text, seed, path):
         image = sd.text_to_image(text, num_steps=args.num_steps, seed=seed)[0]
-        save_img(path, image, scale=False)
+        Image.fromarray(image).save(path)
 
     # Drawn by the model as it is: what it shall still know afterwards.
     os.makedirs(args.class_images, exist_ok=True)

@@ -6,12 +6,10 @@ python examples/finetune.py photos --output_dir fine-tuned --prompt "a dog"
 import argparse
 import os
 
-# First: it switches TensorFlow's fast kernels for CPUs on.
-import keras_sdft
-
-# isort: split
-import keras
 import numpy as np
+from PIL import Image
+
+import keras_sdft
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("data", help="folder with metadata.jsonl or .txt files")
@@ -51,7 +49,7 @@ def main(arguments=None):
     # The trainer changed the weights of `sd` itself.
     both = np.concatenate([before[0], draw()[0]], axis=1)
     path = os.path.join(args.output_dir, "before_and_after.png")
-    keras.utils.save_img(path, both, scale=False)
+    Image.fromarray(both).save(path)
     print(path)
 
 
