@@ -5,9 +5,8 @@ graph, and the graph optimizer goes over each of them again. A U-Net repeats
 its blocks; here the first block of a kind becomes a function of its weights
 and inputs, which all of its kind then call, forwards and backwards.
 
-The twin of a call here is `layer.compute(*inputs)` (with `keras.remat`
-around it), which other backends and eager execution use. Must not know what
-a block computes.
+The twin of a call here is `Block.plain`, which other backends and eager
+execution use. Must not know what a block computes.
 """
 
 from __future__ import annotations
@@ -41,18 +40,17 @@ _IGNORED = frozenset(
 class TracedBlocks:
     """Functions shared by the blocks of a network, by kind of block.
 
-    A block is a built `keras.Layer` with a method `compute(*inputs)`.
+    A block is a built `Block` of `unet_blocks.py`. Several calls of a
+    function may run at the same time, so what it computes must not become a
+    kernel that keeps something between its operations: oneDNN's convolution
+    with a sum does (`MklConvOp`, TensorFlow 2.21).
     """
 
     def __init__(self) -> None:
         self._functions: dict[Any, Callable[..., Any] | None] = {}
 
-    def applies(self) -> bool:
-        """Whether a graph is being built."""
-        return not tf.executing_eagerly()
-
     def __call__(self, layer: Any, inputs: list[Any], remat: bool) -> Any:
-        """Computes `layer.compute(*inputs)`.
+        """Computes `layer.compute(*inputs)`, shared if in a graph.
 
         Args:
             layer: The block.
@@ -61,8 +59,10 @@ class TracedBlocks:
                 again instead of keeping its activations.
 
         Returns:
-            A tensor.
+            What `compute` returns.
         """
+        if tf.executing_eagerly():
+            return layer.plain(inputs, remat)
         kind = (remat, _kind(layer))
         if kind not in self._functions:
             self._functions[kind] = _function(layer, remat)
@@ -73,17 +73,11 @@ class TracedBlocks:
                 return function(weights, inputs)
             except _ReachesOutside:
                 self._functions[kind] = None
-        return plain(layer, inputs, remat)
+        return layer.plain(inputs, remat)
 
 
 class _ReachesOutside(Exception):
     """A block uses more than its own weights, so none can share it."""
-
-
-def plain(layer: Any, inputs: list[Any], remat: bool) -> Any:
-    """The same without sharing."""
-    forward = keras.remat(layer.compute) if remat else layer.compute
-    return forward(*inputs)
 
 
 def _kind(layer: Any) -> Any:
@@ -137,11 +131,13 @@ def _traced(function: Callable[..., Any]) -> Any:
 def _rematerialised(forward: Callable[..., Any]) -> Callable[..., Any]:
     """The function, whose backward pass begins from its inputs."""
 
-    def backward(weights: list[Any], inputs: list[Any], upstream: Any) -> Any:
+    def backward(
+        weights: list[Any], inputs: list[Any], upstream: list[Any]
+    ) -> Any:
         first, *others = inputs
         # Nothing may begin before the gradient is there, nor be shared with
         # the forward pass: a compiler sees that they are the same.
-        inputs = [first + _zero_after(upstream), *others]
+        inputs = [first + _zero_after(upstream[0]), *others]
         with tf.GradientTape() as tape:
             tape.watch([*weights, *inputs])
             outputs = forward(weights, inputs)
@@ -159,8 +155,8 @@ def _rematerialised(forward: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             weights, inputs = list(arguments[:count]), list(arguments[count:])
 
-            def gradient(upstream: Any) -> Any:
-                return again(weights, inputs, upstream)
+            def gradient(*upstream: Any) -> Any:
+                return again(weights, inputs, list(upstream))
 
             return ahead(weights, inputs), gradient
 

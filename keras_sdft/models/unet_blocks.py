@@ -39,13 +39,22 @@ class Block(layers.Layer):
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         remat = self.remat and training
-        if self.traced is not None and self.traced.applies():
-            return self.traced(self, inputs, remat)
+        if self.traced is None:
+            branch, shortcut = self.plain(inputs, remat)
+        else:
+            branch, shortcut = self.traced(self, inputs, remat)
+        # Not inside: TensorFlow's kernel for a convolution and a sum holds
+        # what it adds where a second call of a shared function, as in a
+        # validation's other timesteps, puts its own.
+        return branch + shortcut
+
+    def plain(self, inputs: list[Any], remat: bool) -> Any:
+        """`compute`, not shared, and recomputed or not."""
         compute = keras.remat(self.compute) if remat else self.compute
         return compute(*inputs)
 
-    def compute(self, *inputs: Any) -> Any:
-        """What the block computes."""
+    def compute(self, *inputs: Any) -> tuple[Any, Any]:
+        """The two tensors whose sum is the block's output."""
         raise NotImplementedError
 
 
@@ -89,7 +98,7 @@ class ResBlock(Block):
     def compute_output_shape(self, input_shape: Any) -> Any:
         return (*input_shape[0][:-1], self.output_dim)
 
-    def compute(self, inputs: Any, embedding: Any) -> Any:
+    def compute(self, inputs: Any, embedding: Any) -> tuple[Any, Any]:
         norm, _, conv = self.entry_flow
         x = conv(norm(inputs))
         for layer in self.embedding_flow:
@@ -99,7 +108,7 @@ class ResBlock(Block):
         x = conv(norm(x))
         if self.residual_projection is not None:
             inputs = self.residual_projection(inputs)
-        return x + inputs
+        return x, inputs
 
 
 class SpatialTransformer(Block):
@@ -134,7 +143,7 @@ class SpatialTransformer(Block):
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape[0]
 
-    def compute(self, inputs: Any, context: Any) -> Any:
+    def compute(self, inputs: Any, context: Any) -> tuple[Any, Any]:
         width = inputs.shape[-1]
         x = self.proj1(self.norm(inputs))
         # Rows, not sequences: what works on each place by itself needs no
@@ -146,7 +155,7 @@ class SpatialTransformer(Block):
             length=_length(context),
         )
         x = ops.reshape(rows, (-1, *sides(inputs), width))
-        return self.proj2(x) + inputs
+        return self.proj2(x), inputs
 
 
 class BasicTransformerBlock(layers.Layer):

@@ -1,5 +1,8 @@
 """The twin of a traced block is the block itself, called eagerly."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -94,6 +97,52 @@ def test_in_mixed_precision(perturb):
         assert relative_error(a, b) < 0.1
 
 
+# In a program of its own: threads are made before the first operation, and
+# a kernel that mixes calls up may end it.
+AT_ONCE = """
+import numpy as np
+import tensorflow as tf
+
+from keras_sdft.models import DiffusionModel
+from keras_sdft.models import DiffusionModelSpec
+
+tf.config.threading.set_inter_op_parallelism_threads(8)
+tf.config.threading.set_intra_op_parallelism_threads(1)
+network = DiffusionModel(
+    DiffusionModelSpec(
+        widths=(32,),
+        blocks=1,
+        num_heads=(4,),
+        context_width=8,
+        groups=4,
+    )
+)
+generator = np.random.default_rng(0)
+for variable in network.weights:
+    variable.assign(generator.normal(0.0, 0.1, variable.shape))
+latents = tf.constant(generator.normal(size=(8, 1, 16, 16, 4)), "float32")
+others = [tf.ones((1, 32)), tf.ones((1, 77, 8))]
+
+
+@tf.function
+def at_once(latents):
+    return [network([one, *others]) for one in tf.unstack(latents)]
+
+
+expected = [network([one, *others]) for one in latents]
+for _ in range(100):
+    found = at_once(latents)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+"""
+
+
+def test_calls_at_the_same_time_are_not_mixed_up():
+    done = subprocess.run(
+        [sys.executable, "-c", AT_ONCE], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_a_block_that_was_changed_is_on_its_own(perturb):
     network = make(perturb)
     _, second = [
@@ -123,7 +172,7 @@ class Reaching(Block):
         self.dense.build(input_shape[0])
 
     def compute(self, x):
-        return self.dense(x) * self.borrowed()
+        return self.dense(x) * self.borrowed(), x
 
 
 def test_what_is_not_a_blocks_own_still_learns():
