@@ -143,10 +143,11 @@ def locked(directory: str) -> Iterator[None]:
                 "the cache complete; or name another directory",
                 directory,
             ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
+        with writing(directory):
+            file.seek(0)
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
         # The file stays: removing it would race with who waits for it.
         yield
 
