@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
 
+from keras_sdft.cli.options import DataOptions
+from keras_sdft.cli.options import EncodedImageOptions
+
 if TYPE_CHECKING:
     from keras_sdft.cli.train import TrainOptions
 
@@ -25,25 +28,15 @@ DEFAULT_FOLDER = "keras_sdft_cache"
 _SHARE = 0.5
 
 # Options that decide what is encoded, for the name of a default cache.
-_DECIDING = (
-    "data",
-    "validation_data",
-    "model",
-    "split",
-    "image_column",
-    "caption_column",
-    "mask_column",
-    "caption_template",
-    "horizontal_flip",
-    "masks",
-    "buckets",
-    "bucket_step",
-    "bucket_min_side",
-    "bucket_max_side",
-    "bucket_max_aspect_ratio",
-    "mixed_precision",
-    "train_text_encoder",
-    "cache_dtype",
+_DECIDING = sorted(
+    {
+        field.name
+        for group in (DataOptions, EncodedImageOptions)
+        for field in dataclasses.fields(group)
+    }
+    # How often an image is shown, and when to give up, decides nothing.
+    - {"repeats", "max_unreadable"}
+    | {"model", "mixed_precision", "train_text_encoder", "cache_dtype"}
 )
 
 

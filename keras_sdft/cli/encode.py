@@ -13,6 +13,8 @@ from keras_sdft.cli.caching import make_caches
 from keras_sdft.cli.checks import check
 from keras_sdft.cli.model import MixedPrecision
 from keras_sdft.cli.model import PredictionType
+from keras_sdft.cli.options import DataOptions
+from keras_sdft.cli.options import EncodedImageOptions
 from keras_sdft.cli.train import TrainOptions
 from keras_sdft.cli.train import check_source
 from keras_sdft.cli.training_data import load_data
@@ -21,40 +23,16 @@ from keras_sdft.cli.training_run import load_for_training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncodeOptions:
+class EncodeOptions(EncodedImageOptions, DataOptions):
     """What is encoded, and where to; the flags are those of train.
 
     Args:
         model: A preset, a run, an exported directory or a weight file.
-        data: A folder of images and captions, a CSV or JSONL file, or
-            tfds:NAME or tfds:NAME:SPLIT.
         cache: Directory of the cache, to be made.
-        validation_data: Where validation examples are, as for data.
-        split: Sub-folder train, validation or test of a folder, or a split
-            of a TFDS dataset.
-        image_column: Column or feature of the image. Found if not given.
-        caption_column: Column or feature of the caption.
-        mask_column: Column of a table for the masks of masks=files.
-        repeats: How often an epoch shows each image, or the column of a
-            table that says so, in which 0 leaves an image out.
-        caption_template: Text with {caption} in it.
         no_captions: Encode the images alone, for a text encoder that is to
             be trained.
         resolution: Height and width in pixels, a multiple of 64. Defaults
             to the model's own.
-        horizontal_flip: Encode each image mirrored as well.
-        masks: Keep masks, as train has them.
-        buckets: Encode each image near its own aspect ratio.
-        bucket_step: Pixels between the sides of two buckets, a multiple of
-            64.
-        bucket_min_side: Shortest side of a bucket in pixels. Defaults to
-            half of the resolution.
-        bucket_max_side: Longest side of a bucket in pixels. Defaults to
-            twice the resolution.
-        bucket_max_aspect_ratio: Longer side over shorter side, at most.
-            Longer images are cut to it.
-        max_unreadable: Share of unreadable images above which encoding is
-            refused.
         cache_dtype: Numbers on the disk. Defaults to float16, or to what
             the cache has.
         mixed_precision: Numbers to encode with.
@@ -65,25 +43,9 @@ class EncodeOptions:
     """
 
     model: str
-    data: str
     cache: str
-    validation_data: str | None = None
-    split: str | None = None
-    image_column: str | None = None
-    caption_column: str = "text"
-    mask_column: str = "mask_file_name"
-    repeats: int | str = 1
-    caption_template: str | None = None
     no_captions: bool = False
     resolution: int | None = None
-    horizontal_flip: bool = False
-    masks: Literal["files", "alpha"] | None = None
-    buckets: bool = False
-    bucket_step: int = 64
-    bucket_min_side: int | None = None
-    bucket_max_side: int | None = None
-    bucket_max_aspect_ratio: float = 2.5
-    max_unreadable: float = 0.1
     cache_dtype: Literal["float16", "float32"] | None = None
     mixed_precision: MixedPrecision = "no"
     prediction_type: PredictionType | None = None

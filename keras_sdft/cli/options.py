@@ -1,4 +1,4 @@
-"""The flags that `train` and `dreambooth` share, by what they decide.
+"""The flags that the commands share, by what they decide.
 
 Each dataclass is a group of `--help`, and its docstring the text. Knows
 names, types and defaults; what they mean is elsewhere.
@@ -68,14 +68,39 @@ class RunOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageOptions:
+class DataOptions:
+    """The data: captioned images to train on, and to validate with.
+
+    Args:
+        data: A folder of images and captions, a CSV or JSONL file, or
+            tfds:NAME or tfds:NAME:SPLIT.
+        split: Sub-folder train, validation or test of a folder, or a split
+            of a TFDS dataset.
+        image_column: Column or feature of the image. Found if not given.
+        caption_column: Column or feature of the caption.
+        mask_column: Column of a table for the masks of masks=files.
+        repeats: How often an epoch shows each image, or the column of a
+            table that says so, in which 0 leaves an image out.
+        caption_template: Text with {caption} in it.
+        validation_data: Where validation examples are, as for data.
+    """
+
+    data: str
+    split: str | None = None
+    image_column: str | None = None
+    caption_column: str = "text"
+    mask_column: str = "mask_file_name"
+    repeats: int | str = 1
+    caption_template: str | None = None
+    validation_data: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodedImageOptions:
     """The images: how they are cut, and what of them counts.
 
     Args:
-        crop: Where the square is cut from the resized image.
-        horizontal_flip: Mirror half of the images.
-        caption_dropout: Share of captions replaced by the empty one, which
-            guidance needs to know.
+        horizontal_flip: Mirror half of the images; a cache holds both.
         masks: Count only a part of each image in the loss. With files it is
             white in NAME-masklabel.png beside NAME.png, with alpha it is
             where the image is opaque.
@@ -89,13 +114,11 @@ class ImageOptions:
             twice the resolution.
         bucket_max_aspect_ratio: Longer side over shorter side, at most.
             Longer images are cut to it.
-        max_unreadable: Share of unreadable images above which training is
+        max_unreadable: Share of unreadable images above which the data is
             refused.
     """
 
-    crop: Literal["center", "random"] = "center"
     horizontal_flip: bool = False
-    caption_dropout: float = 0.0
     masks: Literal["files", "alpha"] | None = None
     buckets: bool = False
     bucket_step: int = 64
@@ -103,6 +126,20 @@ class ImageOptions:
     bucket_max_side: int | None = None
     bucket_max_aspect_ratio: float = 2.5
     max_unreadable: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageOptions(EncodedImageOptions):
+    """What an epoch does to images and captions.
+
+    Args:
+        crop: Where the square is cut from the resized image.
+        caption_dropout: Share of captions replaced by the empty one, which
+            guidance needs to know.
+    """
+
+    crop: Literal["center", "random"] = "center"
+    caption_dropout: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from keras_sdft.cli.checks import check
 from keras_sdft.cli.checks import check_model
 from keras_sdft.cli.memory import check_memory
 from keras_sdft.cli.options import CacheOptions
+from keras_sdft.cli.options import DataOptions
 from keras_sdft.cli.options import TrainingOptions
 from keras_sdft.cli.run_directory import RunDirectory
 from keras_sdft.cli.training_data import load_data
@@ -29,41 +30,22 @@ from keras_sdft.cli.training_run import resolved
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainOptions(CacheOptions, TrainingOptions):
-    """The data: captioned images to train on, and to validate with.
+class TrainOptions(CacheOptions, TrainingOptions, DataOptions):
+    """The epochs: tags of captions in them, and validation between them.
 
     Args:
-        data: A folder of images and captions, a CSV or JSONL file, or
-            tfds:NAME or tfds:NAME:SPLIT.
-        split: Sub-folder train, validation or test of a folder, or a split
-            of a TFDS dataset.
-        image_column: Column or feature of the image. Found if not given.
-        caption_column: Column or feature of the caption.
-        mask_column: Column of a table for the masks of masks=files.
-        repeats: How often an epoch shows each image, or the column of a
-            table that says so.
-        caption_template: Text with {caption} in it.
         shuffle_tags: Put the tags of a caption in another order in each
             epoch.
         keep_tokens: How many tags stay first when they are shuffled.
         tag_separator: What stands between two tags.
-        validation_data: Where validation examples are, as for data.
         validation_every_epochs: Epochs between two validations.
     """
 
-    data: str
-    split: str | None = None
-    image_column: str | None = None
-    caption_column: str = "text"
-    mask_column: str = "mask_file_name"
-    repeats: int | str = 1
-    caption_template: str | None = None
     # What guidance compares with must not be forgotten in a long run.
     caption_dropout: float = 0.1
     shuffle_tags: bool = False
     keep_tokens: int = 0
     tag_separator: str = ","
-    validation_data: str | None = None
     validation_every_epochs: int = 1
 
 
