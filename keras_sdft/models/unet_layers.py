@@ -17,6 +17,7 @@ from keras import layers
 from keras import ops
 
 from keras_sdft.models.attention import attend
+from keras_sdft.models.convolution import convolve
 from keras_sdft.models.own_gradients import gated_gelu
 from keras_sdft.models.own_gradients import group_normalization
 from keras_sdft.models.own_gradients import layer_normalization
@@ -88,14 +89,17 @@ class Dense(layers.Dense):
 
 
 class Conv2D(layers.Conv2D):
-    """Keras' layer; the bias as it is, so that kernels can add it."""
+    """Keras' layer, see `convolve`; kernels can add the bias as it is."""
 
     def __init__(self, filters: int, kernel_size: int, **kwargs: Any):
         kwargs.setdefault("kernel_initializer", _first_kernels.get())
         super().__init__(filters, kernel_size, **kwargs)
 
     def call(self, inputs: Any) -> Any:
-        outputs = self.convolution_op(inputs, self.kernel)
+        if self.strides == (1, 1) and self.padding == "same":
+            outputs = convolve(inputs, self.kernel)
+        else:
+            outputs = self.convolution_op(inputs, self.kernel)
         return ops.add(outputs, self.bias)
 
 

@@ -1,0 +1,135 @@
+"""Convolutions of many channels as products of matrices.
+
+TensorFlow's kernels on CPUs put a convolution's weights in an order of
+their own in each call, and its gradient back again. Where there are
+millions of weights and few places, as in the lower half of Stable
+Diffusion's network, that takes three to six times as long as the arithmetic.
+A product of the places' neighbourhoods and the weights takes them as they
+are. Written in `keras.ops`; must not know layers.
+
+References:
+    Chellapilla et al., High Performance Convolutional Neural Networks for
+    Document Processing, 2006, section 3.1.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+# Measured on two cores, see benchmarks/NOTES.md: channels below which
+# TensorFlow's kernels are as fast, places of all images above which two of
+# the three kernels are, and bytes of neighbourhoods that are too many.
+_NARROW = 256
+_MANY_PLACES = 512
+_LARGE = 2**28
+
+
+def convolve(images: Any, kernel: Any) -> Any:
+    """Convolves with stride 1, padded with zeros to the same size.
+
+    Args:
+        images: Float tensor `(B, H, W, C)`.
+        kernel: Float tensor `(K, K, C, D)`, `K` odd.
+
+    Returns:
+        Float tensor `(B, H, W, D)`.
+    """
+    if not _pays(images, kernel):
+        return ops.conv(images, kernel, padding="same")
+    batch, height, width, _ = images.shape
+    few = batch * height * width <= _MANY_PLACES
+
+    @ops.custom_gradient
+    def convolved(x: Any, kernel: Any) -> Any:
+        # A single large image is what TensorFlow's forward kernel is slow at.
+        if few or batch == 1:
+            y = _product(x, kernel)
+        else:
+            y = ops.conv(x, kernel, padding="same")
+
+        def gradient(*upstream: Any) -> tuple[Any, Any]:
+            (dy,) = upstream
+            if few:
+                dx = _product_to_inputs(dy, kernel)
+            else:
+                dx = ops.conv_transpose(dy, kernel, padding="same")
+            return dx, _product_to_kernel(x, dy, kernel)
+
+        return y, gradient
+
+    return convolved(images, ops.convert_to_tensor(kernel))
+
+
+def _pays(images: Any, kernel: Any) -> bool:
+    if keras.backend.backend() != "tensorflow" or images.dtype != "float32":
+        return False
+    if None in tuple(images.shape) or min(kernel.shape[2:]) <= _NARROW:
+        return False
+    if 4 * math.prod(images.shape) * math.prod(kernel.shape[:2]) > _LARGE:
+        return False
+    import tensorflow as tf
+
+    return not tf.config.list_logical_devices("GPU")
+
+
+def _product(x: Any, kernel: Any) -> Any:
+    rows = ops.matmul(_neighbourhoods(x, kernel.shape[0]), _matrix(kernel))
+    return ops.reshape(rows, (*x.shape[:3], kernel.shape[3]))
+
+
+def _product_to_inputs(dy: Any, kernel: Any) -> Any:
+    """What the gradient of the outputs says of the inputs."""
+    x = ops.matmul(_rows(dy), ops.transpose(_matrix(kernel)))
+    x = ops.reshape(x, (*dy.shape[:3], -1))
+    size = kernel.shape[0]
+    for axis in (1, 2):
+        shifted = [
+            ops.pad(part, _around(axis, tap, size - 1 - tap))
+            for tap, part in enumerate(ops.split(x, size, axis=-1))
+        ]
+        total = functools.reduce(ops.add, shifted)
+        x = _cut(total, axis, size // 2, dy.shape[axis])
+    return x
+
+
+def _product_to_kernel(x: Any, dy: Any, kernel: Any) -> Any:
+    """What the gradient of the outputs says of the kernel."""
+    neighbours = _neighbourhoods(x, kernel.shape[0])
+    products = ops.matmul(ops.transpose(neighbours), _rows(dy))
+    return ops.reshape(products, kernel.shape)
+
+
+def _neighbourhoods(x: Any, size: int) -> Any:
+    """`(B, H, W, C)` to `(B * H * W, size * size * C)`."""
+    margin = size // 2
+    for axis in (2, 1):
+        length = x.shape[axis]
+        padded = ops.pad(x, _around(axis, margin, margin))
+        taps = [_cut(padded, axis, tap, length) for tap in range(size)]
+        x = ops.concatenate(taps, axis=-1)
+    return _rows(x)
+
+
+def _rows(x: Any) -> Any:
+    return ops.reshape(x, (-1, x.shape[-1]))
+
+
+def _matrix(kernel: Any) -> Any:
+    return ops.reshape(kernel, (-1, kernel.shape[3]))
+
+
+def _around(axis: int, before: int, after: int) -> list[tuple[int, int]]:
+    widths = [(0, 0)] * 4
+    widths[axis] = (before, after)
+    return widths
+
+
+def _cut(x: Any, axis: int, first: int, length: int) -> Any:
+    if axis == 1:
+        return x[:, first : first + length]
+    return x[:, :, first : first + length]
