@@ -29,6 +29,7 @@ from keras_sdft.training.objective import Objective
 from keras_sdft.training.parts import check_parts
 from keras_sdft.training.parts import retarget
 from keras_sdft.training.schedule_free import judged_weights
+from keras_sdft.training.step_function import step_function
 from keras_sdft.training.two_optimizers import choose_optimizer
 from keras_sdft.training.validation import Validation
 from keras_sdft.training.weight_average import WeightAverage
@@ -39,8 +40,7 @@ class Trainer(keras.Model):
 
     The image encoder is run frozen, and the text encoder unless it is to
     learn too. The fine-tuned model is `trainer.stable_diffusion`, which
-    shares the weights. Options combine; those that contradict each other
-    are refused.
+    shares the weights. Options combine unless they contradict each other.
 
     Randomness is stateless: timesteps, noise and latents are functions of
     `seed`, the optimizer step and the place in the batch.
@@ -225,8 +225,7 @@ class Trainer(keras.Model):
         Args:
             x: A `tf.data.Dataset` of batch dicts, from
                 `keras_sdft.data.load`.
-            *args: As for `keras.Model.fit`.
-            **kwargs: As for `keras.Model.fit`.
+            *args, **kwargs: As for `keras.Model.fit`.
 
         Returns:
             A `keras.callbacks.History`.
@@ -241,6 +240,9 @@ class Trainer(keras.Model):
         # The dataset shuffles by itself; Keras would warn that it cannot.
         kwargs.setdefault("shuffle", False)
         return super().fit(x, *args, **kwargs)
+
+    def _make_function(self, step: Any) -> Any:
+        return step_function(self, step) or super()._make_function(step)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Computes the validation loss, of the averaged weights if kept."""

@@ -1,0 +1,69 @@
+"""The twin of the function here is Keras' own."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_sdft.training.step_function import step_function
+
+
+class Line(keras.Model):
+    def __init__(self, single):
+        super().__init__()
+        self.single = single
+        self.dense = keras.layers.Dense(1, kernel_initializer="ones")
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+    def _make_function(self, step):
+        own = step_function(self, step) if self.single else None
+        assert (own is not None) == self.single
+        return own or super()._make_function(step)
+
+
+def batches(sizes=(2, 2, 1)):
+    x = np.random.default_rng(0).normal(size=(sum(sizes), 3)).astype("float32")
+    for part in np.split(x, np.cumsum(sizes)[:-1]):
+        yield part, part[:, :1] - 2.0 * part[:, 1:2]
+
+
+def dataset():
+    spec = (tf.TensorSpec((None, 3)), tf.TensorSpec((None, 1)))
+    # Of unknown length, so that it ends inside the graph.
+    return tf.data.Dataset.from_generator(batches, output_signature=spec)
+
+
+def trained(single):
+    model = Line(single)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    history = model.fit(dataset(), epochs=3, verbose=0, shuffle=False)
+    losses = [*history.history["loss"], model.evaluate(dataset(), verbose=0)]
+    losses += [model.train_on_batch(*batch) for batch in batches()]
+    losses += [model.test_on_batch(*batch) for batch in batches()]
+    return losses, model.get_weights()
+
+
+@pytest.mark.filterwarnings("ignore:.*ran out of data")
+def test_trains_as_keras_does():
+    for found, expected in zip(trained(True), trained(False), strict=True):
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 2}],
+)
+def test_leaves_other_steps_to_keras(options):
+    model = Line(False)
+    model.compile("sgd", "mse", **{"jit_compile": False, **options})
+    assert step_function(model, model.train_step) is None
+
+
+def test_leaves_several_devices_to_keras():
+    with tf.distribute.MirroredStrategy(["/CPU:0"]).scope():
+        model = Line(False)
+    model.compile("sgd", "mse", jit_compile=False)
+    assert step_function(model, model.train_step) is None
