@@ -73,7 +73,10 @@ class AdamW(keras.optimizers.AdamW):
 
     def build(self, variables: Any) -> None:
         """Makes the moments."""
-        with shared_update.shared_zeros() as self._first_moments:
+        with (
+            shared_update.shared_zeros() as self._first_moments,
+            shared_update.nameless_variables(),
+        ):
             super().build(variables)
 
     def add_variable_from_reference(

@@ -114,6 +114,20 @@ def shared_zeros() -> Iterator[Callable[..., Any]]:
         made.clear()
 
 
+def nameless_variables() -> Any:
+    """A context in which TensorFlow's variables have no name.
+
+    Half a millisecond less for each: TensorFlow makes a function of the
+    operation that makes a variable, and its name is a part of it. Names in
+    Keras stay.
+    """
+
+    def create(next_creator: Callable[..., Any], **kwargs: Any) -> Any:
+        return next_creator(**{**kwargs, "name": None})
+
+    return tf.variable_creator_scope(create)
+
+
 def apply_adam(
     variable: Any,
     momentum: Any,

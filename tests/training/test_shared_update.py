@@ -89,3 +89,13 @@ def test_variables_that_begin_together_part_when_written_to():
     )
     np.testing.assert_array_equal(second, np.zeros(3))
     np.testing.assert_array_equal(first, np.zeros(3))
+
+
+def test_names_in_keras_stay():
+    variables = [keras.Variable([1.0, 2.0], name=name) for name in "ab"]
+    ours, keras_own = AdamW(name="x"), keras.optimizers.AdamW(name="x")
+    for optimizer in (ours, keras_own):
+        optimizer.build(variables)
+    assert [v.path for v in ours.variables] == [
+        v.path for v in keras_own.variables
+    ]
