@@ -23,6 +23,7 @@ from keras_sdft.data.cache_fingerprint import image_table
 from keras_sdft.data.cache_fingerprint import table_digests
 from keras_sdft.data.cache_layout import Layout
 from keras_sdft.data.cache_reading import CacheReader
+from keras_sdft.data.cache_reading import damage
 from keras_sdft.data.cache_shards import write_whole
 from keras_sdft.data.cache_state import FORMAT_VERSION
 from keras_sdft.data.cache_state import IMAGES
@@ -265,6 +266,9 @@ class Cache:
         if state is None:
             return None
         self.stale = self._data.reasons(state, self.directory)
+        if not self.stale:
+            layout = self._data.layout(state)
+            self.stale = damage(self.directory, state, layout)[:1]
         if not self.stale:
             return state
         if self._overwrite:

@@ -14,6 +14,7 @@ from keras_sdft.data.cache_fingerprint import caption_key
 from keras_sdft.data.cache_layout import Layout
 from keras_sdft.data.cache_layout import loaded_mask
 from keras_sdft.data.cache_shards import Rows
+from keras_sdft.data.cache_shards import shard_damage
 
 
 class CacheReader:
@@ -27,9 +28,6 @@ class CacheReader:
 
     Attributes:
         unreadable: Dict, why images could not be read, by record.
-
-    Raises:
-        ValueError: If a shard is missing or damaged.
     """
 
     def __init__(
@@ -82,3 +80,22 @@ class CacheReader:
             for store in self._layout.stores()
             if store.dtype == "float16"
         }
+
+
+def damage(directory: str, state: dict[str, Any], layout: Layout) -> list[str]:
+    """Says which shards are missing, or are not what was written.
+
+    Args:
+        directory: String.
+        state: Dict, the state of a cache, complete or not.
+        layout: `Layout`, its own.
+
+    Returns:
+        List of strings, empty if all are there.
+    """
+    found = [
+        shard_damage(directory, store, first, count)
+        for store in layout.stores()
+        for first, count in state["stores"][store.name]["shards"]
+    ]
+    return [text for text in found if text is not None]

@@ -564,7 +564,17 @@ def test_a_damaged_shard_is_told(filled, tmp_path, damage):
         path.write_bytes(path.read_bytes()[:-1])
     else:
         path.write_bytes(b"x" * path.stat().st_size)
-    with pytest.raises(ValueError, match="The cache is damaged: .*moments"):
+    with pytest.raises(ValueError, match="is stale: it is damaged: .*moments"):
+        filled()
+    filled(overwrite=True)
+    assert np.load(path, allow_pickle=False).shape == (10, 8, 8, 8)
+
+
+def test_a_shard_that_was_lost_is_told_before_filling_goes_on(filled, tmp_path):
+    folder = tmp_path / "cache"
+    (folder / "cache.json").rename(folder / "filling.json")
+    (folder / "moments-8x8" / "0000000000.npy").unlink()
+    with pytest.raises(ValueError, match="damaged: .*moments.* is missing"):
         filled()
 
 
