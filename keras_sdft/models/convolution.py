@@ -62,7 +62,8 @@ def convolve(images: Any, kernel: Any) -> Any:
 
         return y, gradient
 
-    return convolved(images, ops.convert_to_tensor(kernel))
+    # Not a variable, whose gradient would have to be asked for by name.
+    return convolved(images, ops.cast(kernel, "float32"))
 
 
 def _pays(images: Any, kernel: Any) -> bool:

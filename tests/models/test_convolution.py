@@ -88,7 +88,8 @@ def test_other_cases_are_tensorflows(products, monkeypatch):
     assert not products
 
 
-def test_a_network_of_them(products, perturb):
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_network_of_them(products, perturb, graph):
     network = DiffusionModel(
         DiffusionModelSpec(
             widths=(8, 12),
@@ -107,7 +108,8 @@ def test_a_network_of_them(products, perturb):
             loss = tf.reduce_sum(network(inputs, training=True) ** 2)
         return [loss, *tape.gradient(loss, network.trainable_variables)]
 
-    found = tf.function(loss_and_gradients)()
+    run = tf.function(loss_and_gradients) if graph else loss_and_gradients
+    found = run()
     assert products
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolution, "_NARROW", 99)
