@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from keras_sdft.formats import diffusers
 from keras_sdft.formats import keras_cv
 from keras_sdft.formats import ldm
 from keras_sdft.formats.checkpoint import Checkpoint
+from keras_sdft.formats.checkpoint import from_files
 from keras_sdft.formats.checkpoint import from_model
 from keras_sdft.formats.diffusers_configs import named
 from keras_sdft.formats.recognise import recognise
@@ -120,8 +122,9 @@ def load(
     if found is None:
         from keras_sdft.models import StableDiffusion
 
-        return from_model(
-            StableDiffusion.from_preset(
+        return from_files(
+            partial(
+                StableDiffusion.from_preset,
                 path,
                 weights_directory=weights_directory,
                 prediction_type=prediction_type,

@@ -7,8 +7,10 @@ any dialect.
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Callable
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -125,44 +127,86 @@ def network_rows(network: str, spec: StableDiffusionSpec) -> tuple[Row, ...]:
     return tuple(row for row in rows if row.network == network)
 
 
-def from_model(stable_diffusion: Any, networks: Any = None) -> Checkpoint:
+def from_model(stable_diffusion: Any) -> Checkpoint:
     """A checkpoint of a model in memory.
 
     Args:
         stable_diffusion: A `keras_sdft.StableDiffusion`.
-        networks: Dict of built networks that stand in for those of
-            `stable_diffusion`.
 
     Returns:
         A `Checkpoint` that reads the model's variables when asked to.
     """
+    found = {
+        component: _variables(stable_diffusion, component)
+        for component in COMPONENTS
+    }
+    return _of_model(stable_diffusion, found.__getitem__)
+
+
+def from_files(make: Callable[[], Any]) -> Checkpoint:
+    """A checkpoint of a model that Keras reads from files.
+
+    Args:
+        make: Function that returns a `keras_sdft.StableDiffusion` whose
+            networks are not in memory yet, a new one each time.
+
+    Returns:
+        A `Checkpoint`. The networks of one component are in memory at a
+        time.
+    """
+    return _of_model(make(), _OneComponent(make))
+
+
+class _OneComponent:
+    """The variables of whichever component was asked for last."""
+
+    def __init__(self, make: Callable[[], Any]):
+        self._make = make
+        self._component: str | None = None
+        self._found: dict[str, Any] = {}
+
+    def __call__(self, component: str) -> dict[str, Any]:
+        if component != self._component:
+            self._component, self._found = None, {}
+            # Layers and their model hold each other.
+            gc.collect()
+            self._found = _variables(self._make(), component)
+            self._component = component
+        return self._found
+
+
+def _variables(stable_diffusion: Any, component: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in NETWORKS[component]:
+        rows = network_rows(name, stable_diffusion.spec)
+        found.update(find_variables(getattr(stable_diffusion, name), rows))
+    return found
+
+
+def _of_model(
+    stable_diffusion: Any, variables: Callable[[str], dict[str, Any]]
+) -> Checkpoint:
     spec = stable_diffusion.spec
-    networks = networks or {}
-    components: dict[str, dict[str, Tensor]] = {}
-    for component in COMPONENTS:
-        rows = component_rows(component, spec)
-        components[component] = {}
-        for name in NETWORKS[component]:
-            model = networks.get(name) or getattr(stable_diffusion, name)
-            own = tuple(row for row in rows if row.network == name)
-            variables = find_variables(model, own)
-            components[component].update(
-                (row.theirs, _tensor_of(row, variables.get(row.theirs)))
-                for row in own
-            )
     return Checkpoint(
         "keras",
         str(stable_diffusion.base),
         spec,
-        components,
+        {
+            component: {
+                row.theirs: _tensor_of(row, partial(variables, component))
+                for row in component_rows(component, spec)
+            }
+            for component in COMPONENTS
+        },
         lambda max_length, pad_token: stable_diffusion.tokenizer,
     )
 
 
-def _tensor_of(row: Row, variable: Any) -> Tensor:
+def _tensor_of(row: Row, variables: Callable[[], dict[str, Any]]) -> Tensor:
     def read() -> np.ndarray:
-        if variable is None:
+        if row.ours is None:
             return np.full(row.shape, row.fill, "float32")
+        variable = variables()[row.theirs]
         return to_theirs(row, np.asarray(variable, dtype="float32"))
 
     return Tensor(row.shape, "F32", read)
