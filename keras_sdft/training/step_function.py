@@ -1,17 +1,38 @@
-"""A step as one function of the iterator.
+"""A step as one function of the iterator, and soon ready.
 
-Keras makes two, one inside the other, which TensorFlow writes down, copies
-and optimizes one by one: over a second before the first step. Must not know
+Keras makes two functions, one inside the other, which TensorFlow writes
+down, copies and optimizes one by one. Here it is one, which TensorFlow's
+graph optimizer leaves alone where the work is in the functions that it
+calls. Together three to four seconds before the first step. Must not know
 what a step does.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import functools
+import gc
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
+
+# What TensorFlow's graph optimizer does. In a function that a step calls,
+# which is optimized by what is said when it is traced, folding constants and
+# dropping what is not needed are worth their time; in a graph of nothing but
+# such calls and thousands of variables, nothing is. Measured on two cores,
+# see benchmarks/NOTES.md; a GPU was not, and keeps it all.
+_FOR_BLOCKS = {
+    "arithmetic_optimization": False,
+    "function_optimization": False,
+    "layout_optimizer": False,
+    "loop_optimization": False,
+    "remapping": False,
+    "shape_optimization": False,
+}
+_OFF = {"disable_meta_optimizer": True}
 
 
 def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
@@ -37,10 +58,61 @@ def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
     def on_iterator(iterator: Any) -> Any:
         return step(iterator.get_next())
 
+    on_processors = _on_processors()
+    for_blocks = _FOR_BLOCKS if on_processors else {}
+    only_calls = functools.cache(_only_calls)
+
+    def called(function: Any, argument: Any) -> Any:
+        with _collector_off(), _graph_options(for_blocks):
+            concrete = function.get_concrete_function(argument)
+        off = on_processors and only_calls(concrete.graph)
+        with _graph_options(_OFF if off else {}):
+            return concrete(argument)
+
     def function(iterator: Any) -> Any:
         if isinstance(iterator, tf.data.Iterator):
-            return on_iterator(iterator)
+            return called(on_iterator, iterator)
         # From `train_on_batch` and `test_on_batch`.
-        return on_batch(next(iterator))
+        return called(on_batch, next(iterator))
 
     return function
+
+
+def _on_processors() -> bool:
+    devices = tf.config.list_logical_devices()
+    return all(device.device_type == "CPU" for device in devices)
+
+
+def _only_calls(graph: Any) -> bool:
+    """Whether nearly all of a graph's work is in functions that it calls."""
+    kinds = collections.Counter(op.type for op in graph.get_operations())
+    own = sum(count for kind, count in kinds.items() if _is_product(kind))
+    return own < kinds["PartitionedCall"]
+
+
+def _is_product(kind: str) -> bool:
+    return "Conv" in kind or "MatMul" in kind
+
+
+@contextlib.contextmanager
+def _graph_options(options: dict[str, bool]) -> Iterator[None]:
+    """TensorFlow's graph optimizer, inside with other options."""
+    found = tf.config.optimizer.get_experimental_options()
+    before = {name: found.get(name) for name in options}
+    tf.config.optimizer.set_experimental_options(options)
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options(before)
+
+
+@contextlib.contextmanager
+def _collector_off() -> Iterator[None]:
+    """Python's collector off: a trace makes much, and drops little of it."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -23,6 +23,20 @@ class Line(keras.Model):
         return own or super()._make_function(step)
 
 
+class Calling(Line):
+    """Its work is in a function that is called."""
+
+    def call(self, inputs):
+        @tf.function(experimental_attributes={"_noinline": True})
+        def apply(inputs, kernel, bias):
+            return tf.nn.bias_add(inputs @ kernel, bias)
+
+        return apply(inputs, self.dense.kernel.value, self.dense.bias.value)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+
 def batches(sizes=(2, 2, 1)):
     x = np.random.default_rng(0).normal(size=(sum(sizes), 3)).astype("float32")
     for part in np.split(x, np.cumsum(sizes)[:-1]):
@@ -35,8 +49,8 @@ def dataset():
     return tf.data.Dataset.from_generator(batches, output_signature=spec)
 
 
-def trained(single):
-    model = Line(single)
+def trained(single, kind=Line):
+    model = kind(single)
     model.compile(keras.optimizers.SGD(0.1), "mse")
     history = model.fit(dataset(), epochs=3, verbose=0, shuffle=False)
     losses = [*history.history["loss"], model.evaluate(dataset(), verbose=0)]
@@ -50,6 +64,43 @@ def test_trains_as_keras_does():
     for found, expected in zip(trained(True), trained(False), strict=True):
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.filterwarnings("ignore:.*ran out of data")
+def test_trains_as_keras_does_if_it_only_calls():
+    found, expected = trained(True, Calling), trained(False, Calling)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "off"), [(Line, False), (Calling, True)])
+def test_the_graph_optimizer_is_off_where_there_are_only_calls(
+    monkeypatch, kind, off
+):
+    asked = []
+    real = tf.config.optimizer.set_experimental_options
+    monkeypatch.setattr(
+        tf.config.optimizer,
+        "set_experimental_options",
+        lambda options: asked.append(options) or real(options),
+    )
+    model = kind(True)
+    model.compile("sgd", "mse", jit_compile=False)
+    model.train_on_batch(*next(batches()))
+    assert ({"disable_meta_optimizer": True} in asked) == off
+
+
+@pytest.mark.filterwarnings("ignore:.*ran out of data")
+def test_the_graph_optimizer_is_left_as_it_was():
+    chosen = {"remapping": True, "loop_optimization": False}
+    tf.config.optimizer.set_experimental_options(chosen)
+    before = tf.config.optimizer.get_experimental_options()
+    try:
+        # The data ends by an error.
+        trained(True, Calling)
+        assert tf.config.optimizer.get_experimental_options() == before
+    finally:
+        nothing = dict.fromkeys(chosen)
+        tf.config.optimizer.set_experimental_options(nothing)
 
 
 @pytest.mark.parametrize(
