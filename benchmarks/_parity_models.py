@@ -74,8 +74,8 @@ def pipeline_config(architecture, size):
     }
 
 
-def make_inputs(config, size, seed=0):
-    """What both sides are given."""
+def make_inputs(config, size, count, seed=0):
+    """What both sides are given, with `count` batches to train on."""
     generator = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -95,8 +95,6 @@ def make_inputs(config, size, seed=0):
         "context": normal(2, 77, width),
         "noise": normal(1, side, side, 4),
     }
-    # At full size no optimizer step is taken, and one example is enough.
-    count = 1 if size == "full" else OPTIMIZER_STEPS
     batch = 1 if size == "full" else 2
     return inputs | {
         "train_latents": normal(count, batch, side, side, 4),

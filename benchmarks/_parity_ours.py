@@ -136,6 +136,8 @@ class Training:
         for index in range(count):
             loss, gradients = self.gradients(index)
             optimizer.apply(gradients, self.variables)
+            # Or they would still be there beside the next ones.
+            del gradients
             losses.append(loss)
         return losses
 

@@ -6,7 +6,7 @@ perturbed, so that no error hides behind a zero), reads them with
 that with diffusers; draws the same image on both sides; compares loss,
 gradients and ten optimizer steps.
 
-    make parity                                     full size, an hour
+    make parity                                     full size, 40 minutes
     .venv/bin/python -m benchmarks.parity --narrow  a few minutes
     .venv/bin/python -m benchmarks.parity --parts networks \
         --architectures sd2                         one part of one model
@@ -51,8 +51,9 @@ PARTS = ("networks", "image", "export", "training")
 class Sides:
     """Runs commands on either side, and remembers their peak memory."""
 
-    def __init__(self, work):
+    def __init__(self, work, optimizer_steps=OPTIMIZER_STEPS):
         self.work = work
+        self.optimizer_steps = optimizer_steps
         self.peak = {"ours": 0.0, "diffusers'": 0.0}
 
     def _run(self, side, program, script, command, arguments):
@@ -125,7 +126,8 @@ def error(ours, theirs):
 def prepare(architecture, size, sides):
     """Writes the peer's random pipeline and the inputs of both sides."""
     config = pipeline_config(architecture, size)
-    inputs = make_inputs(config, size)
+    count = max(1, sides.optimizer_steps)
+    inputs = make_inputs(config, size, count)
     folder, work = sides.work / architecture, sides.work
     pad = 0 if architecture == "sd2" else "end"
     words = config["text_encoder"]["vocab_size"]
@@ -201,16 +203,16 @@ def export(folder, sides, size):
 
 def training(folder, sides, size):
     """Loss, gradients and, where memory allows them, optimizer steps."""
-    steps = 0 if size == "full" else OPTIMIZER_STEPS
     for prediction_type, gamma in CASES:
         case = f"{prediction_type}, min-SNR {gamma or 'off'}"
         for what, figure in _training_case(
-            folder, sides, steps, prediction_type, gamma
+            folder, sides, prediction_type, gamma
         ):
             yield (f"{case}: {what}", figure)
 
 
-def _training_case(folder, sides, steps, prediction_type, gamma):
+def _training_case(folder, sides, prediction_type, gamma):
+    steps = sides.optimizer_steps
     outs = {side: sides.work / f"training-{side}" for side in ("peer", "ours")}
     losses = []
     for side, out in outs.items():
@@ -326,6 +328,11 @@ def main():
         "--architectures", nargs="+", choices=both, default=both
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="of the optimizer; none at full size, where they take 20 GB",
+    )
     parser.add_argument("--work", type=Path, help="Scratch, 20 GB at full size")
     arguments = parser.parse_args()
     if not PEER.exists():
@@ -334,10 +341,13 @@ def main():
         write_golden()
         return
     size = "narrow" if arguments.narrow else "full"
+    steps = arguments.steps
+    if steps is None:
+        steps = OPTIMIZER_STEPS if arguments.narrow else 0
     print(f"{datetime.date.today()}, {size}, {json.dumps(versions())}")
     with tempfile.TemporaryDirectory(dir=arguments.work) as name:
         for architecture in arguments.architectures:
-            sides = Sides(Path(name))
+            sides = Sides(Path(name), steps)
             folder = prepare(architecture, size, sides)
             for part in arguments.parts:
                 sides.peak = dict.fromkeys(sides.peak, 0.0)

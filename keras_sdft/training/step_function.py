@@ -3,8 +3,8 @@
 Keras makes two functions, one inside the other, which TensorFlow writes
 down, copies and optimizes one by one. Here it is one, which TensorFlow's
 graph optimizer leaves alone where the work is in the functions that it
-calls. Together three to four seconds before the first step. Must not know
-what a step does.
+calls and a step is short. Together four seconds before the first step. Must
+not know what a step does.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import collections
 import contextlib
 import functools
 import gc
+import math
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -22,8 +23,8 @@ import tensorflow as tf
 # What TensorFlow's graph optimizer does. In a function that a step calls,
 # which is optimized by what is said when it is traced, folding constants and
 # dropping what is not needed are worth their time; in a graph of nothing but
-# such calls and thousands of variables, nothing is. Measured on two cores,
-# see benchmarks/NOTES.md; a GPU was not, and keeps it all.
+# such calls and thousands of variables, nothing is. Measured on two cores, see
+# benchmarks/NOTES.md; a GPU was not, and keeps it all.
 _FOR_BLOCKS = {
     "arithmetic_optimization": False,
     "function_optimization": False,
@@ -33,6 +34,9 @@ _FOR_BLOCKS = {
     "shape_optimization": False,
 }
 _OFF = {"disable_meta_optimizer": True}
+# With as many weights a step takes seconds, and what all passes save in each
+# is worth more than the seconds that they take once: 7 % at 860 million.
+_MANY_WEIGHTS = 2**28
 
 
 def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
@@ -58,14 +62,14 @@ def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
     def on_iterator(iterator: Any) -> Any:
         return step(iterator.get_next())
 
-    on_processors = _on_processors()
-    for_blocks = _FOR_BLOCKS if on_processors else {}
+    soon = _on_processors() and _number_of_weights(model) < _MANY_WEIGHTS
+    for_blocks = _FOR_BLOCKS if soon else {}
     only_calls = functools.cache(_only_calls)
 
     def called(function: Any, argument: Any) -> Any:
         with _collector_off(), _graph_options(for_blocks):
             concrete = function.get_concrete_function(argument)
-        off = on_processors and only_calls(concrete.graph)
+        off = soon and only_calls(concrete.graph)
         with _graph_options(_OFF if off else {}):
             return concrete(argument)
 
@@ -81,6 +85,10 @@ def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
 def _on_processors() -> bool:
     devices = tf.config.list_logical_devices()
     return all(device.device_type == "CPU" for device in devices)
+
+
+def _number_of_weights(model: Any) -> int:
+    return sum(math.prod(v.shape) for v in model.trainable_variables)
 
 
 def _only_calls(graph: Any) -> bool:

@@ -72,10 +72,15 @@ def test_trains_as_keras_does_if_it_only_calls():
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "off"), [(Line, False), (Calling, True)])
-def test_the_graph_optimizer_is_off_where_there_are_only_calls(
-    monkeypatch, kind, off
+@pytest.mark.parametrize(
+    ("kind", "many", "off"),
+    [(Line, 100, False), (Calling, 100, True), (Calling, 4, False)],
+)
+def test_the_graph_optimizer_is_off_for_few_weights_and_only_calls(
+    monkeypatch, kind, many, off
 ):
+    module = "keras_sdft.training.step_function"
+    monkeypatch.setattr(f"{module}._MANY_WEIGHTS", many)
     asked = []
     real = tf.config.optimizer.set_experimental_options
     monkeypatch.setattr(
@@ -84,6 +89,7 @@ def test_the_graph_optimizer_is_off_where_there_are_only_calls(
         lambda options: asked.append(options) or real(options),
     )
     model = kind(True)
+    model(np.zeros((1, 3), "float32"))
     model.compile("sgd", "mse", jit_compile=False)
     model.train_on_batch(*next(batches()))
     assert ({"disable_meta_optimizer": True} in asked) == off
