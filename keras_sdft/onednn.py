@@ -42,3 +42,11 @@ def is_on() -> bool:
     from tensorflow.python.util import _pywrap_util_port
 
     return bool(_pywrap_util_port.IsMklEnabled())
+
+
+def only_cpus() -> bool:
+    """Whether CPUs are all that TensorFlow, which was imported, runs on."""
+    import tensorflow as tf
+
+    devices = tf.config.list_logical_devices()
+    return all(device.device_type == "CPU" for device in devices)

@@ -21,6 +21,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_sdft import onednn
+
 # Measured on two cores, see benchmarks/NOTES.md: channels below which
 # TensorFlow's kernels are as fast, places of all images above which two of
 # the three kernels are, and bytes of neighbourhoods that are too many.
@@ -73,10 +75,7 @@ def _pays(images: Any, kernel: Any) -> bool:
         return False
     if 4 * math.prod(images.shape) * math.prod(kernel.shape[:2]) > _LARGE:
         return False
-    import tensorflow as tf
-
-    devices = tf.config.list_logical_devices()
-    return all(device.device_type == "CPU" for device in devices)
+    return onednn.only_cpus()
 
 
 def _product(x: Any, kernel: Any) -> Any:

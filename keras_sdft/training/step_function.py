@@ -20,6 +20,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sdft import onednn
+
 # What TensorFlow's graph optimizer does. In a function that a step calls,
 # which is optimized by what is said when it is traced, folding constants and
 # dropping what is not needed are worth their time; in a graph of nothing but
@@ -62,7 +64,7 @@ def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
     def on_iterator(iterator: Any) -> Any:
         return step(iterator.get_next())
 
-    soon = _on_processors() and _number_of_weights(model) < _MANY_WEIGHTS
+    soon = onednn.only_cpus() and _number_of_weights(model) < _MANY_WEIGHTS
     for_blocks = _FOR_BLOCKS if soon else {}
     only_calls = functools.cache(_only_calls)
 
@@ -80,11 +82,6 @@ def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
         return called(on_batch, next(iterator))
 
     return function
-
-
-def _on_processors() -> bool:
-    devices = tf.config.list_logical_devices()
-    return all(device.device_type == "CPU" for device in devices)
 
 
 def _number_of_weights(model: Any) -> int:
