@@ -19,11 +19,11 @@ from keras_sdft.formats.safetensors_files import Tensor
 from keras_sdft.formats.weight_layout import find_variables
 from keras_sdft.formats.weight_layout import to_ours
 from keras_sdft.formats.weight_layout import to_theirs
-from keras_sdft.formats.weight_names import COMPONENTS
-from keras_sdft.formats.weight_names import NETWORKS
-from keras_sdft.formats.weight_names import Row
-from keras_sdft.formats.weight_names import component_rows
 from keras_sdft.models.spec import StableDiffusionSpec
+from keras_sdft.models.weight_names import COMPONENTS
+from keras_sdft.models.weight_names import NETWORKS
+from keras_sdft.models.weight_names import Row
+from keras_sdft.models.weight_names import component_rows
 
 _WORDS = {
     "F64": "float64",

@@ -20,11 +20,11 @@ from keras_sdft.formats.safetensors_files import Tensor
 from keras_sdft.formats.safetensors_files import open_tensors
 from keras_sdft.formats.safetensors_files import read_header
 from keras_sdft.formats.safetensors_files import write
-from keras_sdft.formats.weight_names import COMPONENTS
-from keras_sdft.formats.weight_names import component_rows
-from keras_sdft.formats.weight_names import vae_layers_per_block
 from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.spec_check import check_spec
+from keras_sdft.models.weight_names import COMPONENTS
+from keras_sdft.models.weight_names import component_rows
+from keras_sdft.models.weight_names import vae_layers_per_block
 
 INDEX_FILE = "model_index.json"
 WEIGHT_STEMS = {

@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from keras_sdft.formats.weight_names import COMPONENTS
-from keras_sdft.formats.weight_names import component_rows
-from keras_sdft.formats.weight_names import vae_layers_per_block
 from keras_sdft.models.spec import StableDiffusionSpec
+from keras_sdft.models.weight_names import COMPONENTS
+from keras_sdft.models.weight_names import component_rows
+from keras_sdft.models.weight_names import vae_layers_per_block
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."

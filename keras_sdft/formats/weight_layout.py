@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_sdft.formats.weight_names import Row
+from keras_sdft.models.weight_names import Row
 
 
 def find_variables(model: Any, rows: tuple[Row, ...]) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from keras_sdft.formats.ldm_names import original_keys
-from keras_sdft.formats.weight_names import COMPONENTS
-from keras_sdft.formats.weight_names import component_rows
 from keras_sdft.models import PRESETS
+from keras_sdft.models.weight_names import COMPONENTS
+from keras_sdft.models.weight_names import component_rows
 
 GOLDEN = Path(__file__).parent / "golden"
 ARCHITECTURES = ("sd1", "sd2")
