@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from keras_sdft.formats.safetensors_files import Tensor
-from keras_sdft.formats.weight_layout import find_variables
-from keras_sdft.formats.weight_layout import to_ours
-from keras_sdft.formats.weight_layout import to_theirs
 from keras_sdft.models.spec import StableDiffusionSpec
+from keras_sdft.models.weight_layout import find_variables
+from keras_sdft.models.weight_layout import to_ours
+from keras_sdft.models.weight_layout import to_theirs
 from keras_sdft.models.weight_names import COMPONENTS
 from keras_sdft.models.weight_names import NETWORKS
 from keras_sdft.models.weight_names import Row

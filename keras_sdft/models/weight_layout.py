@@ -5,6 +5,7 @@ Must not know which weights there are: that is `weight_names`'s.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,7 @@ def find_variables(model: Any, rows: tuple[Row, ...]) -> dict[str, Any]:
     Raises:
         ValueError: If the network has other weights than the rows say.
     """
-    by_class: dict[str, list[Any]] = {}
-    for layer in model.layers:
-        by_class.setdefault(type(layer).__name__, []).append(layer)
+    by_class = _by_class(model)
     found = {
         row.theirs: _follow(by_class, row.ours)
         for row in rows
@@ -41,6 +40,27 @@ def find_variables(model: Any, rows: tuple[Row, ...]) -> dict[str, Any]:
             "spec, or do adapters still sit in it?"
         )
     return found
+
+
+def find_layers(model: Any, paths: Iterable[str]) -> dict[str, Any]:
+    """Finds layers of a built network.
+
+    Args:
+        model: Our network, or KerasCV's.
+        paths: Paths of layers, as in `Row.ours` without the weight's name.
+
+    Returns:
+        A dict of layer by path.
+    """
+    by_class = _by_class(model)
+    return {path: _follow(by_class, path) for path in paths}
+
+
+def _by_class(model: Any) -> dict[str, list[Any]]:
+    by_class: dict[str, list[Any]] = {}
+    for layer in model.layers:
+        by_class.setdefault(type(layer).__name__, []).append(layer)
+    return by_class
 
 
 def _follow(by_class: dict[str, list[Any]], path: str) -> Any:
