@@ -6,6 +6,7 @@ returns the value, so that it can stand where the value is used.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import numbers
@@ -165,6 +166,37 @@ def exclusive(**given: Any) -> str:
     names = " and ".join(f"`{name}`" for name in given)
     values = ", ".join(f"{name}={value!r}" for name, value in given.items())
     raise ValueError(f"Give exactly one of {names}. Received: {values}.")
+
+
+def effective(
+    options: Any, names: Iterable[str], owner: str, *values: Any
+) -> None:
+    """Refuses options that were set and have no effect.
+
+    Args:
+        options: A dataclass.
+        names: Names of its fields, each with a default.
+        owner: String, the field that gives them an effect.
+        *values: Its values that do. None stands for any but an empty one.
+
+    Raises:
+        ValueError: If one of `names` is not at its default while `owner`
+            has another value.
+    """
+    found = getattr(options, owner)
+    if found in values if values else found not in (None, False, "", 0):
+        return
+    wanted = f"`{owner}`"
+    if values and values != (True,):
+        wanted = " or ".join(f"`{owner}={value}`" for value in values)
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in names and value != field.default:
+            raise ValueError(
+                f"`{field.name}` has no effect without {wanted}. Received: "
+                f"{field.name}={value!r}, {owner}={found!r}. Add the one or "
+                "leave out the other."
+            )
 
 
 def _within(value: Any, minimum: Any, maximum: Any) -> bool:

@@ -207,21 +207,12 @@ def _of_training(options: TrainingOptions) -> dict[str, Any]:
         "horizontal_flip": options.horizontal_flip,
         "caption_dropout": options.caption_dropout,
         "masks": options.masks,
-        "buckets": _buckets(options),
+        "buckets": options.buckets,
+        "bucket_step": options.bucket_step,
+        "bucket_min_side": options.bucket_min_side,
+        "bucket_max_side": options.bucket_max_side,
+        "bucket_max_aspect_ratio": options.bucket_max_aspect_ratio,
     }
-
-
-def _buckets(options: TrainingOptions) -> Any:
-    from keras_sdft import data
-
-    if not options.buckets:
-        return False
-    return data.Buckets(
-        step=options.bucket_step,
-        min_side=options.bucket_min_side,
-        max_side=options.bucket_max_side,
-        max_aspect_ratio=options.bucket_max_aspect_ratio,
-    )
 
 
 def _steps(options: TrainingOptions, per_pass: int) -> int:

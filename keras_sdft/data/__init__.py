@@ -1,6 +1,5 @@
 """Data: files -> batches. Knows strings and pixels, no model, no network."""
 
-from keras_sdft.data.buckets import Buckets
 from keras_sdft.data.cache import Cache
 from keras_sdft.data.cache_data import CacheNeeds
 from keras_sdft.data.class_images import add_to_record
@@ -12,6 +11,12 @@ from keras_sdft.data.dreambooth_prompts import check_dreambooth_prompts
 from keras_sdft.data.dreambooth_prompts import fill_prompt
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
+from keras_sdft.data.options import BatchOptions
+from keras_sdft.data.options import EpochOptions
+from keras_sdft.data.options import ImageOptions
+from keras_sdft.data.options import SourceOptions
+from keras_sdft.data.options import SubjectOptions
+from keras_sdft.data.options import TagOptions
 from keras_sdft.data.pipeline import load
 from keras_sdft.data.rare_tokens import TokenReport
 from keras_sdft.data.rare_tokens import check_token
@@ -20,11 +25,16 @@ from keras_sdft.data.sources import read_examples
 from keras_sdft.data.unreadable import Unreadable
 
 __all__ = [
-    "Buckets",
+    "BatchOptions",
     "Cache",
     "CacheNeeds",
+    "EpochOptions",
     "Example",
     "Examples",
+    "ImageOptions",
+    "SourceOptions",
+    "SubjectOptions",
+    "TagOptions",
     "TokenReport",
     "Unreadable",
     "add_to_record",

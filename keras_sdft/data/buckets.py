@@ -16,90 +16,59 @@ import numpy as np
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.images import image_size
+from keras_sdft.data.options import Options
 
 logger = logging.getLogger(__name__)
 
 _THREADS = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Buckets:
-    """Which sizes the images of a data set are sorted into.
+def bucket_sizes(options: Options) -> tuple[tuple[int, int], ...]:
+    """Returns the sizes that images are sorted into, from upright to wide.
 
-    Each width that is a multiple of `step` gets the largest height that does
-    not exceed the resolution's area, and each height the largest width; so
-    the plain resolution needs the most memory of all.
+    Each width that is a multiple of `bucket_step` gets the largest height
+    that does not exceed the resolution's area, and each height the largest
+    width; so the plain resolution needs the most memory of all.
 
     Args:
-        step: Integer, a multiple of 64, pixels between two sides. Defaults to
-            `64`.
-        min_side: Integer, the shortest side in pixels. `None` (the default)
-            is half of the resolution's shorter side.
-        max_side: Integer, the longest side in pixels. `None` (the default) is
-            twice the resolution's longer side.
-        max_aspect_ratio: Float >= 1, the longer side over the shorter at
-            most. Longer images are cropped to it. Defaults to `2.5`.
+        options: `Options`.
 
-    Example:
+    Returns:
+        Tuple of `(height, width)`; the resolution is one of them.
 
-    ```python
-    buckets = keras_sdft.data.Buckets(max_aspect_ratio=2.0)
-    print(buckets.sizes((512, 512)))
-    ```
+    Raises:
+        ValueError: If the resolution is outside the limits.
     """
-
-    step: int = 64
-    min_side: int | None = None
-    max_side: int | None = None
-    max_aspect_ratio: float = 2.5
-
-    def __post_init__(self) -> None:
-        for name in ("step", "min_side", "max_side"):
-            value = getattr(self, name)
-            if value is None and name != "step":
-                continue
-            whole = isinstance(value, (int, np.integer))
-            if not whole or value < 64 or value % 64:
-                raise ValueError(
-                    f"`{name}` of `Buckets` must be a multiple of 64 pixels. "
-                    f"Received: {name}={value!r}."
-                )
-        if not self.max_aspect_ratio >= 1:
-            raise ValueError(
-                "`max_aspect_ratio` must be at least 1. "
-                f"Received: {self.max_aspect_ratio!r}."
-            )
-
-    def sizes(self, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """Returns the sizes `(height, width)`, from upright to wide.
-
-        Args:
-            size: `(height, width)`, the resolution in pixels. It is always
-                one of the sizes.
-
-        Raises:
-            ValueError: If the resolution is outside the limits.
-        """
-        least = self.min_side or min(size) // 2
-        most = self.max_side or max(size) * 2
-        if not least <= min(size) <= max(size) <= most:
-            raise ValueError(
-                "The resolution must be inside the limits of `Buckets`. "
-                f"Received: resolution={size}, min_side={least}, "
-                f"max_side={most}."
-            )
-        area = size[0] * size[1]
-        found = {(int(size[0]), int(size[1]))}
-        first = math.ceil(least / self.step) * self.step
-        for side in range(first, most + 1, self.step):
-            other = min(area // side // self.step * self.step, most)
-            if other >= first and self._allows(side, other):
-                found |= {(side, other), (other, side)}
-        return tuple(sorted(found, key=lambda pair: (pair[1] / pair[0], pair)))
-
-    def _allows(self, side: int, other: int) -> bool:
+    size, step = options.size, options.bucket_step
+    least = options.bucket_min_side or min(size) // 2
+    most = options.bucket_max_side or max(size) * 2
+    if not least <= min(size) <= max(size) <= most:
+        raise ValueError(
+            "`resolution` must be within `bucket_min_side` and "
+            f"`bucket_max_side`. Received: resolution={size}, "
+            f"bucket_min_side={least}, bucket_max_side={most}."
+        )
+    area = size[0] * size[1]
+    found = {size}
+    first = math.ceil(least / step) * step
+    for side in range(first, most + 1, step):
+        other = min(area // side // step * step, most)
+        if other < first:
+            continue
         ratio = max(side, other) / min(side, other)
-        return ratio <= self.max_aspect_ratio
+        if ratio <= options.bucket_max_aspect_ratio:
+            found |= {(side, other), (other, side)}
+    if len(found) == 1:
+        logger.warning(
+            "Buckets change nothing: at %dx%d pixels, steps of %d leave one "
+            "size alone within an aspect ratio of %g. Use a larger resolution "
+            "or a larger `bucket_max_aspect_ratio`.",
+            size[1],
+            size[0],
+            step,
+            options.bucket_max_aspect_ratio,
+        )
+    return tuple(sorted(found, key=lambda pair: (pair[1] / pair[0], pair)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,30 +98,21 @@ def one_bucket(count: int, size: tuple[int, int]) -> Assignment:
 
 
 def assign(
-    examples: Examples, buckets: Buckets, size: tuple[int, int]
+    examples: Examples,
+    table: tuple[tuple[int, int], ...],
+    size: tuple[int, int],
 ) -> Assignment:
     """Sorts examples into the buckets of the nearest aspect ratio.
 
     Args:
         examples: `Examples`; of each image the head is read, not the pixels.
-        buckets: `Buckets`.
+        table: Tuple of `(height, width)`, see `bucket_sizes`.
         size: `(height, width)`, the resolution. Images that cannot be read go
             where it is; another image will take their place.
 
     Returns:
         `Assignment`, without the buckets that no example needs.
     """
-    table = buckets.sizes(size)
-    if len(table) == 1:
-        logger.warning(
-            "Buckets change nothing: at %dx%d pixels, steps of %d leave one "
-            "size alone within an aspect ratio of %g. Use a larger resolution "
-            "or a larger `max_aspect_ratio`.",
-            size[1],
-            size[0],
-            buckets.step,
-            buckets.max_aspect_ratio,
-        )
     records = np.unique(examples.rows)
 
     def size_of(record: int) -> tuple[int, int]:

@@ -16,10 +16,9 @@ from typing import Protocol
 import numpy as np
 
 from keras_sdft.data.examples import Examples
+from keras_sdft.data.options import PLACEHOLDER
 
 logger = logging.getLogger(__name__)
-
-PLACEHOLDER = "{caption}"
 
 # So many captions are tokenized before training, to count the long ones.
 COUNT_LIMIT = 10_000
@@ -40,34 +39,6 @@ class Tokenizer(Protocol):
 
     def pad(self, ids: list[int]) -> np.ndarray:
         """Returns the ids as int32 of shape `(max_length,)`."""
-
-
-def check_templates(template: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Returns the caption templates as a tuple.
-
-    Args:
-        template: A string that holds `"{caption}"`, a list of such strings, or
-            `None` for the caption itself.
-
-    Raises:
-        ValueError: If a template does not hold `"{caption}"`.
-    """
-    if template is None:
-        return (PLACEHOLDER,)
-    templates = (template,) if isinstance(template, str) else tuple(template)
-    for text in templates:
-        if not isinstance(text, str) or PLACEHOLDER not in text:
-            raise ValueError(
-                f"A `caption_template` must hold {PLACEHOLDER!r}, where the "
-                f"caption goes. Received: {text!r}. For example: "
-                f"'a photo of {PLACEHOLDER}'."
-            )
-    if not templates:
-        raise ValueError(
-            "`caption_template` must be a string or a list of at least one. "
-            f"Received: {template!r}."
-        )
-    return templates
 
 
 def choose_caption(

@@ -224,22 +224,22 @@ def read_class_folders(root: str, files: list[str]) -> Examples:
     return Examples(Columns(root, images, captions, masks), rows)
 
 
-def read_photos(root: str, captions: str | tuple[str, ...]) -> Examples:
-    """Reads all images of a folder, with the same captions for each.
+def read_photos(root: str | os.PathLike, caption: str) -> Examples:
+    """Reads all images of a folder, with the same caption for each.
 
     Args:
-        root: String, the folder. Caption files and tables are not read.
-        captions: String, or a tuple of several.
+        root: Path of the folder. Caption files and tables are not read.
+        caption: String.
 
     Returns:
         `Examples`, none if the folder holds no image. Their names begin with
         the folder's, to tell those of two folders apart.
     """
     parent, name = os.path.split(os.path.abspath(root))
-    files = [os.path.join(name, path) for path in walk(root)]
+    files = [os.path.join(name, path) for path in walk(os.fspath(root))]
     images = [path for path in files if is_photo(path)]
     masks = masks_beside(images, files)
-    return Examples(Columns(parent, images, [captions] * len(images), masks))
+    return Examples(Columns(parent, images, [caption] * len(images), masks))
 
 
 def masks_beside(images: list[str], files: list[str]) -> dict[str, str]:

@@ -1,132 +1,291 @@
-"""Options: what batches shall be made of, checked where it enters.
+"""The options of `load` and `load_dreambooth`, each written once.
 
-The arguments that `load` and `load_dreambooth` share. This file must not know
-files, pixels or TensorFlow.
+Dataclasses that check themselves. Signatures, documentation and the flags of
+the command are made from them: a field's name is the flag's, and its text in
+the docstring is the flag's help.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Iterable
-from collections.abc import Sequence
 from typing import Any
+from typing import ClassVar
+from typing import Literal
 
-import numpy as np
+from keras_sdft import checks
 
-from keras_sdft.data.buckets import Buckets
-from keras_sdft.data.captions import check_templates
-from keras_sdft.data.examples import check_choice
-from keras_sdft.data.examples import nearest
-from keras_sdft.data.masks import KINDS
-from keras_sdft.data.unreadable import Unreadable
+PLACEHOLDER = "{caption}"
 
-CROPS = ("center", "random")
+Reader = Literal[
+    "metadata_jsonl", "metadata_csv", "caption_files", "class_folders"
+]
+Masks = Literal["files", "alpha"]
+Crop = Literal["center", "random"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What batches are made of; see `keras_sdft.data.load`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """The source: which images and captions are read from it.
 
-    Raises:
-        ValueError: If one is out of its range, or two contradict each other.
+    Args:
+        reader: How a folder is read. Found if not given.
+        split: Sub-folder train, validation or test of a folder, or any split
+            of a TFDS dataset.
+        image_column: Column, key or feature of the image. Defaults to the
+            first of file_name, image, image_path and path that there is.
+        caption_column: Column, key or feature of the caption; in TFDS, by
+            default, the only text feature.
+        mask_column: Column or key of a table for the masks of masks=files.
+        repeats: How often an epoch shows each image, or the column of a
+            table that says so, in which 0 leaves an image out.
+        caption_template: Text with {caption} in it. Of several, each epoch
+            draws one for each image.
     """
 
-    resolution: Any = 512
-    batch_size: int = 4
-    shuffle: bool = True
-    seed: int = 0
-    epoch: int = 0
-    repeat: bool = False
-    drop_remainder: bool | None = None
-    crop: str = "center"
-    horizontal_flip: bool = False
-    caption_template: str | Sequence[str] | None = None
-    caption_dropout: float = 0.0
-    shuffle_tags: bool = False
-    keep_tokens: int = 0
-    tag_separator: str = ","
-    masks: str | None = None
-    buckets: bool | Buckets = False
-    max_unreadable: float = 0.1
-    report: Unreadable | None = None
-    # A `Cache`, which itself knows these options.
-    cache: Any = None
+    reader: Reader | None = None
+    split: str | None = None
+    image_column: str | None = None
+    caption_column: str = "text"
+    mask_column: str = "mask_file_name"
+    repeats: int | str = 1
+    caption_template: str | list[str] | None = None
 
     def __post_init__(self) -> None:
-        check_resolution(self.resolution)
-        _check_whole("batch_size", self.batch_size, least=1)
-        _check_whole("seed", self.seed, least=0)
-        _check_whole("epoch", self.epoch, least=0)
-        _check_whole("keep_tokens", self.keep_tokens, least=0)
-        _check_share("caption_dropout", self.caption_dropout)
-        _check_share("max_unreadable", self.max_unreadable)
-        check_choice("crop", self.crop, CROPS)
+        if self.reader is not None:
+            checks.one_of("reader", self.reader, typing.get_args(Reader))
+        _check_texts(self, "split", "image_column")
+        _check_texts(self, "caption_column", "mask_column", required=True)
+        check_repeats(self.repeats)
         check_templates(self.caption_template)
-        if self.masks is not None:
-            check_choice("masks", self.masks, KINDS)
-        if not isinstance(self.buckets, (bool, Buckets)):
-            raise ValueError(
-                "`buckets` must be True, False or a "
-                f"`keras_sdft.data.Buckets`. Received: {self.buckets!r}."
-            )
-        self._check_tags()
-        if self.cache is not None:
-            self.cache.check(self.crop, self.shuffle_tags)
-
-    def _check_tags(self) -> None:
-        if not isinstance(self.tag_separator, str) or not self.tag_separator:
-            raise ValueError(
-                "`tag_separator` must be a string that is not empty, ',' for "
-                f"example. Received: {self.tag_separator!r}."
-            )
-        if self.keep_tokens and not self.shuffle_tags:
-            raise ValueError(
-                "`keep_tokens` says how many tags stay first when they are "
-                "shuffled, and `shuffle_tags` is False. Received: "
-                f"keep_tokens={self.keep_tokens}. Pass `shuffle_tags=True`, "
-                "or leave `keep_tokens` out."
-            )
-
-    @functools.cached_property
-    def size(self) -> tuple[int, int]:
-        """`(height, width)` in pixels."""
-        return check_resolution(self.resolution)
 
     @functools.cached_property
     def templates(self) -> tuple[str, ...]:
         """Strings that hold `"{caption}"`."""
         return check_templates(self.caption_template)
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """The images: how they are cut, and what of them counts.
+
+    Args:
+        horizontal_flip: Mirror half of the images, others in each epoch; a
+            cache holds both.
+        masks: Count only a part of each image in the loss. With files it is
+            white in NAME-masklabel.png beside NAME.png, with alpha it is
+            where the image is opaque.
+        buckets: Train each image near its own aspect ratio, at no more than
+            the resolution's area, instead of cropping all to one size.
+        bucket_step: Pixels between the sides of two buckets, a multiple of
+            64.
+        bucket_min_side: Shortest side of a bucket in pixels. Defaults to
+            half of the resolution.
+        bucket_max_side: Longest side of a bucket in pixels. Defaults to
+            twice the resolution.
+        bucket_max_aspect_ratio: Longer side over shorter side, at most.
+            Longer images are cut to it.
+        max_unreadable: Share of unreadable images above which the data is
+            refused.
+    """
+
+    horizontal_flip: bool = False
+    masks: Masks | None = None
+    buckets: bool = False
+    bucket_step: int = 64
+    bucket_min_side: int | None = None
+    bucket_max_side: int | None = None
+    bucket_max_aspect_ratio: float = 2.5
+    max_unreadable: float = 0.1
+
+    def __post_init__(self) -> None:
+        checks.boolean("horizontal_flip", self.horizontal_flip)
+        if self.masks is not None:
+            checks.one_of("masks", self.masks, typing.get_args(Masks))
+        checks.boolean("buckets", self.buckets)
+        for name in ("bucket_step", "bucket_min_side", "bucket_max_side"):
+            if getattr(self, name) is not None:
+                checks.multiple_of(name, getattr(self, name), 64, " pixels")
+        ratio = self.bucket_max_aspect_ratio
+        checks.number("bucket_max_aspect_ratio", ratio, minimum=1)
+        checks.number("max_unreadable", self.max_unreadable, 0, 1)
+        names = [f.name for f in dataclasses.fields(ImageOptions)]
+        limits = [name for name in names if name.startswith("bucket_")]
+        checks.effective(self, limits, "buckets", True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpochOptions:
+    """The epochs: what each of them does anew to an example.
+
+    Args:
+        crop: Where the part that is shown is cut from the resized image.
+        caption_dropout: Share of captions replaced by the empty one, which
+            guidance needs to know.
+    """
+
+    crop: Crop = "center"
+    caption_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.one_of("crop", self.crop, typing.get_args(Crop))
+        checks.number("caption_dropout", self.caption_dropout, 0, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TagOptions:
+    """The tags: captions that are lists of words.
+
+    Args:
+        shuffle_tags: Put the tags of a caption in another order in each
+            epoch.
+        keep_tokens: How many tags stay first when they are shuffled.
+        tag_separator: What stands between two tags.
+    """
+
+    shuffle_tags: bool = False
+    keep_tokens: int = 0
+    tag_separator: str = ","
+
+    def __post_init__(self) -> None:
+        checks.boolean("shuffle_tags", self.shuffle_tags)
+        checks.integer("keep_tokens", self.keep_tokens, 0)
+        _check_texts(self, "tag_separator", required=True)
+        names = ("keep_tokens", "tag_separator")
+        checks.effective(self, names, "shuffle_tags", True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """The batches: their size and order.
+
+    Args:
+        resolution: Pixels on a side, or height and width; multiples of 64.
+        batch_size: Images in a batch.
+        shuffle: Put the images in another order in each epoch.
+        seed: Seed of everything that is random.
+        epoch: The epoch of the first pass.
+        repeat: Give one endless stream of epochs instead of one in a pass.
+        drop_remainder: Leave out the last images of an epoch that fill no
+            batch. By default only where all images have one size.
+    """
+
+    resolution: int | tuple[int, int] = 512
+    batch_size: int = 4
+    shuffle: bool = True
+    seed: int = 0
+    epoch: int = 0
+    repeat: bool = False
+    drop_remainder: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_resolution(self.resolution)
+        checks.integer("batch_size", self.batch_size, 1)
+        checks.boolean("shuffle", self.shuffle)
+        checks.integer("seed", self.seed, 0)
+        checks.integer("epoch", self.epoch, 0)
+        checks.boolean("repeat", self.repeat)
+        if self.drop_remainder is not None:
+            checks.boolean("drop_remainder", self.drop_remainder)
+
     @functools.cached_property
-    def bucket_limits(self) -> Buckets | None:
-        """`Buckets`, or `None` where all images have one size."""
-        if isinstance(self.buckets, Buckets):
-            return self.buckets
-        return Buckets() if self.buckets else None
+    def size(self) -> tuple[int, int]:
+        """`(height, width)` in pixels."""
+        return check_resolution(self.resolution)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SubjectOptions:
+    """The subject: what it and its class are called.
+
+    Args:
+        instance_prompt: Names the subject with a rare token, as in "a photo
+            of sks dog".
+        class_prompt: Names its class, as in "a photo of dog". Without it
+            there is no prior preservation.
+        class_data_dir: Folder of class images.
+        prior_loss_weight: Weight of the class images' loss.
+        token: The rare token. Found as what only instance_prompt has, if not
+            given.
+        repeats: How often an epoch shows each photo.
+    """
+
+    instance_prompt: str
+    class_prompt: str | None = None
+    class_data_dir: str | None = None
+    prior_loss_weight: float = 1.0
+    token: str | None = None
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        checks.number("prior_loss_weight", self.prior_loss_weight, 0)
+        checks.effective(self, ("prior_loss_weight",), "class_prompt")
+        checks.integer("repeats", self.repeats, 1)
+
+
+class Options(EpochOptions, ImageOptions, TagOptions, BatchOptions):
+    """What both loaders take.
+
+    Attributes:
+        parts: The dataclasses that it is made of, in the order of their
+            documentation.
+    """
+
+    parts: ClassVar[tuple[Any, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            part.__post_init__(self)
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Strings that hold `"{caption}"`."""
+        return (PLACEHOLDER,)
 
     @property
     def remainder(self) -> str:
         """One of `epochs.REMAINDERS`; buckets lose nothing unless asked to."""
-        if self.bucket_limits is None:
+        if not self.buckets:
             return "keep" if self.drop_remainder is False else "drop"
         return "drop" if self.drop_remainder else "fill"
 
 
-def options_from(**given: Any) -> Options:
-    """Returns `Options`, and names the nearest of one that does not exist.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadOptions(SourceOptions, Options):
+    """The options of `keras_sdft.data.load`."""
 
-    Raises:
-        TypeError: If an option does not exist.
-    """
-    names = [field.name for field in dataclasses.fields(Options)]
-    for name in given:
-        if name not in names:
-            raise TypeError(
-                f"There is no option {name!r}. Did you mean "
-                f"{nearest(name, names)!r}? The options are {names}."
-            )
-    return Options(**given)
+    parts = (
+        SourceOptions,
+        ImageOptions,
+        EpochOptions,
+        TagOptions,
+        BatchOptions,
+    )
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        checks.effective(self, ("mask_column",), "masks", "files")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DreamboothLoadOptions(Options, SubjectOptions):
+    """The options of `keras_sdft.data.load_dreambooth`."""
+
+    parts = (
+        SubjectOptions,
+        ImageOptions,
+        EpochOptions,
+        TagOptions,
+        BatchOptions,
+    )
+    batch_size: int = 1
+
+    @property
+    def remainder(self) -> str:
+        """One of `epochs.REMAINDERS`; a photo is never left out unasked."""
+        return "drop" if self.drop_remainder else "fill"
 
 
 def check_resolution(resolution: Any) -> tuple[int, int]:
@@ -138,39 +297,70 @@ def check_resolution(resolution: Any) -> tuple[int, int]:
     Raises:
         ValueError: If a side is no positive multiple of 64.
     """
-    pair = resolution
-    if not isinstance(resolution, Iterable):
-        pair = (resolution, resolution)
-    sides = tuple(pair)
-    whole = all(isinstance(side, (int, np.integer)) for side in sides)
-    if len(sides) != 2 or not whole or isinstance(resolution, str):
+    if isinstance(resolution, str) or not isinstance(resolution, Iterable):
+        side = checks.multiple_of("resolution", resolution, 64, " pixels")
+        return side, side
+    sides = tuple(resolution)
+    if len(sides) != 2:
         raise ValueError(
             "`resolution` must be an integer or (height, width), in pixels. "
             f"Received: {resolution!r}. For example: 512."
         )
-    if any(side < 64 or side % 64 for side in sides):
-        near = tuple(max(64, round(side / 64) * 64) for side in sides)
+    height = checks.multiple_of("resolution[0]", sides[0], 64, " pixels")
+    return height, checks.multiple_of("resolution[1]", sides[1], 64, " pixels")
+
+
+def check_templates(template: Any) -> tuple[str, ...]:
+    """Returns the caption templates as a tuple.
+
+    Args:
+        template: A string that holds `"{caption}"`, a list of such strings, or
+            `None` for the caption itself.
+
+    Raises:
+        ValueError: If a template does not hold `"{caption}"`.
+    """
+    if template is None:
+        return (PLACEHOLDER,)
+    templates = (template,) if isinstance(template, str) else tuple(template)
+    for text in templates:
+        if not isinstance(text, str) or PLACEHOLDER not in text:
+            raise ValueError(
+                f"A `caption_template` must hold {PLACEHOLDER!r}, where the "
+                f"caption goes. Received: {text!r}. For example: "
+                f"'a photo of {PLACEHOLDER}'."
+            )
+    if not templates:
         raise ValueError(
-            "`resolution` must be a multiple of 64 pixels on both sides. "
-            f"Received: height={sides[0]}, width={sides[1]}. Nearest valid: "
-            f"{near}."
+            "`caption_template` must be a string or a list of at least one. "
+            f"Received: {template!r}."
         )
-    return int(sides[0]), int(sides[1])
+    return templates
 
 
-def _check_whole(argument: str, value: Any, least: int) -> None:
-    whole = isinstance(value, (int, np.integer))
-    if not whole or isinstance(value, bool) or value < least:
+def check_repeats(repeats: Any) -> int | None:
+    """Returns how often each example is repeated; `None` for a column's name.
+
+    Raises:
+        ValueError: If `repeats` is neither.
+    """
+    if isinstance(repeats, str) and repeats:
+        return None
+    if isinstance(repeats, str):
         raise ValueError(
-            f"`{argument}` must be an integer of at least {least}. "
-            f"Received: {argument}={value!r}."
+            "`repeats` must be an integer >= 1, or the name of a table's "
+            f"column. Received: repeats={repeats!r}."
         )
+    return checks.integer("repeats", repeats, 1)
 
 
-def _check_share(argument: str, value: Any) -> None:
-    number = isinstance(value, (int, float, np.number))
-    if not number or not 0 <= value <= 1:
-        raise ValueError(
-            f"`{argument}` must be a number from 0 to 1. "
-            f"Received: {argument}={value!r}."
-        )
+def _check_texts(options: Any, *names: str, required: bool = False) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if value is None and not required:
+            continue
+        if not isinstance(value, str) or not value:
+            raise ValueError(
+                f"`{name}` must be a string that is not empty. Received: "
+                f"{name}={value!r}."
+            )

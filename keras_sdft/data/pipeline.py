@@ -1,23 +1,21 @@
 """The pipeline: a source of captioned images -> batches.
 
-This file orders the room's other files and owns nothing else. It must not
-know models or losses.
+Orders the package's other files. This file must not know models or losses.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
 import numpy as np
 
-from keras_sdft.data.batches import batched
+from keras_sdft.data import signature
 from keras_sdft.data.buckets import Assignment
-from keras_sdft.data.buckets import Buckets
 from keras_sdft.data.buckets import assign
+from keras_sdft.data.buckets import bucket_sizes
 from keras_sdft.data.buckets import one_bucket
 from keras_sdft.data.cache import Cache
 from keras_sdft.data.cache_making import CachedExampleMaker
@@ -29,7 +27,9 @@ from keras_sdft.data.epochs import PriorPlan
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.making import ExampleMaker
 from keras_sdft.data.masks import check_masks
+from keras_sdft.data.options import LoadOptions
 from keras_sdft.data.options import Options
+from keras_sdft.data.prior import PriorRecords
 from keras_sdft.data.sources import read_examples
 from keras_sdft.data.unreadable import Unreadable
 from keras_sdft.data.unreadable import drop_unreadable
@@ -40,35 +40,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@signature.takes(LoadOptions)
 def load(
     source: Any,
     tokenizer: Tokenizer,
     *,
-    resolution: int | tuple[int, int] = 512,
-    batch_size: int = 4,
-    shuffle: bool = True,
-    seed: int = 0,
-    epoch: int = 0,
-    repeat: bool = False,
-    drop_remainder: bool | None = None,
-    crop: str = "center",
-    horizontal_flip: bool = False,
-    caption_template: str | Sequence[str] | None = None,
-    caption_dropout: float = 0.0,
-    shuffle_tags: bool = False,
-    keep_tokens: int = 0,
-    tag_separator: str = ",",
-    repeats: int | str = 1,
-    masks: str | None = None,
-    mask_column: str = "mask_file_name",
-    buckets: bool | Buckets = False,
-    reader: str | None = None,
-    split: str | None = None,
-    image_column: str | None = None,
-    caption_column: str = "text",
-    max_unreadable: float = 0.1,
-    report: Unreadable | None = None,
     cache: Cache | None = None,
+    report: Unreadable | None = None,
+    **options: Any,
 ) -> tf.data.Dataset:
     """Loads captioned images as batches for `keras_sdft.Trainer`.
 
@@ -99,69 +78,20 @@ def load(
             or a list, or of `keras_sdft.data.Example`s. A sequence that opens
             its images when it is indexed keeps memory free.
         tokenizer: The tokenizer of the model, `stable_diffusion.tokenizer`.
-        resolution: Integer, or `(height, width)`, multiples of 64 pixels.
-            Defaults to `512`.
-        batch_size: Integer, examples in a batch. Defaults to `4`.
-        shuffle: Boolean. Defaults to `True`; `False` keeps the order of the
-            source.
-        seed: Integer >= 0. Defaults to `0`.
-        epoch: Integer >= 0, the epoch of the first pass. Defaults to `0`.
-        repeat: Boolean, whether one pass is an endless stream of epochs.
-            Defaults to `False`.
-        drop_remainder: Boolean, whether an epoch leaves out the last examples
-            that fill no batch. `None` (the default) is `True`, and `False`
-            with buckets. `False` makes a last batch that is smaller; with
-            buckets, where each has such examples, it fills their batches up
-            with others of the bucket, and lowers the weights of those that
-            are shown twice, so that all examples count alike.
-        crop: `"center"` (the default) or `"random"`.
-        horizontal_flip: Boolean, whether half of the images, anew for each
-            epoch, are mirrored. Defaults to `False`.
-        caption_template: A string that holds `"{caption}"`, or a list of them,
-            of which each epoch draws one for each example. `None` (the
-            default) takes the caption as it is.
-        caption_dropout: Float in `[0, 1]`, the share of captions replaced by
-            the empty one. Defaults to `0.0`.
-        shuffle_tags: Boolean, whether each epoch puts the tags of a caption
-            in another order. Defaults to `False`.
-        keep_tokens: Integer >= 0, how many tags stay first when they are
-            shuffled. Defaults to `0`.
-        tag_separator: String between two tags. Defaults to `","`.
-        repeats: Integer >= 1, how often an epoch shows each image; or the
-            name of a table's column that says so. Defaults to `1`.
-        masks: Where the loss counts: `"files"` takes the image of the same
-            name that ends in `-masklabel.png`, a table's column or an
-            `Example`'s `mask`; `"alpha"` takes the image's own alpha channel.
-            White and opaque count, black and transparent do not. An image
-            without a mask counts whole. `None` (the default) reads none.
-        mask_column: Column or key of a table for the masks' paths. Defaults
-            to `"mask_file_name"`.
-        buckets: `True`, or `keras_sdft.data.Buckets` with limits of your own,
-            to train each image at the size near its own aspect ratio, and at
-            most the resolution's area, instead of cropping all to one.
-            Defaults to `False`.
-        reader: For a folder, one of `"metadata_jsonl"`, `"metadata_csv"`,
-            `"caption_files"` and `"class_folders"`. `None` finds it.
-        split: For a folder, `"train"`, `"validation"` or `"test"`, the
-            sub-folder of that name; for TFDS, any of its splits.
-        image_column: Column, key or feature of the image. `None` takes
-            `file_name`, `image`, `image_path` or `path`; in TFDS, the only
-            image feature.
-        caption_column: Column, key or feature of the caption. Defaults to
-            `"text"`; in TFDS, to the only text feature.
-        max_unreadable: Float in `[0, 1]`, the largest share of unreadable
-            images, among those checked, to train with. Defaults to `0.1`.
-        report: `keras_sdft.data.Unreadable`, which receives every unreadable
-            image, also those found while training. `None` logs a warning.
+        **options: The fields of `keras_sdft.data.SourceOptions`,
+            `ImageOptions`, `EpochOptions`, `TagOptions` and `BatchOptions`.
         cache: `keras_sdft.data.Cache`, to encode images and captions once;
             batches then have `moments` and `context` in their places. `None`
             (the default) has none.
+        report: `keras_sdft.data.Unreadable`, which receives every unreadable
+            image, also those found while training. `None` logs a warning.
 
     Returns:
         `tf.data.Dataset` of batches, prefetched, of known length.
 
     Raises:
         FileNotFoundError: If the source, or an image it names, is missing.
+        TypeError: If an option does not exist.
         ValueError: If an argument is out of its range, if the source breaks
             its convention, if there are fewer examples than a batch needs, or
             if more than `max_unreadable` of the images cannot be read.
@@ -174,144 +104,158 @@ def load(
     )
     ```
     """
-    options = Options(
-        resolution=resolution,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        epoch=epoch,
-        repeat=repeat,
-        drop_remainder=drop_remainder,
-        crop=crop,
-        horizontal_flip=horizontal_flip,
-        caption_template=caption_template,
-        caption_dropout=caption_dropout,
-        shuffle_tags=shuffle_tags,
-        keep_tokens=keep_tokens,
-        tag_separator=tag_separator,
-        masks=masks,
-        buckets=buckets,
-        max_unreadable=max_unreadable,
-        report=report,
-        cache=cache,
-    )
+    chosen = signature.make(LoadOptions, options)
+    pipeline = Pipeline(tokenizer, chosen, cache, report)
     examples = read_examples(
         source,
-        reader=reader,
-        split=split,
-        image_column=image_column,
-        caption_column=caption_column,
-        mask_column=mask_column if masks == "files" else None,
-        repeats=repeats,
+        reader=chosen.reader,
+        split=chosen.split,
+        image_column=chosen.image_column,
+        caption_column=chosen.caption_column,
+        mask_column=chosen.mask_column if chosen.masks == "files" else None,
+        repeats=chosen.repeats,
     )
-    examples = checked(examples, options)
-    _check_count(len(examples), options)
-    assignment = assigned(examples, options)
-    plan = EpochPlan(
-        assignment.bucket_of,
-        batch_size,
-        seed=seed,
-        shuffle=shuffle,
-        remainder=options.remainder,
-    )
-    check_plan(plan, assignment, options)
-    return dataset_of(
-        examples, tokenizer, options, plan, assignment, batch_size
-    )
+    return pipeline.batches(pipeline.checked(examples))
 
 
-def checked(
-    examples: Examples, options: Options, needs_mask: bool = True
-) -> Examples:
-    """Leaves out unreadable images, and refuses masks that are wrong.
+class Pipeline:
+    """The way from examples to batches, the same for both loaders.
 
     Args:
-        examples: `Examples`.
-        options: `Options`.
-        needs_mask: Boolean, whether one at least must have a mask where
-            `options.masks` asks for them.
-
-    Raises:
-        ValueError: If too many images are unreadable, or a mask is wrong.
-    """
-    if options.cache is not None and options.cache.has_read(examples, options):
-        return examples
-    report = Unreadable() if options.report is None else options.report
-    examples = drop_unreadable(
-        examples, options.size, report, options.max_unreadable
-    )
-    if options.report is None and len(report):
-        logger.warning(
-            "%d images cannot be read and are left out:\n%s",
-            len(report),
-            report.table(10),
-        )
-    unused = getattr(examples.records, "masks", {})
-    if options.masks is not None and len(examples):
-        check_masks(examples, options.masks, needs_mask)
-    elif unused:
-        logger.warning(
-            "%d masks lie beside the images and are not used. Pass "
-            "`masks='files'` to train with them.",
-            len(unused),
-        )
-    return examples
-
-
-def assigned(examples: Examples, options: Options) -> Assignment:
-    """Returns the buckets of the examples; one where none are asked for."""
-    if options.bucket_limits is None:
-        return one_bucket(len(examples), options.size)
-    return assign(examples, options.bucket_limits, options.size)
-
-
-def dataset_of(
-    examples: Examples,
-    tokenizer: Tokenizer,
-    options: Options,
-    plan: EpochPlan | PriorPlan,
-    assignment: Assignment,
-    batch_size: int,
-    first_class: int | None = None,
-) -> tf.data.Dataset:
-    """Returns the batches of a plan.
-
-    Args:
-        examples: `Examples`, class images last.
         tokenizer: `Tokenizer`.
         options: `Options`.
-        plan: `EpochPlan` or `PriorPlan` of these examples.
-        assignment: `Assignment`, for the buckets' sizes.
-        batch_size: Integer, rows of a batch.
-        first_class: Integer, where class images begin. `None` if there are
-            none.
+        cache: `Cache` or `None`.
+        report: `Unreadable`, or `None` to log what cannot be read.
     """
-    tokens = CaptionTokens(tokenizer)
-    warn_about_captions(examples, tokens, options.templates)
-    make: Any = ExampleMaker
-    cache = options.cache
-    if cache and cache.plan(examples, assignment, options, plan.length):
-        make = functools.partial(CachedExampleMaker, cache)
-    making = make(
-        examples,
-        tokens,
-        assignment.sizes,
-        options,
-        Unreadable() if options.report is None else options.report,
-        first_class=first_class,
-        weight=plan.weight,
-    )
-    return batched(plan, making, options, tokenizer.max_length, batch_size)
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        options: Options,
+        cache: Cache | None,
+        report: Unreadable | None,
+    ):
+        if cache is not None:
+            cache.check(options.crop, options.shuffle_tags)
+        self._tokenizer = tokenizer
+        self._options = options
+        self._cache = cache
+        self._logs = report is None
+        self._report = Unreadable() if report is None else report
+
+    def checked(self, examples: Examples, needs_mask: bool = True) -> Examples:
+        """Leaves out unreadable images, and refuses masks that are wrong.
+
+        Args:
+            examples: `Examples`.
+            needs_mask: Boolean, whether one at least must have a mask where
+                `masks` asks for them.
+
+        Raises:
+            ValueError: If too many images are unreadable, or a mask is wrong.
+        """
+        options = self._options
+        if self._cache is not None and self._cache.has_read(examples, options):
+            return examples
+        examples = drop_unreadable(
+            examples, options.size, self._report, options.max_unreadable
+        )
+        if self._logs and len(self._report):
+            logger.warning(
+                "%d images cannot be read and are left out:\n%s",
+                len(self._report),
+                self._report.table(10),
+            )
+        if not len(examples):
+            raise ValueError(
+                "No image can be read, so there is nothing to train on. Look "
+                "at the report of unreadable images."
+            )
+        unused = getattr(examples.records, "masks", {})
+        if options.masks is not None:
+            check_masks(examples, options.masks, needs_mask)
+        elif unused:
+            logger.warning(
+                "%d masks lie beside the images and are not used. Pass "
+                "`masks='files'` to train with them.",
+                len(unused),
+            )
+        return examples
+
+    def batches(
+        self, examples: Examples, classes: PriorRecords | None = None
+    ) -> tf.data.Dataset:
+        """Returns the batches of examples that were checked.
+
+        Args:
+            examples: `Examples`.
+            classes: `PriorRecords` of the same examples and of class images,
+                of which each batch shows as many. `None` shows none.
+        """
+        options = self._options
+        _check_count(len(examples), options)
+        assignment = self._assigned(examples)
+        plan: Any = EpochPlan(
+            assignment.bucket_of,
+            options.batch_size,
+            seed=options.seed,
+            shuffle=options.shuffle,
+            remainder=options.remainder,
+        )
+        _check_plan(plan, assignment, options)
+        if classes is None:
+            return self._dataset(examples, plan, assignment)
+        first_class = len(examples)
+        plan = PriorPlan(
+            plan,
+            first_class,
+            len(classes) - first_class,
+            seed=options.seed,
+            shuffle=options.shuffle,
+        )
+        return self._dataset(Examples(classes), plan, assignment, first_class)
+
+    def _assigned(self, examples: Examples) -> Assignment:
+        """Returns the buckets of the examples; one without `buckets`."""
+        options = self._options
+        if not options.buckets:
+            return one_bucket(len(examples), options.size)
+        return assign(examples, bucket_sizes(options), options.size)
+
+    def _dataset(
+        self,
+        examples: Examples,
+        plan: EpochPlan | PriorPlan,
+        assignment: Assignment,
+        first_class: int | None = None,
+    ) -> tf.data.Dataset:
+        # TensorFlow takes seconds to import, and the options need none.
+        from keras_sdft.data.batches import batched
+
+        options, tokenizer = self._options, self._tokenizer
+        tokens = CaptionTokens(tokenizer)
+        warn_about_captions(examples, tokens, options.templates)
+        make: Any = ExampleMaker
+        cache = self._cache
+        if cache and cache.plan(examples, assignment, options, plan.length):
+            make = functools.partial(CachedExampleMaker, cache)
+        making = make(
+            examples,
+            tokens,
+            assignment.sizes,
+            options,
+            self._report,
+            first_class=first_class,
+            weight=plan.weight,
+        )
+        rows = options.batch_size * (1 if first_class is None else 2)
+        return batched(plan, making, options, tokenizer.max_length, rows)
 
 
-def check_plan(
+def _check_plan(
     plan: EpochPlan, assignment: Assignment, options: Options
 ) -> None:
-    """Refuses a plan without a batch, and warns of images never shown.
-
-    Raises:
-        ValueError: If no bucket fills a batch.
-    """
+    """Refuses a plan without a batch, and warns of images never shown."""
     lost = assignment.table()
     if not plan.length:
         raise ValueError(
@@ -321,7 +265,7 @@ def check_plan(
             f"height: images)\n{lost}\nUse a smaller batch, or leave "
             "`drop_remainder` out."
         )
-    if options.bucket_limits is None or options.remainder != "drop":
+    if not options.buckets or options.remainder != "drop":
         return
     counts = np.bincount(assignment.bucket_of)
     never = int(counts[counts < options.batch_size].sum())
@@ -336,13 +280,8 @@ def check_plan(
 
 
 def _check_count(count: int, options: Options) -> None:
-    if count == 0:
-        raise ValueError(
-            "No image can be read, so there is nothing to train on. Look at "
-            "the report of unreadable images."
-        )
-    one_size = options.bucket_limits is None
-    if one_size and count < options.batch_size and options.remainder == "drop":
+    dropped = not options.buckets and options.remainder == "drop"
+    if dropped and count < options.batch_size:
         raise ValueError(
             "`batch_size` must not be larger than the data set. Received: "
             f"batch_size={options.batch_size} and {count} examples. Use a "

@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 
@@ -56,21 +54,6 @@ class PriorRecords:
             for examples in (self._instances, self._classes)
             for example in examples
         ]
-
-
-def check_prior_loss_weight(weight: Any) -> float:
-    """Returns the weight as a float.
-
-    Raises:
-        ValueError: If it is no finite number >= 0.
-    """
-    number = isinstance(weight, (int, float, np.number))
-    if not number or not 0 <= weight < float("inf"):
-        raise ValueError(
-            "`prior_loss_weight` must be a finite number of at least 0, 1.0 "
-            f"for example. Received: prior_loss_weight={weight!r}."
-        )
-    return float(weight)
 
 
 def _weighted(example: Example, weight: float) -> Example:

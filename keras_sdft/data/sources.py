@@ -12,14 +12,13 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from keras_sdft.data import tfds_examples
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import check_captions
 from keras_sdft.data.folders import CONVENTIONS
 from keras_sdft.data.folders import read_folder
+from keras_sdft.data.options import check_repeats
 from keras_sdft.data.tables import read_csv
 from keras_sdft.data.tables import read_jsonl
 
@@ -66,23 +65,6 @@ def read_examples(
         table["repeats_column"] = repeats
     examples = _read(source, reader, split, image_column, caption_column, table)
     return examples if times in (None, 1) else examples.repeated(times)
-
-
-def check_repeats(repeats: Any) -> int | None:
-    """Returns how often each example is repeated; `None` for a column's name.
-
-    Raises:
-        ValueError: If `repeats` is neither.
-    """
-    if isinstance(repeats, str) and repeats:
-        return None
-    whole = isinstance(repeats, (int, np.integer))
-    if not whole or isinstance(repeats, bool) or repeats < 1:
-        raise ValueError(
-            "`repeats` must be an integer of at least 1, or the name of a "
-            f"table's column. Received: repeats={repeats!r}."
-        )
-    return int(repeats)
 
 
 def _read(

@@ -5,12 +5,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_sdft.data import Buckets
 from keras_sdft.data import Unreadable
 from keras_sdft.data import load
 from keras_sdft.data import read_examples
 from keras_sdft.data.buckets import assign
+from keras_sdft.data.buckets import bucket_sizes
 from keras_sdft.data.buckets import nearest_sizes
+from keras_sdft.data.options import LoadOptions
 
 
 def picture(height, width, value=None):
@@ -31,7 +32,7 @@ def pairs():
 
 
 def test_sizes_of_512():
-    sizes = Buckets().sizes((512, 512))
+    sizes = bucket_sizes(LoadOptions(buckets=True))
     # Cells of 64: 8x8 is 64 of them, none is more.
     cells = [(height // 64, width // 64) for height, width in sizes]
     assert cells == [
@@ -50,8 +51,14 @@ def test_sizes_of_512():
 @pytest.mark.parametrize("size", [(512, 512), (768, 768), (448, 640)])
 @pytest.mark.parametrize("ratio", [1.0, 2.0, 4.0])
 def test_limits_hold(size, ratio):
-    buckets = Buckets(max_aspect_ratio=ratio, min_side=320, max_side=1024)
-    sizes = buckets.sizes(size)
+    options = LoadOptions(
+        resolution=size,
+        buckets=True,
+        bucket_max_aspect_ratio=ratio,
+        bucket_min_side=320,
+        bucket_max_side=1024,
+    )
+    sizes = bucket_sizes(options)
     assert size in sizes and len(set(sizes)) == len(sizes)
     for height, width in set(sizes) - {size}:
         assert height % 64 == 0 and width % 64 == 0
@@ -60,28 +67,14 @@ def test_limits_hold(size, ratio):
         assert max(height, width) / min(height, width) <= ratio
 
 
-@pytest.mark.parametrize(
-    ("limits", "words"),
-    [
-        ({"step": 32}, "step.*multiple of 64.*step=32"),
-        ({"min_side": 100}, "min_side"),
-        ({"max_side": 0}, "max_side"),
-        ({"max_aspect_ratio": 0.5}, "at least 1"),
-        ({"max_aspect_ratio": float("nan")}, "at least 1"),
-    ],
-)
-def test_bad_limits_are_refused_by_name(limits, words):
-    with pytest.raises(ValueError, match=words):
-        Buckets(**limits)
-
-
 def test_the_resolution_must_be_inside_the_limits(tokenizer):
     with pytest.raises(ValueError, match="min_side=320"):
         load(
             [(picture(8, 8), "")],
             tokenizer,
             resolution=256,
-            buckets=Buckets(min_side=320),
+            buckets=True,
+            bucket_min_side=320,
         )
 
 
@@ -228,14 +221,10 @@ def test_an_image_that_is_lost_is_replaced_at_its_bucket_s_size(
 
 def test_an_image_that_cannot_be_read_goes_to_the_resolution():
     examples = read_examples([(b"", "a"), (picture(60, 110), "b")])
-    found = assign(examples, Buckets(), (256, 256))
+    sizes = bucket_sizes(LoadOptions(resolution=256, buckets=True))
+    found = assign(examples, sizes, (256, 256))
     sizes = [found.sizes[bucket] for bucket in found.bucket_of]
     assert sizes == [(256, 256), (192, 320)]
-
-
-def test_buckets_are_asked_for_by_true_or_their_limits(tokenizer):
-    with pytest.raises(ValueError, match="`buckets` must be True"):
-        load([(picture(60, 110), "")], tokenizer, buckets="yes")
 
 
 def test_a_resolution_too_small_for_buckets_is_warned_of(tokenizer, caplog):

@@ -5,12 +5,12 @@ import pytest
 import tensorflow as tf
 
 from keras_sdft.data.captions import CaptionTokens
-from keras_sdft.data.captions import check_templates
 from keras_sdft.data.captions import choose_caption
 from keras_sdft.data.captions import shuffle_tags
 from keras_sdft.data.captions import warn_about_captions
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
+from keras_sdft.data.options import check_templates
 
 PLAIN = ("{caption}",)
 

@@ -150,7 +150,7 @@ def test_repeats_are_photos_of_their_own(folders, tokenizer):
 def test_dropped_remainder(folders, tokenizer):
     dataset = open_folders(folders, tokenizer, drop_remainder=True)
     assert dataset.cardinality() == 2
-    with pytest.raises(ValueError, match="`batch_size` is larger"):
+    with pytest.raises(ValueError, match="`batch_size` must not be larger"):
         open_folders(folders, tokenizer, drop_remainder=True, batch_size=6)
 
 

@@ -5,14 +5,14 @@ from keras_sdft.data import Example
 from keras_sdft.data import Unreadable
 from keras_sdft.data import read_examples
 from keras_sdft.data.batches import batched
-from keras_sdft.data.buckets import Buckets
 from keras_sdft.data.buckets import assign
+from keras_sdft.data.buckets import bucket_sizes
 from keras_sdft.data.captions import CaptionTokens
 from keras_sdft.data.epochs import EpochPlan
 from keras_sdft.data.epochs import PriorPlan
 from keras_sdft.data.epochs import Row
 from keras_sdft.data.making import ExampleMaker
-from keras_sdft.data.options import Options
+from keras_sdft.data.options import LoadOptions
 from keras_sdft.data.prior import PriorRecords
 
 
@@ -51,8 +51,8 @@ def make_parts(examples, tokenizer):
             "buckets": True,
             **changed,
         }
-        options = Options(**chosen)
-        assignment = assign(examples, Buckets(), options.size)
+        options = LoadOptions(**chosen)
+        assignment = assign(examples, bucket_sizes(options), options.size)
         plan = EpochPlan(
             assignment.bucket_of, 2, seed=0, shuffle=True, remainder="fill"
         )

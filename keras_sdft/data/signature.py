@@ -1,0 +1,103 @@
+"""Signatures and documentation that are made from dataclasses of options.
+
+A function that takes `**options` shows every option by name, with its default
+and its text. This file must not know what an option means.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import textwrap
+from collections.abc import Callable
+from typing import Any
+from typing import TypeVar
+
+from keras_sdft import checks
+
+_Function = TypeVar("_Function", bound=Callable)
+
+_ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
+_PLACE = re.compile(r"^ {8}\*\*options:.*(?:\n {12}.*)*", re.MULTILINE)
+
+
+def takes(options: Any) -> Callable[[_Function], _Function]:
+    """Returns a decorator for a function whose `**options` are a dataclass'.
+
+    The signature names each field in the place of `**options`, and so does
+    the docstring, where `**options` stands under `Args:`.
+
+    Args:
+        options: A dataclass, whose `parts` are the dataclasses that document
+            its fields under `Args:`.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        signature = inspect.signature(function)
+        own = list(signature.parameters.values())
+        own.pop()
+        first = [p for p in own if p.kind is not p.KEYWORD_ONLY]
+        others = [p for p in own if p.kind is p.KEYWORD_ONLY]
+        texts = describe(options)
+        fields = {field.name: field for field in dataclasses.fields(options)}
+        named = [_parameter(fields[name]) for name in texts]
+        function.__signature__ = signature.replace(  # type: ignore
+            parameters=[*first, *named, *others]
+        )
+        lines = [_documented(fields[name], texts[name]) for name in texts]
+        function.__doc__ = _PLACE.sub(
+            lambda _: "\n".join(lines), function.__doc__ or ""
+        )
+        return function
+
+    return decorate
+
+
+def make(options: Any, given: dict[str, Any]) -> Any:
+    """Returns the options from what a caller gave by name.
+
+    Args:
+        options: A dataclass.
+        given: Dict of its fields.
+
+    Raises:
+        TypeError: If an option does not exist, or a needed one is missing.
+        ValueError: If one is out of its range.
+    """
+    names = [field.name for field in dataclasses.fields(options)]
+    for name in given:
+        if name not in names:
+            raise TypeError(
+                f"There is no option {name!r}."
+                f"{checks.did_you_mean(name, names)} The options are {names}."
+            )
+    return options(**given)
+
+
+def describe(options: Any) -> dict[str, str]:
+    """Returns the text of each field of an options' dataclass, by name."""
+    texts = {}
+    for part in options.parts:
+        section = (inspect.getdoc(part) or "").partition("Args:\n")[2]
+        for name, text in _ARGUMENT.findall(section):
+            texts[name] = " ".join(text.split())
+    return texts
+
+
+def _parameter(field: dataclasses.Field) -> inspect.Parameter:
+    default = field.default
+    if default is dataclasses.MISSING:
+        default = inspect.Parameter.empty
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(
+        field.name, kind, default=default, annotation=field.type
+    )
+
+
+def _documented(field: dataclasses.Field, text: str) -> str:
+    needed = field.default is dataclasses.MISSING
+    if not needed and "efaults to" not in text:
+        text = f"{text} Defaults to `{field.default!r}`."
+    lines = textwrap.wrap(f"{field.name}: {text}", 68)
+    return textwrap.indent("\n    ".join(lines), " " * 8)
