@@ -20,7 +20,7 @@ from keras_sdft.cli.options import DataOptions
 from keras_sdft.cli.options import EncodedImageOptions
 
 if TYPE_CHECKING:
-    from keras_sdft.cli.train import TrainOptions
+    from keras_sdft.cli.command import Options
 
 # Beside the runs, so that those on the same data share what is in it.
 DEFAULT_FOLDER = "keras_sdft_cache"
@@ -97,13 +97,11 @@ def _tell_stale(cache: Any) -> None:
         )
 
 
-def make_caches(
-    options: TrainOptions, sd: Any, overwrite: bool = False
-) -> Caches:
+def make_caches(options: Options, sd: Any, overwrite: bool = False) -> Caches:
     """Decides on the caches of a run; they are planned when data is read.
 
     Args:
-        options: `TrainOptions`.
+        options: `Options`.
         sd: `keras_sdft.StableDiffusion`.
         overwrite: Boolean, whether a stale cache is replaced in a directory
             that was asked for. One that nobody asked for always is.
@@ -147,14 +145,14 @@ def make_caches(
     return Caches(training, validation)
 
 
-def default_directory(options: TrainOptions, resolution: int) -> str:
+def default_directory(options: Options, resolution: int) -> str:
     """Where a run's cache is if no other place is given.
 
     Each set of options that are encoded has a folder of its own, so that
     going back and forth between two encodes nothing twice.
 
     Args:
-        options: `TrainOptions`.
+        options: `Options`.
         resolution: Integer, pixels.
 
     Returns:
@@ -171,11 +169,11 @@ def default_directory(options: TrainOptions, resolution: int) -> str:
     return str(beside / f"{stem}-{resolution}-{key}")
 
 
-def check_cache(options: TrainOptions, inputs: dict[str, str | None]) -> None:
+def check_cache(options: Options, inputs: dict[str, str | None]) -> None:
     """Refuses flags of the cache that contradict each other or the data.
 
     Args:
-        options: `TrainOptions`.
+        options: `Options`.
         inputs: Dict, what is read, by flag.
 
     Raises:
@@ -196,13 +194,13 @@ def check_cache(options: TrainOptions, inputs: dict[str, str | None]) -> None:
             source = Path(value).resolve()
             if place.is_relative_to(source) or source.is_relative_to(place):
                 raise ValueError(
-                    f"`cache` and `{flag}` must lie apart: nothing is "
-                    "written into what is read. Received: cache="
+                    f"`cache` and `{flag}` must not contain one another: "
+                    "nothing is written into what is read. Received: cache="
                     f"{options.cache!r}, {flag}={value!r}."
                 )
 
 
-def _pays(options: TrainOptions) -> Callable[[Any], str | None]:
+def _pays(options: Options) -> Callable[[Any], str | None]:
     """Why a cache that nobody asked for is not worth it."""
 
     def reason(needs: Any) -> str | None:

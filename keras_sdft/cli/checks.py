@@ -12,8 +12,11 @@ import math
 from typing import TYPE_CHECKING
 from typing import Any
 
+from keras_sdft.cli.options import TRAINING
+from keras_sdft.cli.options import DataOptions
+
 if TYPE_CHECKING:
-    from keras_sdft.cli.options import TrainingOptions
+    from keras_sdft.cli.command import Options
 
 _COUNTS = (
     "batch_size",
@@ -87,8 +90,14 @@ _COUNTS_WITH: dict[str, tuple[str, tuple[Any, ...]]] = {
     "prior_loss_weight": ("class_prompt", ()),
 }
 
+_DEFAULTS = {
+    field.name: field.default
+    for group in (*TRAINING, DataOptions)
+    for field in dataclasses.fields(group)
+} | {"keep_tokens": 0, "tag_separator": ",", "prior_loss_weight": 1.0}
 
-def check(options: TrainingOptions) -> None:
+
+def check(options: Options) -> None:
     """Checks what needs no model and no data.
 
     Args:
@@ -112,7 +121,7 @@ def check(options: TrainingOptions) -> None:
     _check_optimizer(options)
 
 
-def _check_numbers(options: TrainingOptions) -> None:
+def _check_numbers(options: Options) -> None:
     rules = (
         (_COUNTS, ">= 1", lambda value: value >= 1),
         (_POSITIVE, "> 0", lambda value: 0 < value < math.inf),
@@ -138,7 +147,7 @@ def _check_resolution(resolution: int | None) -> None:
     )
 
 
-def _check_timesteps(options: TrainingOptions) -> None:
+def _check_timesteps(options: Options) -> None:
     span = options.timestep_range
     if span is not None and len(span) != 2:
         raise ValueError(
@@ -154,28 +163,27 @@ def _check_timesteps(options: TrainingOptions) -> None:
         )
 
 
-def _check_idle(options: TrainingOptions) -> None:
+def _check_idle(options: Options) -> None:
     """Refuses flags that would have no effect."""
-    for field in dataclasses.fields(options):
-        if field.name not in _COUNTS_WITH:
+
+    for name, (owner, values) in _COUNTS_WITH.items():
+        if not hasattr(options, name):
             continue
-        value = getattr(options, field.name)
-        owner, values = _COUNTS_WITH[field.name]
-        found = getattr(options, owner)
+        value, found = getattr(options, name), getattr(options, owner)
         fits = found in values if values else bool(found)
-        if value == field.default or fits:
+        if value == _DEFAULTS[name] or fits:
             continue
         wanted = " or ".join(f"`--{owner} {value}`" for value in values)
         if values in ((), (True,)):
             wanted = f"`--{owner}`"
         raise ValueError(
-            f"`{field.name}` has no effect without {wanted}. Received: "
-            f"{field.name}={value}, {owner}={found}. Add the one or leave "
-            "out the other."
+            f"`{name}` has no effect without {wanted}. Received: "
+            f"{name}={value}, {owner}={found}. Add the one or leave out the "
+            "other."
         )
 
 
-def _check_optimizer(options: TrainingOptions) -> None:
+def _check_optimizer(options: Options) -> None:
     warmup, steps = options.lr_warmup_steps, options.max_train_steps
     if steps is not None and warmup >= steps:
         raise ValueError(
@@ -198,7 +206,7 @@ def _check_optimizer(options: TrainingOptions) -> None:
         )
 
 
-def check_model(options: TrainingOptions) -> dict[str, Any]:
+def check_model(options: Options) -> dict[str, Any]:
     """Checks the objective against what the model says of itself.
 
     Args:
@@ -238,7 +246,7 @@ def check_model(options: TrainingOptions) -> dict[str, Any]:
     return spec
 
 
-def weighting(options: TrainingOptions) -> Any:
+def weighting(options: Options) -> Any:
     """Returns what `Trainer(weighting=)` takes."""
     from keras_sdft import diffusion
 

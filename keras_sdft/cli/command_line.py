@@ -9,35 +9,31 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import Any
 
+import keras_sdft
+from keras_sdft.checks import did_you_mean
 from keras_sdft.cli import convert
 from keras_sdft.cli import dreambooth
 from keras_sdft.cli import encode
 from keras_sdft.cli import generate
 from keras_sdft.cli import inspect
 from keras_sdft.cli import train
-from keras_sdft.cli.parser import PROGRAM
-from keras_sdft.cli.parser import Parser
-from keras_sdft.cli.parser import add_options
-from keras_sdft.cli.parser import join_lists
-from keras_sdft.cli.parser import list_names
+from keras_sdft.cli.command import PROGRAM
+from keras_sdft.cli.command import Command
+from keras_sdft.cli.command import Options
+from keras_sdft.cli.parser import UsageError
 
-# What the user can mend: a wrong value, a missing or unwelcome file.
+# What the user can correct: a wrong value, a missing or unwelcome file.
 _MENDABLE = (ValueError, OSError)
 
-# name: (options, function, whether what must be given needs no flag)
-_COMMANDS: dict[str, Any] = {
-    "train": (train.TrainOptions, train.train, False),
-    "dreambooth": (dreambooth.DreamboothOptions, dreambooth.dreambooth, False),
-    "encode": (encode.EncodeOptions, encode.encode, False),
-    "generate": (generate.GenerateOptions, generate.generate, False),
-    "convert": (convert.ConvertOptions, convert.convert, False),
-    "inspect": (inspect.InspectOptions, inspect.inspect, True),
+COMMANDS: dict[str, Command] = {
+    "train": train.COMMAND,
+    "dreambooth": dreambooth.COMMAND,
+    "encode": encode.COMMAND,
+    "generate": generate.COMMAND,
+    "convert": convert.COMMAND,
+    "inspect": inspect.COMMAND,
 }
-
-# Reads headers and JSON: importing TensorFlow would take most of its time.
-_WITHOUT_TENSORFLOW = ("inspect",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,19 +44,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             the process was started with.
 
     Returns:
-        The exit code: 0 done, 2 an error the user can mend (one message on
-        stderr), 130 interrupted. Errors in the flags leave through
-        `SystemExit` with code 2, as `argparse` does. Any other error is
-        raised with its traceback.
+        The exit code: 0 done, 2 an error the user can correct (one message
+        on stderr), 130 interrupted. Any other error is raised with its
+        traceback.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = _take_debug(arguments)
-    command, options = parse(arguments)
-    _set_environment()
+    text = _information(arguments)
+    if text is not None:
+        print(text)
+        return 0
     try:
-        if not debug and command not in _WITHOUT_TENSORFLOW:
+        name, options = parse(arguments)
+        COMMANDS[name].check(options)
+        _set_environment()
+        if COMMANDS[name].needs_tensorflow and not debug:
             _import_quietly()
-        _COMMANDS[command][1](options)
+        COMMANDS[name].run(options)
+    except UsageError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        command = [PROGRAM, *(n for n in arguments[:1] if n in COMMANDS)]
+        print(f"See `{' '.join(command)} --help`.", file=sys.stderr)
+        return 2
     except _MENDABLE as error:
         if debug:
             raise
@@ -74,50 +79,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(arguments: Sequence[str]) -> tuple[str, object]:
-    """Reads the flags (and the file named by `--config`).
+def parse(arguments: Sequence[str]) -> tuple[str, Options]:
+    """Reads the flags (and the files named by `--config`).
 
     Args:
         arguments: Strings, without the program's name.
 
     Returns:
-        The command's name, and an instance of its dataclass of options.
+        The command's name, and its options.
 
     Raises:
-        SystemExit: With code 2 if a flag or value is wrong, with code 0
-            after `--help`.
+        UsageError: If the command, a flag or a value is wrong, or one is
+            missing.
     """
-    arguments = list(arguments)
-    for name, (options, _, _) in _COMMANDS.items():
-        if arguments[:1] == [name]:
-            arguments = join_lists(arguments, list_names(options))
-    parsed = _make_parser().parse_args(arguments)
-    command = parsed.subcommand
-    values = parsed[command].as_dict()
-    values.pop("config", None)
-    return command, _COMMANDS[command][0](**values)
-
-
-def _make_parser() -> Parser:
-    parser = Parser(
-        prog=PROGRAM,
-        description="Fine-tune Stable Diffusion on captioned images.",
-    )
-    parser.add_argument(
-        "--debug",
-        action="store_true",
-        help="Show the traceback of an error; KERAS_SDFT_DEBUG=1 does too.",
-    )
-    commands = parser.add_subcommands()
-    for name, (options, function, positional) in _COMMANDS.items():
-        summary = function.__doc__.splitlines()[0]
-        child = Parser(description=summary)
-        child.add_argument(
-            "--config", action="config", help="YAML file with any flags in it."
+    name = next(iter(arguments), "")
+    if name not in COMMANDS:
+        raise UsageError(
+            f"The first argument must be a command, one of {list(COMMANDS)}. "
+            f"Received: {name!r}.{did_you_mean(name, COMMANDS)}"
         )
-        add_options(child, options, positional)
-        commands.add_subcommand(name, child, help=summary)
-    return parser
+    return name, COMMANDS[name].parse(arguments[1:])
+
+
+def _information(arguments: Sequence[str]) -> str | None:
+    """Returns the text that was asked for instead of a command's work."""
+    everything = bool({"--help-all", "--help_all"} & set(arguments))
+    if everything or {"--help", "-h"} & set(arguments):
+        name = arguments[0]
+        if name in COMMANDS:
+            return COMMANDS[name].help_text(name, everything)
+        return _overview()
+    if "--version" in arguments:
+        return f"{PROGRAM} {keras_sdft.__version__}"
+    return None
+
+
+def _overview() -> str:
+    rows = [f"  {n:<12}{c.summary}" for n, c in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"usage: {PROGRAM} COMMAND --FLAG VALUE ...",
+            "",
+            "Fine-tunes Stable Diffusion on captioned images.",
+            "",
+            "commands:",
+            *rows,
+            "",
+            f"{PROGRAM} COMMAND --help     explains the flags of a command",
+            f"{PROGRAM} --version          prints the version",
+            f"{PROGRAM} COMMAND --debug    shows the traceback of an error, as",
+            "                             KERAS_SDFT_DEBUG=1 does",
+        ]
+    )
 
 
 def _take_debug(arguments: list[str]) -> bool:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from keras_sdft.cli.command import Command
+from keras_sdft.cli.command import Options
+
 
 @dataclasses.dataclass(frozen=True)
 class ConvertOptions:
@@ -42,11 +45,11 @@ class ConvertOptions:
     weights_directory: str | None = None
 
 
-def convert(options: ConvertOptions) -> None:
+def convert(options: Options) -> None:
     """Converts a model to another tool's format, or from it.
 
     Args:
-        options: `ConvertOptions`.
+        options: `Options`.
 
     Raises:
         ValueError: If the model cannot be read or written like that.
@@ -54,5 +57,15 @@ def convert(options: ConvertOptions) -> None:
     """
     import keras_sdft
 
-    keras_sdft.formats.convert(**dataclasses.asdict(options))
+    keras_sdft.formats.convert(**vars(options))
     print(f"Wrote {options.output}")
+
+
+COMMAND = Command(
+    run=convert,
+    groups=(ConvertOptions,),
+    example=(
+        "keras-sdft convert --model runs/first --output model.safetensors "
+        "--format ldm"
+    ),
+)

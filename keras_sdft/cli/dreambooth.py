@@ -16,24 +16,26 @@ from typing import Any
 from keras_sdft.cli.checks import check
 from keras_sdft.cli.checks import check_model
 from keras_sdft.cli.class_images import generate_class_images
+from keras_sdft.cli.command import Command
+from keras_sdft.cli.command import Options
 from keras_sdft.cli.memory import check_memory
-from keras_sdft.cli.options import TrainingOptions
+from keras_sdft.cli.options import TRAINING
 from keras_sdft.cli.repeated_warnings import each_warning_once
 from keras_sdft.cli.run_directory import RunDirectory
 from keras_sdft.cli.training_data import load_photos
 from keras_sdft.cli.training_data import load_subject
 from keras_sdft.cli.training_parts import make_callbacks
 from keras_sdft.cli.training_parts import make_trainer
-from keras_sdft.cli.training_parts import with_rates
-from keras_sdft.cli.training_run import Words
-from keras_sdft.cli.training_run import carry_out
+from keras_sdft.cli.training_parts import resolve_defaults
+from keras_sdft.cli.training_run import RunLabels
 from keras_sdft.cli.training_run import inputs_of
 from keras_sdft.cli.training_run import load_for_training
 from keras_sdft.cli.training_run import resolved
+from keras_sdft.cli.training_run import run_training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DreamboothOptions(TrainingOptions):
+class SubjectOptions:
     """The subject: its photos, its class, and what they are called.
 
     Args:
@@ -50,7 +52,7 @@ class DreamboothOptions(TrainingOptions):
         token: The rare token, for {token} in the prompts. Found as what
             only instance_prompt has, if not given.
         class_noun: The class, for {class} in the prompts.
-        sample_batch_size: Class images that are drawn at once.
+        sample_batch_size: Class images that are generated at once.
         class_num_steps: Sampling steps of a class image.
         class_guidance_scale: Guidance of a class image.
         validation_data_dir: Folder of other photos of the subject, to
@@ -67,13 +69,11 @@ class DreamboothOptions(TrainingOptions):
     prior_loss_weight: float = 1.0
     token: str | None = None
     class_noun: str | None = dataclasses.field(
-        default=None, metadata={"flag": "--class"}
+        default=None, metadata={"alias": "class"}
     )
     sample_batch_size: int = 4
     class_num_steps: int = 50
     class_guidance_scale: float = 7.5
-    # A few photos are learned by heart at the rate of a data set.
-    learning_rate: float | None = 1e-6
     validation_data_dir: str | None = None
     validation_every_steps: int = 100
 
@@ -81,26 +81,26 @@ class DreamboothOptions(TrainingOptions):
 _FOLDERS = ("instance_data_dir", "class_data_dir", "validation_data_dir")
 
 
-def dreambooth(options: DreamboothOptions) -> None:
+def dreambooth(options: Options) -> None:
     """Teaches a model a subject from a few photos.
 
     Args:
-        options: `DreamboothOptions`.
+        options: `Options`.
 
     Raises:
         ValueError: If an option is out of its range, if folders or prompts
-            are not as they must be, or if the loss is no longer a number.
+            are not as they must be, or if the loss became NaN or infinite.
         OSError: If a file is missing or may not be replaced.
     """
     with each_warning_once():
         _dreambooth(with_prompts(options))
 
 
-def _dreambooth(options: DreamboothOptions) -> None:
+def _dreambooth(options: Options) -> None:
     inputs = inputs_of(options, _FOLDERS)
     run = RunDirectory(options.output_dir)
     token = check_dreambooth(options, run, inputs)
-    options = with_rates(options)
+    options = resolve_defaults(options)
     sd = load_for_training(options)
     _tell_of_token(token, sd)
     photos = load_photos(options, sd)
@@ -115,17 +115,17 @@ def _dreambooth(options: DreamboothOptions) -> None:
     saved = resolved(options, inputs)
     if options.class_data_dir is not None:
         saved["class_data_dir"] = os.path.abspath(options.class_data_dir)
-    words = Words(
+    labels = RunLabels(
         "dreambooth", options.instance_data_dir, options.instance_prompt
     )
-    carry_out(options, run, saved, data, trainer, callbacks, words)
+    run_training(options, run, saved, data, trainer, callbacks, labels)
 
 
-def with_prompts(options: DreamboothOptions) -> DreamboothOptions:
+def with_prompts(options: Options) -> Options:
     """Fills token and class into the prompts.
 
     Args:
-        options: `DreamboothOptions`.
+        options: `Options`.
 
     Returns:
         The same with prompts that are no templates any more.
@@ -133,14 +133,13 @@ def with_prompts(options: DreamboothOptions) -> DreamboothOptions:
     Raises:
         ValueError: If a prompt has a field that no value was given for.
     """
-    return dataclasses.replace(
-        options,
+    return options.replace(
         instance_prompt=_filled(options, "instance_prompt"),
         class_prompt=_filled(options, "class_prompt"),
     )
 
 
-def _filled(options: DreamboothOptions, flag: str) -> Any:
+def _filled(options: Options, flag: str) -> Any:
     from keras_sdft import data
 
     template = getattr(options, flag)
@@ -160,14 +159,14 @@ def _filled(options: DreamboothOptions, flag: str) -> Any:
 
 
 def check_dreambooth(
-    options: DreamboothOptions,
+    options: Options,
     run: RunDirectory,
     inputs: dict[str, str | None],
 ) -> str | None:
     """Checks everything that needs no model.
 
     Args:
-        options: `DreamboothOptions`, from `with_prompts`.
+        options: `Options`, from `with_prompts`.
         run: `RunDirectory`.
         inputs: Dict of `inputs_of`.
 
@@ -207,7 +206,7 @@ def check_dreambooth(
     return token
 
 
-def _check_held_out(options: DreamboothOptions) -> None:
+def _check_held_out(options: Options) -> None:
     folder = options.validation_data_dir
     if folder is None:
         return
@@ -244,7 +243,7 @@ def _answering(sd: Any, spec: Any) -> Iterator[None]:
         sd.spec = trained
 
 
-def _generate(options: DreamboothOptions, sd: Any) -> None:
+def _generate(options: Options, sd: Any) -> None:
     new = generate_class_images(
         sd,
         str(options.class_prompt),
@@ -260,3 +259,28 @@ def _generate(options: DreamboothOptions, sd: Any) -> None:
         f"wanted, in {options.class_data_dir}",
         flush=True,
     )
+
+
+COMMAND = Command(
+    run=dreambooth,
+    groups=(SubjectOptions, *TRAINING),
+    # A few photos are memorized at the learning rate of a data set.
+    defaults={"learning_rate": 1e-6},
+    common=(
+        "class_prompt",
+        "class_data_dir",
+        "num_class_images",
+        "resolution",
+        "max_train_steps",
+        "learning_rate",
+        "train_text_encoder",
+        "preview_prompts",
+        "mixed_precision",
+        "overwrite",
+    ),
+    example=(
+        "keras-sdft dreambooth --model tiny --instance_data_dir photos \\\n"
+        '    --instance_prompt "a photo of sks dog" --output_dir runs/dog \\\n'
+        "    --max_train_steps 400"
+    ),
+)

@@ -8,14 +8,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from keras_sdft.cli import train
 from keras_sdft.cli.caching import check_cache
 from keras_sdft.cli.caching import make_caches
 from keras_sdft.cli.checks import check
+from keras_sdft.cli.command import Command
+from keras_sdft.cli.command import Options
 from keras_sdft.cli.model import MixedPrecision
 from keras_sdft.cli.model import PredictionType
 from keras_sdft.cli.options import DataOptions
 from keras_sdft.cli.options import EncodedImageOptions
-from keras_sdft.cli.train import TrainOptions
 from keras_sdft.cli.train import check_source
 from keras_sdft.cli.training_data import load_data
 from keras_sdft.cli.training_run import inputs_of
@@ -23,7 +25,7 @@ from keras_sdft.cli.training_run import load_for_training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncodeOptions(EncodedImageOptions, DataOptions):
+class EncodeOptions:
     """What is encoded, and where to; the flags are those of train.
 
     Args:
@@ -53,11 +55,11 @@ class EncodeOptions(EncodedImageOptions, DataOptions):
     overwrite: bool = False
 
 
-def encode(options: EncodeOptions) -> None:
+def encode(options: Options) -> None:
     """Encodes captioned images once, for training from the cache.
 
     Args:
-        options: `EncodeOptions`.
+        options: `Options`.
 
     Raises:
         ValueError: If an option is out of its range, the cache is stale, or
@@ -81,14 +83,23 @@ def encode(options: EncodeOptions) -> None:
     print(f"Train from it: keras-sdft train --cache {options.cache} ...")
 
 
-def as_training(options: EncodeOptions) -> TrainOptions:
+def as_training(options: Options) -> Options:
     """Returns the options of a training that the cache is for."""
-    values = dataclasses.asdict(options)
+    values = dict(vars(options))
     del values["overwrite"]
     learns = values.pop("no_captions")
-    return TrainOptions(
+    return train.COMMAND.options(
         **values,
         train_text_encoder=learns,
         output_dir=options.cache,
         max_train_steps=1,
     )
+
+
+COMMAND = Command(
+    run=encode,
+    groups=(EncodeOptions, DataOptions, EncodedImageOptions),
+    example=(
+        "keras-sdft encode --model tiny --data photos --cache photos_cache"
+    ),
+)

@@ -1,15 +1,17 @@
 """`keras-sdft generate`: images from prompts, as PNG files.
 
-Knows prompts, seeds and files; the drawing is the model's.
+Knows prompts, seeds and files; generating is the model's.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from typing import Any
 
+from keras_sdft import checks
+from keras_sdft.cli.command import Command
+from keras_sdft.cli.command import Options
 from keras_sdft.cli.model import MixedPrecision
 from keras_sdft.cli.model import PredictionType
 from keras_sdft.cli.model import load_model
@@ -17,7 +19,7 @@ from keras_sdft.cli.model import load_model
 
 @dataclasses.dataclass(frozen=True)
 class GenerateOptions:
-    """What to draw, with which model, and where to.
+    """What to generate, with which model, and where to.
 
     Args:
         model: A preset, a run, an exported directory or a weight file.
@@ -28,7 +30,7 @@ class GenerateOptions:
         num_steps: Sampling steps, 1 to 1000.
         guidance_scale: How much the prompt counts; 1 is no guidance.
         seed: Seed of a prompt's first image; each next one adds 1.
-        negative_prompt: What the image shall not show.
+        negative_prompt: What the image should not show.
         height: Height in pixels. Defaults to the model's own.
         width: Width in pixels. Defaults to the model's own.
         mixed_precision: Numbers to compute with: no, bf16 or fp16.
@@ -53,18 +55,28 @@ class GenerateOptions:
     prediction_type: PredictionType | None = None
     overwrite: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.output.lower().endswith(".png"):
+            raise ValueError(
+                "`output` must be the path of a PNG file, ending in '.png'. "
+                f"Received: {self.output!r}."
+            )
+        checks.integer("num_images", self.num_images, 1)
+        checks.integer("num_steps", self.num_steps, 1, 1000)
+        checks.number("guidance_scale", self.guidance_scale, 0)
+        checks.integer("seed", self.seed, 0)
 
-def generate(options: GenerateOptions) -> None:
-    """Draws images from prompts.
+
+def generate(options: Options) -> None:
+    """Generates images from prompts.
 
     Args:
-        options: `GenerateOptions`.
+        options: `Options`.
 
     Raises:
         ValueError: If an option is out of its range.
         FileExistsError: If a file is there and `overwrite` is not given.
     """
-    _check(options)
     paths = _paths(options)
     sd = load_model(
         options.model,
@@ -78,7 +90,7 @@ def generate(options: GenerateOptions) -> None:
 
     images = []
     for index, path in enumerate(paths[: _count(options)]):
-        image = _draw(sd, options, index)
+        image = _generate(sd, options, index)
         images.append(image)
         text = _text(options, index)
         callbacks.save_png(callbacks.image_grid(image), path, text)
@@ -88,8 +100,8 @@ def generate(options: GenerateOptions) -> None:
         print(paths[-1])
 
 
-def _draw(sd: Any, options: GenerateOptions, index: int) -> Any:
-    """Draws the image `index`; its seed alone gives it again."""
+def _generate(sd: Any, options: Options, index: int) -> Any:
+    """Generates the image `index`; its seed alone gives it again."""
     return sd.text_to_image(
         options.prompt[index // options.num_images],
         negative_prompt=options.negative_prompt,
@@ -100,8 +112,8 @@ def _draw(sd: Any, options: GenerateOptions, index: int) -> Any:
     )
 
 
-def _text(options: GenerateOptions, index: int) -> dict[str, str]:
-    """What the PNG says about its own making."""
+def _text(options: Options, index: int) -> dict[str, str]:
+    """Returns the settings of an image, for the PNG's text chunks."""
     return {
         "prompt": options.prompt[index // options.num_images],
         "negative_prompt": options.negative_prompt or "",
@@ -112,7 +124,7 @@ def _text(options: GenerateOptions, index: int) -> dict[str, str]:
     }
 
 
-def _save_grid(options: GenerateOptions, images: list, path: str) -> None:
+def _save_grid(options: Options, images: list, path: str) -> None:
     import numpy as np
 
     from keras_sdft import callbacks
@@ -128,36 +140,11 @@ def _save_grid(options: GenerateOptions, images: list, path: str) -> None:
     callbacks.save_png(grid, path, text)
 
 
-def _check(options: GenerateOptions) -> None:
-    if not options.prompt:
-        raise ValueError("`prompt` must hold at least one text. Received: [].")
-    if not options.output.lower().endswith(".png"):
-        raise ValueError(
-            "`output` must be the path of a PNG file, ending in '.png'. "
-            f"Received: {options.output!r}."
-        )
-    if options.num_images < 1:
-        raise ValueError(
-            f"`num_images` must be >= 1. Received: {options.num_images}."
-        )
-    if not 1 <= options.num_steps <= 1000:
-        raise ValueError(
-            f"`num_steps` must be in [1, 1000]. Received: {options.num_steps}."
-        )
-    if not 0 <= options.guidance_scale < math.inf:
-        raise ValueError(
-            "`guidance_scale` must be a finite number of 0 or more. "
-            f"Received: {options.guidance_scale}."
-        )
-    if options.seed < 0:
-        raise ValueError(f"`seed` must be >= 0. Received: {options.seed}.")
-
-
-def _count(options: GenerateOptions) -> int:
+def _count(options: Options) -> int:
     return len(options.prompt) * options.num_images
 
 
-def _paths(options: GenerateOptions) -> list[str]:
+def _paths(options: Options) -> list[str]:
     """Returns the paths of the images and, if several, of their grid last.
 
     Raises:
@@ -181,3 +168,13 @@ def _paths(options: GenerateOptions) -> list[str]:
             "directory."
         )
     return paths
+
+
+COMMAND = Command(
+    run=generate,
+    groups=(GenerateOptions,),
+    example=(
+        'keras-sdft generate --model tiny --prompt "a red heart" '
+        "--output heart.png"
+    ),
+)

@@ -11,6 +11,9 @@ import json as json_module
 from collections.abc import Mapping
 from typing import Any
 
+from keras_sdft.cli.command import Command
+from keras_sdft.cli.command import Options
+
 
 @dataclasses.dataclass(frozen=True)
 class InspectOptions:
@@ -25,11 +28,11 @@ class InspectOptions:
     json: bool = False
 
 
-def inspect(options: InspectOptions) -> None:
-    """Tells what a preset, a run, an export or a weight file holds.
+def inspect(options: Options) -> None:
+    """Describes a preset, a run, an export or a weight file.
 
     Args:
-        options: `InspectOptions`.
+        options: `Options`.
 
     Raises:
         ValueError: If `path` is no preset and no file of ours.
@@ -45,7 +48,7 @@ def inspect(options: InspectOptions) -> None:
 
 
 def format_description(path: str, description: Mapping[str, Any]) -> str:
-    """Sets a description in lines.
+    """Formats a description.
 
     Args:
         path: What was inspected, as the user wrote it.
@@ -92,3 +95,12 @@ def _part_rows(parts: Mapping[str, Mapping[str, Any]]) -> list:
         ]
         rows.append((f"    {name}", ", ".join(str(f) for f in facts if f)))
     return rows
+
+
+COMMAND = Command(
+    run=inspect,
+    groups=(InspectOptions,),
+    positional="path",
+    example="keras-sdft inspect runs/first",
+    needs_tensorflow=False,  # Headers and JSON alone are read.
+)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 if TYPE_CHECKING:
-    from keras_sdft.cli.options import TrainingOptions
+    from keras_sdft.cli.command import Options
     from keras_sdft.cli.training_data import Data
 
 # Names of the files of a control group: its limit, what it uses, and how
@@ -27,7 +27,7 @@ _GROUP_FILES = (
 )
 
 
-def check_memory(options: TrainingOptions, trainer: Any, data: Data) -> None:
+def check_memory(options: Options, trainer: Any, data: Data) -> None:
     """Tells what training needs and what there is, and refuses too much.
 
     Args:
@@ -60,7 +60,7 @@ def check_memory(options: TrainingOptions, trainer: Any, data: Data) -> None:
         )
 
 
-def _remedies(options: TrainingOptions) -> str:
+def _remedies(options: Options) -> str:
     """What is left to change, what saves most first."""
     size, parts = options.batch_size, options.gradient_accumulation_steps
     half = size // 2

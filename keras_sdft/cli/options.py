@@ -1,6 +1,6 @@
 """The flags that the commands share, by what they decide.
 
-Each dataclass is a group of `--help`, and its docstring the text. Knows
+Each dataclass is a group of the help, and its docstring the text. Knows
 names, types and defaults; what they mean is elsewhere.
 """
 
@@ -129,8 +129,8 @@ class EncodedImageOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageOptions(EncodedImageOptions):
-    """What an epoch does to images and captions.
+class EpochOptions:
+    """The epochs: what each of them does to images and captions.
 
     Args:
         crop: Where the square is cut from the resized image.
@@ -170,7 +170,7 @@ class ObjectiveOptions:
             sees, not in what it shall answer; 0.1 is usual.
         timestep_range: First timestep and the end, which is left out; 0
             1000 are all.
-        timestep_bias_strategy: Which timesteps are drawn more often; the
+        timestep_bias_strategy: Which timesteps are sampled more often; the
             earlier ones have little noise.
         timestep_bias_multiplier: How much more often.
         timestep_bias_portion: How large a share of the timesteps earlier
@@ -251,10 +251,11 @@ class OptimizerOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreviewOptions:
-    """The previews: what is drawn while training goes on.
+    """The previews: images that are generated while training goes on.
 
     Args:
-        preview_prompts: Texts to draw before, during and after training.
+        preview_prompts: Prompts of images to generate before, during and
+            after training.
         preview_every_steps: Optimizer steps between two previews.
         preview_num_steps: Sampling steps of a preview.
         preview_guidance_scale: Guidance of a preview.
@@ -284,13 +285,11 @@ class CacheOptions:
     cache_dtype: Literal["float16", "float32"] | None = None
 
 
-# Fields are those of the last class first, as Python orders them.
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingOptions(
-    PreviewOptions,
-    OptimizerOptions,
-    ObjectiveOptions,
-    ImageOptions,
+TRAINING = (
     RunOptions,
-):
-    """What every kind of training can be told."""
+    EncodedImageOptions,
+    EpochOptions,
+    ObjectiveOptions,
+    OptimizerOptions,
+    PreviewOptions,
+)

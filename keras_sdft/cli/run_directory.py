@@ -129,7 +129,7 @@ class RunDirectory:
         if not within and not source.is_relative_to(target):
             return
         raise ValueError(
-            f"`output_dir` and `{flag}` must lie apart: training never "
-            f"writes into what it reads. Received: output_dir="
-            f"{str(self.path)!r}, {flag}={value!r}."
+            f"`output_dir` and `{flag}` must not contain one another: training "
+            "never writes into what it reads. Received: "
+            f"output_dir={str(self.path)!r}, {flag}={value!r}."
         )

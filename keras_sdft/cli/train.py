@@ -13,25 +13,27 @@ from keras_sdft.cli.caching import check_cache
 from keras_sdft.cli.caching import make_caches
 from keras_sdft.cli.checks import check
 from keras_sdft.cli.checks import check_model
+from keras_sdft.cli.command import Command
+from keras_sdft.cli.command import Options
 from keras_sdft.cli.memory import check_memory
+from keras_sdft.cli.options import TRAINING
 from keras_sdft.cli.options import CacheOptions
 from keras_sdft.cli.options import DataOptions
-from keras_sdft.cli.options import TrainingOptions
 from keras_sdft.cli.run_directory import RunDirectory
 from keras_sdft.cli.training_data import load_data
 from keras_sdft.cli.training_parts import make_callbacks
 from keras_sdft.cli.training_parts import make_trainer
-from keras_sdft.cli.training_parts import with_rates
-from keras_sdft.cli.training_run import Words
-from keras_sdft.cli.training_run import carry_out
+from keras_sdft.cli.training_parts import resolve_defaults
+from keras_sdft.cli.training_run import RunLabels
 from keras_sdft.cli.training_run import inputs_of
 from keras_sdft.cli.training_run import load_for_training
 from keras_sdft.cli.training_run import resolved
+from keras_sdft.cli.training_run import run_training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainOptions(CacheOptions, TrainingOptions, DataOptions):
-    """The epochs: tags of captions in them, and validation between them.
+class TagOptions:
+    """The tags of captions, and validation.
 
     Args:
         shuffle_tags: Put the tags of a caption in another order in each
@@ -41,23 +43,21 @@ class TrainOptions(CacheOptions, TrainingOptions, DataOptions):
         validation_every_epochs: Epochs between two validations.
     """
 
-    # What guidance compares with must not be forgotten in a long run.
-    caption_dropout: float = 0.1
     shuffle_tags: bool = False
     keep_tokens: int = 0
     tag_separator: str = ","
     validation_every_epochs: int = 1
 
 
-def train(options: TrainOptions) -> None:
+def train(options: Options) -> None:
     """Fine-tunes a model on captioned images.
 
     Args:
-        options: `TrainOptions`.
+        options: `Options`.
 
     Raises:
-        ValueError: If an option is out of its range, or the loss is no
-            longer a number.
+        ValueError: If an option is out of its range, or the loss became
+            NaN or infinite.
         OSError: If a file is missing or may not be replaced.
     """
     check(options)
@@ -68,7 +68,7 @@ def train(options: TrainOptions) -> None:
     for flag in ("data", "validation_data"):
         check_source(flag, inputs[flag])
     check_model(options)
-    options = with_rates(options)
+    options = resolve_defaults(options)
     sd = load_for_training(options)
     caches = make_caches(options, sd)
     data = load_data(options, sd, caches)
@@ -79,14 +79,14 @@ def train(options: TrainOptions) -> None:
     saved = resolved(options, inputs)
     if options.cache is not None:
         saved["cache"] = os.path.abspath(options.cache)
-    carry_out(
+    run_training(
         options,
         run,
         saved,
         data,
         trainer,
         callbacks,
-        Words("train", options.data, "YOUR PROMPT"),
+        RunLabels("train", options.data, "YOUR PROMPT"),
     )
 
 
@@ -106,3 +106,27 @@ def check_source(flag: str, source: str | None) -> None:
         f"`{flag}` does not exist: {os.path.abspath(source)}. Expected a "
         "folder of captioned images, a .csv or .jsonl file, or 'tfds:NAME'."
     )
+
+
+COMMAND = Command(
+    run=train,
+    groups=(DataOptions, TagOptions, *TRAINING, CacheOptions),
+    # What guidance compares with must not be forgotten in a long run.
+    defaults={"caption_dropout": 0.1},
+    common=(
+        "resolution",
+        "batch_size",
+        "max_train_steps",
+        "num_train_epochs",
+        "learning_rate",
+        "validation_data",
+        "preview_prompts",
+        "mixed_precision",
+        "remat",
+        "overwrite",
+    ),
+    example=(
+        "keras-sdft train --model tiny --data photos \\\n"
+        "    --output_dir runs/first --max_train_steps 200"
+    ),
+)

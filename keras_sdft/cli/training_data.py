@@ -15,9 +15,7 @@ from keras_sdft.cli.repeated_warnings import muted
 
 if TYPE_CHECKING:
     from keras_sdft.cli.caching import Caches
-    from keras_sdft.cli.dreambooth import DreamboothOptions
-    from keras_sdft.cli.options import TrainingOptions
-    from keras_sdft.cli.train import TrainOptions
+    from keras_sdft.cli.command import Options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +47,11 @@ class Data:
         return math.ceil(self.steps / self.steps_per_epoch)
 
 
-def load_data(
-    options: TrainOptions, sd: Any, caches: Caches | None = None
-) -> Data:
+def load_data(options: Options, sd: Any, caches: Caches | None = None) -> Data:
     """Reads training and validation data.
 
     Args:
-        options: `TrainOptions`.
+        options: `Options`.
         sd: `keras_sdft.StableDiffusion`, for its tokenizer and image size.
         caches: `Caches` that they are read from, once they are filled.
             `None` (the default) reads none.
@@ -107,11 +103,11 @@ def load_data(
     return Data(training, validation, report, images, per_epoch, steps)
 
 
-def load_photos(options: DreamboothOptions, sd: Any) -> Data:
+def load_photos(options: Options, sd: Any) -> Data:
     """Reads the photos of a subject, as a rehearsal without class images.
 
     Args:
-        options: `DreamboothOptions`.
+        options: `Options`.
         sd: `keras_sdft.StableDiffusion`.
 
     Returns:
@@ -159,13 +155,13 @@ def load_photos(options: DreamboothOptions, sd: Any) -> Data:
     )
 
 
-def load_subject(options: DreamboothOptions, sd: Any, photos: Data) -> Data:
+def load_subject(options: Options, sd: Any, photos: Data) -> Data:
     """Reads photos and class images together, without an end.
 
     A pass over a few photos is too short for an epoch of Keras'.
 
     Args:
-        options: `DreamboothOptions`.
+        options: `Options`.
         sd: `keras_sdft.StableDiffusion`.
         photos: `Data` of `load_photos`.
 
@@ -191,7 +187,7 @@ def load_subject(options: DreamboothOptions, sd: Any, photos: Data) -> Data:
     return dataclasses.replace(photos, training=training)
 
 
-def _common(options: TrainingOptions, sd: Any, report: Any) -> dict[str, Any]:
+def _common(options: Options, sd: Any, report: Any) -> dict[str, Any]:
     return {
         "resolution": (sd.img_height, sd.img_width),
         "seed": options.seed,
@@ -200,7 +196,7 @@ def _common(options: TrainingOptions, sd: Any, report: Any) -> dict[str, Any]:
     }
 
 
-def _of_training(options: TrainingOptions) -> dict[str, Any]:
+def _of_training(options: Options) -> dict[str, Any]:
     """What is not done to validation data."""
     return {
         "crop": options.crop,
@@ -215,7 +211,7 @@ def _of_training(options: TrainingOptions) -> dict[str, Any]:
     }
 
 
-def _steps(options: TrainingOptions, per_pass: int) -> int:
+def _steps(options: Options, per_pass: int) -> int:
     if options.max_train_steps is not None:
         return options.max_train_steps
     return int(options.num_train_epochs) * per_pass

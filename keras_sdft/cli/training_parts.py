@@ -6,25 +6,21 @@ room. TensorFlow is imported inside the functions.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import TYPE_CHECKING
 from typing import Any
-from typing import TypeVar
 
 from keras_sdft.cli.checks import weighting
 
 if TYPE_CHECKING:
-    from keras_sdft.cli.options import TrainingOptions
+    from keras_sdft.cli.command import Options
     from keras_sdft.cli.run_directory import RunDirectory
     from keras_sdft.cli.training_data import Data
-
-Options = TypeVar("Options", bound="TrainingOptions")
 
 _LIKE_ADAM = ("adamw", "schedule_free_adamw")
 
 
-def with_rates(options: Options) -> Options:
+def resolve_defaults(options: Options) -> Options:
     """Fills in the learning rate and the decay that the optimizer has.
 
     Args:
@@ -42,14 +38,14 @@ def with_rates(options: Options) -> Options:
         rate = float(f"{float(default.learning_rate):.7g}")
     if decay is None:
         decay = float(default.weight_decay or 0.0)
-    return dataclasses.replace(options, learning_rate=rate, weight_decay=decay)
+    return options.replace(learning_rate=rate, weight_decay=decay)
 
 
-def make_trainer(options: TrainingOptions, sd: Any, steps: int) -> Any:
+def make_trainer(options: Options, sd: Any, steps: int) -> Any:
     """Makes and compiles the trainer.
 
     Args:
-        options: The options of any kind of training, from `with_rates`.
+        options: The options of any kind of training, from `resolve_defaults`.
         sd: `keras_sdft.StableDiffusion`.
         steps: Int, optimizer steps of the run, for schedules.
 
@@ -93,11 +89,11 @@ def make_trainer(options: TrainingOptions, sd: Any, steps: int) -> Any:
     return trainer
 
 
-def make_optimizer(options: TrainingOptions, rate: float, steps: int) -> Any:
+def make_optimizer(options: Options, rate: float, steps: int) -> Any:
     """Makes an optimizer with its schedule.
 
     Args:
-        options: The options of any kind of training, from `with_rates`.
+        options: The options of any kind of training, from `resolve_defaults`.
         rate: Float > 0, the highest learning rate.
         steps: Int, optimizer steps of the run.
 
@@ -125,7 +121,7 @@ def make_optimizer(options: TrainingOptions, rate: float, steps: int) -> Any:
     )
 
 
-def _schedule(options: TrainingOptions, rate: float, steps: int) -> Any:
+def _schedule(options: Options, rate: float, steps: int) -> Any:
     from keras_sdft import training
 
     if options.lr_scheduler == "constant" and not options.lr_warmup_steps:
@@ -143,7 +139,7 @@ def _schedule(options: TrainingOptions, rate: float, steps: int) -> Any:
     )
 
 
-def _timestep_bias(options: TrainingOptions) -> Any:
+def _timestep_bias(options: Options) -> Any:
     from keras_sdft import diffusion
 
     if options.timestep_bias_strategy == "none":
@@ -158,7 +154,7 @@ def _timestep_bias(options: TrainingOptions) -> Any:
 
 
 def make_callbacks(
-    options: TrainingOptions, run: RunDirectory, data: Data
+    options: Options, run: RunDirectory, data: Data
 ) -> list[Any]:
     """Makes the callbacks of a run; none writes before `fit`.
 
@@ -209,7 +205,7 @@ def make_callbacks(
 
 
 def fit(
-    options: TrainingOptions, trainer: Any, data: Data, callbacks: list[Any]
+    options: Options, trainer: Any, data: Data, callbacks: list[Any]
 ) -> Any:
     """Trains for exactly `data.steps` steps.
 
@@ -223,7 +219,7 @@ def fit(
         A `keras.callbacks.History`.
 
     Raises:
-        ValueError: If the loss is no longer a number.
+        ValueError: If the loss became NaN or infinite.
     """
     try:
         return trainer.fit(
@@ -241,7 +237,7 @@ def fit(
         if "NaN or Inf loss" not in str(error):
             raise
         raise ValueError(
-            "The loss is no longer a number, so training stopped and no "
+            "The loss became NaN or infinite, so training stopped and no "
             "weights were written at its end. Try a lower `learning_rate`"
             f" (it was {options.learning_rate}), or `mixed_precision: no` "
             f"(it was {options.mixed_precision})."

@@ -17,12 +17,12 @@ from keras_sdft.cli.model import missing_prediction_type
 from keras_sdft.cli.training_parts import fit
 
 if TYPE_CHECKING:
-    from keras_sdft.cli.options import TrainingOptions
+    from keras_sdft.cli.command import Options
     from keras_sdft.cli.run_directory import RunDirectory
     from keras_sdft.cli.training_data import Data
 
 
-def load_for_training(options: TrainingOptions) -> Any:
+def load_for_training(options: Options) -> Any:
     """Loads the model that is to be trained.
 
     Args:
@@ -42,9 +42,7 @@ def load_for_training(options: TrainingOptions) -> Any:
     )
 
 
-def inputs_of(
-    options: TrainingOptions, names: Iterable[str]
-) -> dict[str, str | None]:
+def inputs_of(options: Options, names: Iterable[str]) -> dict[str, str | None]:
     """What is read, by flag; a preset's name is no path.
 
     Args:
@@ -60,9 +58,7 @@ def inputs_of(
     return inputs
 
 
-def resolved(
-    options: TrainingOptions, inputs: dict[str, str | None]
-) -> dict[str, Any]:
+def resolved(options: Options, inputs: dict[str, str | None]) -> dict[str, Any]:
     """Returns the options as they are saved with the run.
 
     Paths are absolute, so the file works from any folder; `overwrite` is
@@ -76,7 +72,7 @@ def resolved(
     Returns:
         Dict of plain values, by flag.
     """
-    values = dataclasses.asdict(options)
+    values = dict(vars(options))
     for name, path in inputs.items():
         if path is not None and os.path.exists(path):
             values[name] = os.path.abspath(path)
@@ -86,7 +82,7 @@ def resolved(
 
 
 @dataclasses.dataclass(frozen=True)
-class Words:
+class RunLabels:
     """What differs between kinds of training in what is said of a run.
 
     Attributes:
@@ -100,14 +96,14 @@ class Words:
     prompt: str
 
 
-def carry_out(
-    options: TrainingOptions,
+def run_training(
+    options: Options,
     run: RunDirectory,
     saved: dict[str, Any],
     data: Data,
     trainer: Any,
     callbacks: list[Any],
-    words: Words,
+    labels: RunLabels,
 ) -> None:
     """Makes the directory, trains, exports, and says where things are.
 
@@ -118,28 +114,28 @@ def carry_out(
         data: `Data`.
         trainer: A compiled `keras_sdft.Trainer`.
         callbacks: List of `make_callbacks`.
-        words: `Words`.
+        labels: `RunLabels`.
 
     Raises:
-        ValueError: If the loss is no longer a number.
+        ValueError: If the loss became NaN or infinite.
     """
     run.create()
     run.write_config(
         saved,
-        f"Again: keras-sdft {words.command} --config THIS_FILE "
+        f"Again: keras-sdft {labels.command} --config THIS_FILE "
         "--output_dir ANOTHER",
     )
-    print(_opening(options, trainer, data, words), flush=True)
+    print(_opening(options, trainer, data, labels), flush=True)
     try:
         history = fit(options, trainer, data, callbacks)
     finally:
         _report_unreadable(run, data)
     trainer.export(os.fspath(run.weights), overwrite=True)
-    print(_closing(options, run, history, words), flush=True)
+    print(_closing(options, run, history, labels), flush=True)
 
 
 def _opening(
-    options: TrainingOptions, trainer: Any, data: Data, words: Words
+    options: Options, trainer: Any, data: Data, labels: RunLabels
 ) -> str:
     sd = trainer.stable_diffusion
     weights = sd.diffusion_model.count_params()
@@ -149,7 +145,7 @@ def _opening(
         batch = f"{micro} x {batch}"
     epoch = "" if data.endless else f"; an epoch is {data.steps_per_epoch:,} "
     lines = [
-        f"Training {options.model} ({weights:,} weights) on {words.data}",
+        f"Training {options.model} ({weights:,} weights) on {labels.data}",
         f"  {data.steps:,} steps of {batch} at {sd.img_width} x "
         f"{sd.img_height}, on {_device()}{epoch and epoch + 'steps'}",
         f"  {options.optimizer}, learning rate {options.learning_rate:g}, "
@@ -177,7 +173,7 @@ def _report_unreadable(run: RunDirectory, data: Data) -> None:
 
 
 def _closing(
-    options: TrainingOptions, run: RunDirectory, history: Any, words: Words
+    options: Options, run: RunDirectory, history: Any, labels: RunLabels
 ) -> str:
     command = [
         "keras-sdft",
@@ -185,7 +181,7 @@ def _closing(
         "--model",
         str(run.path),
         "--prompt",
-        (options.preview_prompts or [words.prompt])[0],
+        (options.preview_prompts or [labels.prompt])[0],
         "--output",
         "out.png",
     ]

@@ -1,7 +1,7 @@
 """Options of the two training commands, as short as they may be."""
 
-from keras_sdft.cli.dreambooth import DreamboothOptions
-from keras_sdft.cli.train import TrainOptions
+from keras_sdft.cli import dreambooth
+from keras_sdft.cli import train
 
 
 def options_of(**changes):
@@ -11,7 +11,7 @@ def options_of(**changes):
         "output_dir": "run",
         "max_train_steps": 12,
     }
-    return TrainOptions(**given | changes)
+    return train.COMMAND.options(**given | changes)
 
 
 def subject_of(**changes):
@@ -22,4 +22,4 @@ def subject_of(**changes):
         "output_dir": "run",
         "max_train_steps": 12,
     }
-    return DreamboothOptions(**given | changes)
+    return dreambooth.COMMAND.options(**given | changes)

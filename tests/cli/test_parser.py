@@ -5,23 +5,24 @@ from typing import Literal
 
 import pytest
 
-from keras_sdft.cli.parser import Parser
-from keras_sdft.cli.parser import add_options
-from keras_sdft.cli.parser import join_lists
-from keras_sdft.cli.parser import list_names
+from keras_sdft.cli.command import Command
+from keras_sdft.cli.command import Options
+from keras_sdft.cli.parser import Flags
+from keras_sdft.cli.parser import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Options of a test.
+class Places:
+    """The places: where things are.
 
     Args:
         where: A place.
         learning_rate: How far a step goes.
         weighting: How much each counts.
-        prompts: What to draw.
+        prompts: What to generate.
         steps: How many.
         flip: Whether to flip.
+        zero: Whether it is zero, if that is said.
     """
 
     where: str
@@ -30,179 +31,218 @@ class Options:
     prompts: list[str] | None = None
     steps: int | None = None
     flip: bool = False
+    zero: bool | None = None
 
 
-@pytest.fixture
-def parser():
-    parser = Parser(prog="keras-sdft")
-    parser.add_argument("--config", action="config")
-    add_options(parser, Options, positional=True)
-    return parser
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The sizes.
+
+    Args:
+        depth: How deep, in 100 %.
+        sides: Two numbers.
+        template: One text or several.
+        times: A number or a name.
+        kind: Which kind.
+    """
+
+    depth: int = 1
+    sides: tuple[int, int] | None = None
+    template: str | list[str] | None = None
+    times: int | str = 1
+    kind: str | None = dataclasses.field(
+        default=None, metadata={"alias": "class"}
+    )
+
+    def __post_init__(self):
+        if self.depth < 0:
+            raise ValueError(f"`depth` must be >= 0. Received: {self.depth}.")
 
 
-def read(parser, *arguments):
-    values = parser.parse_args(list(arguments)).as_dict()
-    values.pop("config")
-    return Options(**values)
+FLAGS = Flags((Places, Sizes), {"depth": 3}, positional="where")
+DEFAULTS = {
+    "where": "here",
+    "learning_rate": 1e-5,
+    "weighting": "constant",
+    "prompts": None,
+    "steps": None,
+    "flip": False,
+    "zero": None,
+    "depth": 3,
+    "sides": None,
+    "template": None,
+    "times": 1,
+    "kind": None,
+}
 
 
-def refused(parser, capsys, *arguments):
-    with pytest.raises(SystemExit) as caught:
-        parser.parse_args(list(arguments))
-    assert caught.value.code == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert "Traceback" not in output.err
-    first, second = output.err.splitlines()
-    assert first.startswith("keras-sdft: error: ")
-    assert second == "See `keras-sdft --help`."
-    return first
-
-
-def test_values_have_their_types(parser):
-    options = read(parser, "here", "--learning_rate", "1e-4", "--steps=3")
-    assert options == Options("here", learning_rate=1e-4, steps=3)
-
-
-def test_a_switch_needs_no_value_but_takes_one(parser):
-    assert read(parser, "here", "--flip").flip is True
-    assert read(parser, "here", "--flip", "false").flip is False
-    assert read(parser, "here").flip is False
-
-
-def test_flags_go_before_the_file(parser, tmp_path):
-    path = tmp_path / "run.yaml"
-    path.write_text("learning_rate: 1e-3\nsteps: 7\nflip: true\n")
-    options = read(parser, "here", "--config", str(path), "--steps", "9")
-    assert options == Options("here", 1e-3, steps=9, flip=True)
-
-
-def test_help_comes_from_the_docstring(parser, capsys):
-    with pytest.raises(SystemExit) as caught:
-        parser.parse_args(["--help"])
-    assert caught.value.code == 0
-    text = capsys.readouterr().out
-    assert "How far a step goes." in text
-    assert "A place." in text
-    assert "default: 1e-05" in text
-
-
-@pytest.mark.parametrize(
-    ("arguments", "parts"),
-    [
-        (["--learning_rat", "1"], ["--learning_rat", "'--learning_rate'?"]),
-        (["--learning-rate", "1"], ["'--learning_rate'?"]),
-        # An abbreviation is a misspelling.
-        (["--learn", "1"], ["unrecognized", "--learn"]),
-        (["--weighting", "min_snrr"], ["'min_snrr'", "'min_snr'?"]),
-        (["--weighting", "zzz"], ["'zzz'", "'constant', 'min_snr'"]),
-        (["--steps", "many"], ["--steps cannot be 'many'", "int, null"]),
-        (["--learning_rate", "fast"], ["--learning_rate", "'fast'", "float"]),
-        (["--config", "none.yaml"], ["none.yaml"]),
-    ],
-)
-def test_errors_are_one_line_and_offer_the_nearest(
-    parser, capsys, arguments, parts
-):
-    line = refused(parser, capsys, "here", *arguments)
-    for part in parts:
-        assert part in line
-
-
-def test_a_misspelt_key_in_the_file(parser, capsys, tmp_path):
-    path = tmp_path / "run.yaml"
-    path.write_text("learning_rat: 1e-3\n")
-    line = refused(parser, capsys, "here", "--config", str(path))
-    assert "learning_rat" in line
-    assert "'learning_rate'?" in line
-
-
-def test_a_missing_argument_is_named(parser, capsys):
-    assert "where" in refused(parser, capsys, "--steps", "3")
-
-
-def test_lists_are_found():
-    assert list_names(Options) == ["prompts"]
+def changed(*arguments):
+    """What arguments change, after a check that the rest stays."""
+    values = FLAGS.read(["here", *arguments])
+    assert set(values) == set(DEFAULTS)
+    return {k: v for k, v in values.items() if v != DEFAULTS[k]}
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--p", "a", "b", "--s", "3"], ["--s", "3", '--p=["a", "b"]']),
-        (["--p", "a", "--p", "b"], ['--p=["a", "b"]']),
-        (["--p=a", "x"], ["x", '--p=["a"]']),
-        (["--p=--odd"], ['--p=["--odd"]']),
-        (["--p", "[a]", "yes", "1"], ['--p=["[a]", "yes", "1"]']),
-        (["--p", ""], ['--p=[""]']),
-        (["--p"], ["--p"]),
-        (["--pp", "a"], ["--pp", "a"]),
+        ("", {}),
+        ("--learning_rate 1e-4 --steps=3", {"learning_rate": 1e-4, "steps": 3}),
+        ("--learning_rate 1", {"learning_rate": 1.0}),
+        ("--steps 3 --steps 4", {"steps": 4}),
+        ("--steps -1", {"steps": -1}),
+        ("--steps 3 --steps null", {}),
+        ("--flip", {"flip": True}),
+        ("--flip true --zero=false", {"flip": True, "zero": False}),
+        ("--zero --flip false", {"zero": True}),
+        ("--zero null", {}),
+        ("--weighting min_snr", {"weighting": "min_snr"}),
+        ("--prompts a b --depth 5", {"prompts": ["a", "b"], "depth": 5}),
+        ("--prompts a --depth 5 --prompts b", {"prompts": ["a", "b"]}),
+        ("--prompts=--odd", {"prompts": ["--odd"]}),
+        # A text is what was typed, whatever it means in YAML.
+        ("--prompts [a] yes 1 null “œ”", {"prompts": "[a] yes 1 null “œ”"}),
+        ("--sides 3 4", {"sides": (3, 4)}),
+        ("--template x", {"template": "x"}),
+        ("--template x y", {"template": ["x", "y"]}),
+        ("--times 3", {"times": 3}),
+        ("--times column", {"times": "column"}),
+        ("--kind dog", {"kind": "dog"}),
+        ("--class dog", {"kind": "dog"}),
     ],
 )
-def test_lists_are_joined(arguments, expected):
-    assert join_lists(arguments, ["p"]) == expected
+def test_what_is_typed_has_its_type(arguments, expected):
+    found = changed(*arguments.split())
+    for name, value in expected.items():
+        if name == "prompts" and isinstance(value, str):
+            value = value.split()
+        assert found[name] == value
+    assert set(found) <= {*expected, "depth"}
 
 
-@pytest.mark.parametrize("text", ["[a]", "yes", "1", "null", "a: b", "“œ”"])
-def test_a_text_in_a_list_stays_what_was_typed(parser, text):
-    arguments = join_lists(["here", "--prompts", text, "b"], ["prompts"])
-    assert read(parser, *arguments).prompts == [text, "b"]
+def test_flags_go_before_files_and_later_files_before_earlier(tmp_path):
+    first, second = tmp_path / "1.yaml", tmp_path / "2.yaml"
+    first.write_text("learning_rate: 1e-3\nsteps: 7\nflip: true\nclass: cat\n")
+    second.write_text("steps: 8\nsides: [1, 2]\nprompts: [a b]\n")
+    found = changed("--config", str(first), f"--config={second}", "--depth=1")
+    assert found == {
+        "learning_rate": 1e-3,
+        "steps": 8,
+        "flip": True,
+        "kind": "cat",
+        "sides": (1, 2),
+        "prompts": ["a b"],
+        "depth": 1,
+    }
+    assert changed("--steps=9", f"--config={second}")["steps"] == 9
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert changed("--config", str(tmp_path / "empty.yaml")) == {}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shared:
-    """Shared: what several have.
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("x --learning_rat 1", "no flag '--learning_rat'. Did you mean '--le"),
+        ("x --learning-rate 1", "Did you mean '--learning_rate'?"),
+        # An abbreviation is a misspelling.
+        ("x --learn 1", "There is no flag '--learn'."),
+        ("x --lr 1", "'--lr'. Here it is `--learning_rate`."),
+        ("x -s 1", "There is no flag '-s'."),
+        ("x --weighting min_snrr", "Did you mean 'min_snr'?"),
+        (
+            "x --weighting z",
+            "`weighting` must be one of ['constant', 'min_snr']. Received: "
+            "weighting='z'.",
+        ),
+        (
+            "x --steps many",
+            "`steps` must be an integer or null. Received: steps='many'.",
+        ),
+        ("x --learning_rate fast", "`learning_rate` must be a number. Rec"),
+        ("x --sides 1 a", "a list as in `--sides N [N ...]` or null. Received"),
+        ("x --flip=maybe", "`flip` must be true or false. Received"),
+        ("x y", "'y' stands without a flag."),
+        ("x --steps", "`--steps` needs a value after it."),
+        ("x --steps --flip", "`--steps` needs a value after it."),
+        ("x --prompts", "`--prompts` needs a value after it."),
+        ("--steps 3", "`PATH` is required."),
+        ("x --config none.yaml", "'none.yaml': No such file"),
+    ],
+)
+def test_mistakes_are_one_line_and_offer_the_nearest(arguments, message):
+    with pytest.raises(UsageError) as caught:
+        FLAGS.read(arguments.split())
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
-    Args:
-        depth: How deep.
-        sides: Two numbers.
-    """
 
-    depth: int = 1
-    sides: list[int] | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Special(Shared):
-    """Special: what one has.
-
-    Args:
-        kind: Which kind.
-    """
-
-    depth: int = 3
-    kind: str | None = dataclasses.field(
-        default=None, metadata={"flag": "--class"}
-    )
-
-
-@pytest.fixture
-def special():
-    parser = Parser(prog="keras-sdft")
-    add_options(parser, Special)
-    return parser
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"learning_rat: 1\n", "no flag 'learning_rat'. Did you mean 'learnin"),
+        (b"lr: 1\n", "there is no flag 'lr'. Here it is `learning_rate`."),
+        (b"steps: [1\n", "is no valid YAML: "),
+        (b"steps: \xff\n", "is no valid YAML: "),
+        (b"- steps\n", "must hold lines `flag: value`. Received: list."),
+        (b"steps: 1.5\n", "`steps` must be an integer or null. Received: st"),
+        (b"where: null\n", "`PATH` is required."),
+        (b"prompts: a\n", "`prompts` must be a list"),
+    ],
+)
+def test_mistakes_in_a_file(tmp_path, content, message):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    given = [] if b"where" in content else ["x"]
+    with pytest.raises(UsageError) as caught:
+        FLAGS.read([*given, "--config", str(path)])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_inherited_flags_are_groups_of_their_own(special, capsys):
-    with pytest.raises(SystemExit):
-        special.parse_args(["--help"])
-    text = capsys.readouterr().out
-    assert text.index("Special: what one has") < text.index("Which kind.")
-    assert text.index("Which kind.") < text.index("Shared: what several have")
-    assert text.count("How deep.") == 1
-    assert "[type: int, default: 3]" in text.replace("(", "[").replace(")", "]")
+def run(options):
+    """Goes through the places."""
+
+
+COMMAND = Command(
+    run=run,
+    groups=(Places, Sizes),
+    common=("steps",),
+    example="keras-sdft go --where x",
+)
+
+
+def test_the_help_is_made_of_the_docstrings():
+    text = COMMAND.help_text("go", everything=True)
+    assert text.startswith("usage: keras-sdft go --FLAG VALUE ...\n\nGoes ")
+    assert "keras-sdft go --where x" in text
+    assert text.index("The places: where") < text.index("--where TEXT")
+    assert text.index("--flip [true|false]") < text.index("The sizes:")
+    assert "How far a step goes. (default: 1e-05)" in text
+    assert "--weighting {constant,min_snr}" in text
+    assert "--prompts TEXT [TEXT ...]" in text
     assert "--sides N [N ...]" in text
+    assert "--kind TEXT, --class TEXT" in text
+    assert "How deep, in 100 %." in text
 
 
-def test_a_later_class_has_the_last_word(special):
-    assert special.parse_args([]).depth == 3
-    assert special.parse_args(["--depth=5"]).depth == 5
+def test_a_long_help_is_shortened(monkeypatch):
+    assert "The sizes:" in COMMAND.help_text("go", everything=False)
+    monkeypatch.setattr("keras_sdft.cli.command._HELP_LINES", 10)
+    text = COMMAND.help_text("go", everything=False)
+    assert "--where TEXT" in text and "--steps N" in text
+    assert "--depth" not in text
+    assert "--help-all" in text and "all 12 flags" in text
 
 
-def test_a_flag_may_have_another_name(special):
-    for flag in ("--kind", "--class"):
-        assert special.parse_args([flag, "dog"]).kind == "dog"
-
-
-def test_numbers_of_a_list_are_numbers(special):
-    arguments = join_lists(["--sides", "3", "4"], list_names(Special))
-    assert special.parse_args(arguments).sides == [3, 4]
+def test_options_are_values_and_groups():
+    options = COMMAND.options(where="x", depth=2)
+    assert (options.depth, options.steps) == (2, None)
+    assert options.of(Sizes) == Sizes(depth=2)
+    assert options.replace(depth=4).of(Sizes) == Sizes(depth=4)
+    assert options.depth == 2
+    COMMAND.check(options)
+    with pytest.raises(ValueError, match="`depth` must be >= 0"):
+        COMMAND.check(options.replace(depth=-1))
+    with pytest.raises(AttributeError, match="no flag 'depht'"):
+        _ = options.depht
+    assert isinstance(COMMAND.parse(["--where", "x"]), Options)

@@ -104,7 +104,7 @@ def test_data_is_not_written_into(data, flag, inside):
 def test_what_is_read_is_not_replaced(tmp_path, flag):
     path = make_run(tmp_path / "run")
     for source in (path, path / "weights", path / "weights" / "old.h5"):
-        with pytest.raises(ValueError, match="must lie apart"):
+        with pytest.raises(ValueError, match="must not contain one another"):
             RunDirectory(path).check({flag: str(source)}, overwrite=True)
     assert (path / "weights" / "old.h5").exists()
 
@@ -112,7 +112,7 @@ def test_what_is_read_is_not_replaced(tmp_path, flag):
 def test_a_link_to_the_data_is_seen_through(tmp_path, data):
     link = tmp_path / "link"
     link.symlink_to(data, target_is_directory=True)
-    with pytest.raises(ValueError, match="must lie apart"):
+    with pytest.raises(ValueError, match="must not contain one another"):
         RunDirectory(link / "run").check({"data": str(data)}, False)
 
 

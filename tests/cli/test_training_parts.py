@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 import keras_sdft
-from keras_sdft.cli.train import TrainOptions
+from keras_sdft.cli.train import COMMAND
 from keras_sdft.cli.training_parts import make_optimizer
 from keras_sdft.cli.training_parts import make_trainer
-from keras_sdft.cli.training_parts import with_rates
+from keras_sdft.cli.training_parts import resolve_defaults
 
 
 def options_of(**changes):
     given = {"model": "tiny", "data": "photos", "output_dir": "run"}
-    return with_rates(TrainOptions(**given | changes))
+    return resolve_defaults(COMMAND.options(**given | changes))
 
 
 @pytest.fixture

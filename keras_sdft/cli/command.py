@@ -1,0 +1,130 @@
+"""A command: what it runs, the groups of its flags, and its help.
+
+Knows no command by name, and no flag.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import TypeVar
+
+from keras_sdft.cli.parser import Flags
+
+Group = TypeVar("Group")
+
+PROGRAM = "keras-sdft"
+_HELP_LINES = 80
+
+
+class Options:
+    """The values of a command's flags, each an attribute.
+
+    Args:
+        values: Dict of values, by the names of the flags.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        vars(self).update(values)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"There is no flag {name!r}.")
+
+    def of(self, group: type[Group]) -> Group:
+        """Returns the dataclass `group` of the values of its fields.
+
+        Raises:
+            ValueError: If a value is out of its range.
+        """
+        fields = dataclasses.fields(group)  # type: ignore[arg-type]
+        values = vars(self)
+        names = [each.name for each in fields if each.name in values]
+        return group(**{name: values[name] for name in names})
+
+    def replace(self, **changes: Any) -> Options:
+        """Returns the same with other values of some flags."""
+        return Options({**vars(self), **changes})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command of the program.
+
+    Attributes:
+        run: Function of the `Options`; the first line of its docstring is
+            the summary.
+        groups: Dataclasses whose fields are the flags, in the order of the
+            help. Each checks itself when it is made.
+        defaults: Dict, defaults that differ from the groups', by flag.
+        positional: String, the flag that is given without its name.
+        skip: Strings, fields of the groups that are no flags here.
+        common: Strings, the flags that `--help` shows, beside those that
+            must be given, where all are too many.
+        example: String, a command line.
+        needs_tensorflow: Boolean, whether it is imported beforehand.
+    """
+
+    run: Callable[[Options], None]
+    groups: tuple[type, ...]
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    positional: str | None = None
+    skip: frozenset[str] = frozenset()
+    common: tuple[str, ...] = ()
+    example: str = ""
+    needs_tensorflow: bool = True
+
+    @functools.cached_property
+    def flags(self) -> Flags:
+        return Flags(self.groups, self.defaults, self.positional, self.skip)
+
+    @property
+    def summary(self) -> str:
+        return (self.run.__doc__ or "").splitlines()[0]
+
+    def options(self, **given: Any) -> Options:
+        """Returns the options of plain values; others have their defaults."""
+        defaults = {
+            name: flag.default
+            for name, flag in self.flags.by_name.items()
+            if not flag.is_required
+        }
+        return Options(defaults | given)
+
+    def parse(self, arguments: Sequence[str]) -> Options:
+        """Reads the flags, without what they are checked for.
+
+        Args:
+            arguments: Strings, without the names of program and command.
+
+        Raises:
+            UsageError: If a flag or value is wrong, or one is missing.
+        """
+        return Options(self.flags.read(arguments))
+
+    def check(self, options: Options) -> None:
+        """Lets every group check its values.
+
+        Raises:
+            ValueError: If one is out of its range, or two contradict each
+                other.
+        """
+        for group in self.groups:
+            options.of(group)
+
+    def help_text(self, name: str, everything: bool) -> str:
+        """Returns the help, of at most 80 lines unless `everything`."""
+        prog = f"{PROGRAM} {name}"
+        summary = self.summary
+        if self.example:
+            summary += f"\n\nexample:\n  {self.example}"
+        note = "--config FILE  read lines `flag: value` of a YAML file"
+        text = self.flags.help_text(prog, summary, note=note)
+        if everything or text.count("\n") <= _HELP_LINES or not self.common:
+            return text
+        count = len(self.flags.by_name)
+        note += f"\n--help-all     explain all {count} flags"
+        return self.flags.help_text(prog, summary, self.common, note)
