@@ -48,7 +48,7 @@ def muted(name: str) -> Iterator[None]:
     """Inside, a module of the library warns of nothing.
 
     Args:
-        name: String, the module: `"data.dreambooth_folders"`.
+        name: String, the module: `"data.sources.dreambooth"`.
     """
     logger = logging.getLogger(f"{_ROOM}.{name}")
     was, logger.disabled = logger.disabled, True

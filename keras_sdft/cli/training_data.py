@@ -132,7 +132,7 @@ def load_photos(options: Options, sd: Any) -> Data:
     validation = None
     if options.validation_data_dir is not None:
         # One photo is too few to learn from, and enough to validate with.
-        with muted("data.dreambooth_folders"):
+        with muted("data.sources.dreambooth"):
             validation = data.load_dreambooth(
                 options.validation_data_dir,
                 sd.tokenizer,

@@ -2,13 +2,7 @@
 
 from keras_sdft.data.cache import Cache
 from keras_sdft.data.cache_data import CacheNeeds
-from keras_sdft.data.class_images import add_to_record
-from keras_sdft.data.class_images import check_disk_space
-from keras_sdft.data.class_images import missing_class_images
 from keras_sdft.data.dreambooth import load_dreambooth
-from keras_sdft.data.dreambooth_folders import check_dreambooth_folders
-from keras_sdft.data.dreambooth_prompts import check_dreambooth_prompts
-from keras_sdft.data.dreambooth_prompts import fill_prompt
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.options import BatchOptions
@@ -18,10 +12,16 @@ from keras_sdft.data.options import SourceOptions
 from keras_sdft.data.options import SubjectOptions
 from keras_sdft.data.options import TagOptions
 from keras_sdft.data.pipeline import load
+from keras_sdft.data.prompts import check_dreambooth_prompts
+from keras_sdft.data.prompts import fill_prompt
 from keras_sdft.data.rare_tokens import TokenReport
 from keras_sdft.data.rare_tokens import check_token
 from keras_sdft.data.rare_tokens import rare_tokens
-from keras_sdft.data.sources import read_examples
+from keras_sdft.data.sources.class_images import add_to_record
+from keras_sdft.data.sources.class_images import check_disk_space
+from keras_sdft.data.sources.class_images import missing_class_images
+from keras_sdft.data.sources.dreambooth import check_dreambooth_folders
+from keras_sdft.data.sources.reading import read_examples
 from keras_sdft.data.unreadable import Unreadable
 
 __all__ = [

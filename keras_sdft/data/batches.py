@@ -17,14 +17,14 @@ import tensorflow as tf
 
 from keras_sdft.data.epochs import COLUMNS
 from keras_sdft.data.epochs import Row
-from keras_sdft.data.making import ExampleMaker
+from keras_sdft.data.example_builder import ExampleBuilder
 from keras_sdft.data.options import Options
-from keras_sdft.data.quiet_exit import CALLS
+from keras_sdft.data.shutdown import CALLS
 
 
 def batched(
     plan: Any,
-    making: ExampleMaker,
+    making: ExampleBuilder,
     options: Options,
     max_length: int,
     batch_size: int,
@@ -33,7 +33,7 @@ def batched(
 
     Args:
         plan: `EpochPlan` or `PriorPlan`; rows of one bucket fill each batch.
-        making: `ExampleMaker`.
+        making: `ExampleBuilder`.
         options: `Options`.
         max_length: Integer, token ids of an example.
         batch_size: Integer, rows of a batch.
@@ -94,7 +94,7 @@ def _rows(
     )
 
 
-def _maker(making: ExampleMaker, max_length: int) -> Callable:
+def _maker(making: ExampleBuilder, max_length: int) -> Callable:
     one_size = making.sizes[0] if len(set(making.sizes)) == 1 else None
     kept = list(_specs(making, one_size or (None, None), max_length).values())
 
@@ -118,7 +118,7 @@ def _maker(making: ExampleMaker, max_length: int) -> Callable:
 
 
 def _specs(
-    making: ExampleMaker, size: tuple[int | None, int | None], max_length: int
+    making: ExampleBuilder, size: tuple[int | None, int | None], max_length: int
 ) -> dict[str, tf.TensorSpec]:
     """Returns what an example's values are, before pixels are scaled."""
     specs = making.specs(size, max_length)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_sdft import checks
 from keras_sdft.data.buckets import Assignment
 from keras_sdft.data.cache_data import DTYPES
 from keras_sdft.data.cache_data import CacheData
@@ -35,9 +36,8 @@ from keras_sdft.data.cache_state import size_text
 from keras_sdft.data.cache_state import write_state
 from keras_sdft.data.cache_state import writing
 from keras_sdft.data.examples import Examples
-from keras_sdft.data.examples import check_choice
-from keras_sdft.data.folders import free_bytes
 from keras_sdft.data.options import Options
+from keras_sdft.data.sources.folders import free_bytes
 
 
 class Cache:
@@ -105,7 +105,7 @@ class Cache:
         unless: Callable[[CacheNeeds], str | None] | None = None,
     ):
         if dtype is not None:
-            check_choice("dtype", dtype, DTYPES)
+            checks.one_of("dtype", dtype, DTYPES)
         self.directory = os.path.abspath(os.fspath(directory))
         self.stale: list[str] = []
         self.declined: str | None = None

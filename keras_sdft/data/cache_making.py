@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from keras_sdft.data.epochs import Row
+from keras_sdft.data.example_builder import ExampleBuilder
 from keras_sdft.data.examples import Example
-from keras_sdft.data.making import ExampleMaker
 
 if TYPE_CHECKING:
     from keras_sdft.data.cache import Cache
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 _MAX_DRAWS = 10_000
 
 
-class CachedExampleMaker(ExampleMaker):
+class CachedExampleBuilder(ExampleBuilder):
     """Makes one example of an epoch from a cache.
 
     Args:
         cache: `Cache`, planned; it must be filled when the first example is
             made.
-        *arguments: As for `ExampleMaker`.
-        **options: As for `ExampleMaker`.
+        *arguments: As for `ExampleBuilder`.
+        **options: As for `ExampleBuilder`.
     """
 
     def __init__(self, cache: Cache, *arguments: Any, **options: Any):

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_sdft.data.cache_shards import write_whole
-from keras_sdft.data.folders import existing_folder
-from keras_sdft.data.folders import free_bytes
+from keras_sdft.data.sources.folders import existing_folder
+from keras_sdft.data.sources.folders import free_bytes
 from keras_sdft.version import __version__
 
 FORMAT_VERSION = 1

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from keras_sdft.data.examples import Examples
+from keras_sdft.data.examples import several
 from keras_sdft.data.options import PLACEHOLDER
 
 logger = logging.getLogger(__name__)
@@ -174,11 +175,7 @@ def _captions(examples: Examples) -> list[str]:
         held = [examples.records[index].captions for index in range(some)]
     if all(isinstance(entry, str) for entry in held):
         return held
-    return list(
-        itertools.chain.from_iterable(
-            (entry,) if isinstance(entry, str) else entry for entry in held
-        )
-    )
+    return list(itertools.chain.from_iterable(map(several, held)))
 
 
 def _number_of_captions(examples: Examples, captions: list[str]) -> int:

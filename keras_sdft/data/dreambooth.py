@@ -12,12 +12,12 @@ from typing import Any
 
 from keras_sdft.data import signature
 from keras_sdft.data.captions import Tokenizer
-from keras_sdft.data.dreambooth_folders import check_dreambooth_folders
-from keras_sdft.data.dreambooth_prompts import check_dreambooth_prompts
-from keras_sdft.data.folders import read_photos
 from keras_sdft.data.options import DreamboothLoadOptions
 from keras_sdft.data.pipeline import Pipeline
 from keras_sdft.data.prior import PriorRecords
+from keras_sdft.data.prompts import check_dreambooth_prompts
+from keras_sdft.data.sources.dreambooth import check_dreambooth_folders
+from keras_sdft.data.sources.folders import read_photos
 from keras_sdft.data.unreadable import Unreadable
 
 if TYPE_CHECKING:

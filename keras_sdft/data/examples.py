@@ -7,7 +7,6 @@ them. It must not know files, pixels, tokens or TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import os
 from collections.abc import Iterable
@@ -78,14 +77,11 @@ class Columns:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        captions = self.captions[index]
-        if isinstance(captions, str):
-            captions = (captions,)
         path = self.paths[index]
         mask = self.masks.get(path)
         return Example(
             os.path.join(self.root, path),
-            captions,
+            several(self.captions[index]),
             name=path,
             mask=None if mask is None else os.path.join(self.root, mask),
         )
@@ -151,29 +147,13 @@ def check_captions(value: Any, where: str) -> str | tuple[str, ...]:
     )
 
 
+def several(captions: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Returns one caption or several as a tuple."""
+    return (captions,) if isinstance(captions, str) else captions
+
+
 def first_five(names: Iterable[str]) -> str:
     """Returns `"a, b, c, d, e and 7 more"` for the text of an error."""
     names = list(names)
     text = ", ".join(repr(name) for name in itertools.islice(names, 5))
     return text if len(names) <= 5 else f"{text} and {len(names) - 5} more"
-
-
-def nearest(name: Any, valid: Iterable[str]) -> str:
-    """Returns the valid name that is most like `name`."""
-    valid = list(valid)
-    matches = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.0)
-    return matches[0] if matches else ""
-
-
-def check_choice(argument: str, value: Any, valid: Iterable[str]) -> None:
-    """Raises if `value` is not one of the valid names.
-
-    Raises:
-        ValueError: With the valid names and the nearest one.
-    """
-    valid = list(valid)
-    if value not in valid:
-        raise ValueError(
-            f"`{argument}` must be one of {valid}. Received: "
-            f"{argument}={value!r}. Did you mean {nearest(value, valid)!r}?"
-        )

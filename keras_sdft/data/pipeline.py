@@ -18,19 +18,19 @@ from keras_sdft.data.buckets import assign
 from keras_sdft.data.buckets import bucket_sizes
 from keras_sdft.data.buckets import one_bucket
 from keras_sdft.data.cache import Cache
-from keras_sdft.data.cache_making import CachedExampleMaker
+from keras_sdft.data.cache_making import CachedExampleBuilder
 from keras_sdft.data.captions import CaptionTokens
 from keras_sdft.data.captions import Tokenizer
 from keras_sdft.data.captions import warn_about_captions
 from keras_sdft.data.epochs import EpochPlan
 from keras_sdft.data.epochs import PriorPlan
+from keras_sdft.data.example_builder import ExampleBuilder
 from keras_sdft.data.examples import Examples
-from keras_sdft.data.making import ExampleMaker
 from keras_sdft.data.masks import check_masks
 from keras_sdft.data.options import LoadOptions
 from keras_sdft.data.options import Options
 from keras_sdft.data.prior import PriorRecords
-from keras_sdft.data.sources import read_examples
+from keras_sdft.data.sources.reading import read_examples
 from keras_sdft.data.unreadable import Unreadable
 from keras_sdft.data.unreadable import drop_unreadable
 
@@ -235,10 +235,10 @@ class Pipeline:
         options, tokenizer = self._options, self._tokenizer
         tokens = CaptionTokens(tokenizer)
         warn_about_captions(examples, tokens, options.templates)
-        make: Any = ExampleMaker
+        make: Any = ExampleBuilder
         cache = self._cache
         if cache and cache.plan(examples, assignment, options, plan.length):
-            make = functools.partial(CachedExampleMaker, cache)
+            make = functools.partial(CachedExampleBuilder, cache)
         making = make(
             examples,
             tokens,

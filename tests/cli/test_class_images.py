@@ -5,7 +5,7 @@ from PIL import Image
 from keras_sdft import data
 from keras_sdft.cli.class_images import generate_class_images
 from keras_sdft.cli.class_images import starting_noise
-from keras_sdft.data.class_images import read_record
+from keras_sdft.data.sources.class_images import read_record
 
 PROMPT = "a photo of dog"
 

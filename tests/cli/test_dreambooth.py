@@ -311,7 +311,7 @@ def test_a_split_or_common_token_is_told(make_micro, capsys):
 
 
 def test_warnings_are_told_once(caplog):
-    logger = logging.getLogger("keras_sdft.data.dreambooth_folders")
+    logger = logging.getLogger("keras_sdft.data.sources.dreambooth")
     with each_warning_once():
         for text in ("one photo", "one photo", "two photos"):
             logger.warning(text)

@@ -6,8 +6,8 @@ import pytest
 from keras_sdft.data import add_to_record
 from keras_sdft.data import check_disk_space
 from keras_sdft.data import missing_class_images
-from keras_sdft.data.class_images import RECORD
-from keras_sdft.data.class_images import read_record
+from keras_sdft.data.sources.class_images import RECORD
+from keras_sdft.data.sources.class_images import read_record
 
 
 def test_an_empty_folder_needs_them_all(tmp_path):
@@ -43,7 +43,7 @@ def test_images_of_another_prompt_are_refused(tmp_path, write_image):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_images": 0}, "`num_class_images`.*at least 1"),
+        ({"num_images": 0}, "`num_class_images`.*>= 1"),
         ({"num_images": 2.5}, "`num_class_images`"),
         ({"num_images": 2, "seed": -1}, "`seed`"),
     ],

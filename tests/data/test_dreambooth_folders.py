@@ -1,7 +1,7 @@
 import pytest
 
 from keras_sdft.data import check_dreambooth_folders
-from keras_sdft.data.class_images import add_to_record
+from keras_sdft.data.sources.class_images import add_to_record
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_one_photo_is_warned_of(tmp_path, write_image, caplog):
 def test_many_photos_look_like_a_data_set(tmp_path, caplog, monkeypatch, count):
     names = [f"{index}.jpg" for index in range(count)]
     monkeypatch.setattr(
-        "keras_sdft.data.dreambooth_folders.walk", lambda folder: names
+        "keras_sdft.data.sources.dreambooth.walk", lambda folder: names
     )
     assert check_dreambooth_folders(tmp_path) == (count, 0)
     assert f"{count} photos" in caplog.text
@@ -108,7 +108,7 @@ def test_many_photos_look_like_a_data_set(tmp_path, caplog, monkeypatch, count):
 def test_ten_thousand_photos_are_refused(tmp_path, monkeypatch):
     names = [f"{index}.jpg" for index in range(10_000)]
     monkeypatch.setattr(
-        "keras_sdft.data.dreambooth_folders.walk", lambda folder: names
+        "keras_sdft.data.sources.dreambooth.walk", lambda folder: names
     )
     with pytest.raises(ValueError, match="at most 1000 .* Received: 10000"):
         check_dreambooth_folders(tmp_path)

@@ -3,7 +3,6 @@ import pytest
 
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
-from keras_sdft.data.examples import check_choice
 from keras_sdft.data.examples import first_five
 
 
@@ -29,9 +28,3 @@ def test_short_lists_are_whole(count, expected):
 def test_long_lists_are_counted():
     text = first_five(str(i) for i in range(12))
     assert text == "'0', '1', '2', '3', '4' and 7 more"
-
-
-def test_misspelt_names_are_offered_the_nearest():
-    check_choice("crop", "center", ("center", "random"))
-    with pytest.raises(ValueError, match="Did you mean 'center'"):
-        check_choice("crop", "centre", ("center", "random"))

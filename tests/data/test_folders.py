@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from keras_sdft.data.folders import read_folder
-from keras_sdft.data.folders import walk
+from keras_sdft.data.sources.folders import read_folder
+from keras_sdft.data.sources.folders import walk
 
 
 def rows_of(examples):

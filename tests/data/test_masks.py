@@ -235,7 +235,7 @@ def test_no_masks_at_all_are_refused(kind, words, tokenizer):
 
 def test_a_table_without_the_column_is_refused(tmp_path, tokenizer):
     with_table(tmp_path)
-    with pytest.raises(ValueError, match="nearest is 'mask_file_name'.*mask_c"):
+    with pytest.raises(ValueError, match="no column 'mask'.*`mask_column`"):
         load(tmp_path, tokenizer, masks="files", mask_column="mask")
 
 

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from keras_sdft.data import Example
-from keras_sdft.data.sources import read_examples
+from keras_sdft.data.sources.reading import read_examples
 
 PIXELS = np.full((64, 64, 3), 7, np.uint8)
 
@@ -113,5 +113,5 @@ def test_a_column_of_repeats_needs_a_table(numbered, write_image, tmp_path):
     write_image(tmp_path / "plain" / "a.png")
     (tmp_path / "plain" / "a.txt").write_text("a")
     for source in (tmp_path / "plain", [(PIXELS, "a")], "tfds:mnist"):
-        with pytest.raises(ValueError, match="`repeats` names a column"):
+        with pytest.raises(ValueError, match="`repeats` (names|is for)"):
             read_examples(source, repeats="times")

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from keras_sdft.data.tables import read_csv
-from keras_sdft.data.tables import read_jsonl
+from keras_sdft.data.sources.tables import read_csv
+from keras_sdft.data.sources.tables import read_jsonl
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_missing_columns_offer_the_nearest(
     with pytest.raises(ValueError) as error:
         read(kind, table(("a.png", "x"), **names))
     assert f"has no column {column}" in str(error.value)
-    assert f"the nearest is {offered}" in str(error.value)
+    assert f"Did you mean {offered}?" in str(error.value)
 
 
 @pytest.mark.parametrize(

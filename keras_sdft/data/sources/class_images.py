@@ -11,13 +11,12 @@ import os
 import re
 from typing import Any
 
-import numpy as np
-
+from keras_sdft import checks
 from keras_sdft.data.examples import first_five
-from keras_sdft.data.folders import existing_folder
-from keras_sdft.data.folders import free_bytes
-from keras_sdft.data.folders import walk
-from keras_sdft.data.tables import is_photo
+from keras_sdft.data.sources.folders import existing_folder
+from keras_sdft.data.sources.folders import free_bytes
+from keras_sdft.data.sources.folders import walk
+from keras_sdft.data.sources.tables import is_photo
 
 # Beside the images: one line for each that was generated, with its seed.
 RECORD = "class_images.jsonl"
@@ -55,16 +54,8 @@ def missing_class_images(
     Raises:
         ValueError: If images there were generated from another prompt.
     """
-    for argument, value, least in (
-        ("num_class_images", num_images, 1),
-        ("seed", seed, 0),
-    ):
-        whole = isinstance(value, (int, np.integer))
-        if not whole or isinstance(value, bool) or value < least:
-            raise ValueError(
-                f"`{argument}` must be an integer of at least {least}. "
-                f"Received: {argument}={value!r}."
-            )
+    checks.integer("num_class_images", num_images, 1)
+    checks.integer("seed", seed, 0)
     directory = os.fspath(directory)
     if not os.path.isdir(directory):
         found = []

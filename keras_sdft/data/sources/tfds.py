@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_sdft import checks
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import check_captions
-from keras_sdft.data.examples import nearest
+from keras_sdft.data.examples import several
 
 logger = logging.getLogger(__name__)
 
@@ -117,9 +118,7 @@ class TfdsRecords:
         for level in self._caption.split("/"):
             value = value[level]
         name = f"{self._name}[{index}]"
-        captions = check_captions(_as_text(value), name)
-        if isinstance(captions, str):
-            captions = (captions,)
+        captions = several(check_captions(_as_text(value), name))
         return Example(record[self._image], captions, name=name)
 
 
@@ -254,10 +253,10 @@ def _choose(
             f"The dataset has no {kind} feature. Its features are "
             f"{sorted(features)}. Choose a dataset of captioned images."
         )
-    hint = f" Did you mean {nearest(name, found)!r}?" if name else ""
     raise ValueError(
         f"`{argument}` must name one of the dataset's {kind} features, "
-        f"{found}. Received: {argument}={name!r}.{hint}"
+        f"{found}. Received: {argument}={name!r}."
+        f"{checks.did_you_mean(name, found)}"
     )
 
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_sdft import checks
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import check_captions
 from keras_sdft.data.examples import first_five
-from keras_sdft.data.examples import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -266,8 +266,8 @@ def _check_column(
 ) -> None:
     if name not in columns:
         raise ValueError(
-            f"{path} has no column {name!r}. Its columns are {columns}; "
-            f"the nearest is {nearest(name, columns)!r}. Name the column "
+            f"{path} has no column {name!r}. Its columns are {columns}."
+            f"{checks.did_you_mean(name, columns)} Name the column "
             f"with `{argument}`, or rename it in the table."
         )
 

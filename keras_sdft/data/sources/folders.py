@@ -14,16 +14,16 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from keras_sdft import checks
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
-from keras_sdft.data.examples import check_choice
 from keras_sdft.data.examples import first_five
-from keras_sdft.data.tables import MASK_ENDING
-from keras_sdft.data.tables import is_hidden
-from keras_sdft.data.tables import is_mask
-from keras_sdft.data.tables import is_photo
-from keras_sdft.data.tables import read_csv
-from keras_sdft.data.tables import read_jsonl
+from keras_sdft.data.sources.tables import MASK_ENDING
+from keras_sdft.data.sources.tables import is_hidden
+from keras_sdft.data.sources.tables import is_mask
+from keras_sdft.data.sources.tables import is_photo
+from keras_sdft.data.sources.tables import read_csv
+from keras_sdft.data.sources.tables import read_jsonl
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def read_folder(
             one, or if an image has no caption or a caption no image.
     """
     if reader is not None:
-        check_choice("reader", reader, READERS)
+        checks.one_of("reader", reader, READERS)
     root = _split_root(folder, split)
     reader = reader or _find_table(root)
     if reader in TABLES:
@@ -264,7 +264,7 @@ def masks_beside(images: list[str], files: list[str]) -> dict[str, str]:
 
 def _split_root(folder: str, split: str | None) -> str:
     if split is not None:
-        check_choice("split", split, SPLITS)
+        checks.one_of("split", split, SPLITS)
     train = os.path.join(folder, "train")
     if split in (None, "train"):
         own = _find_table(folder) or any(map(is_photo, os.listdir(folder)))

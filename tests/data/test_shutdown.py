@@ -3,7 +3,7 @@ import subprocess
 import sys
 import threading
 
-from keras_sdft.data.quiet_exit import Calls
+from keras_sdft.data.shutdown import Calls
 
 LEAVES_AN_ITERATOR = """
 import sys

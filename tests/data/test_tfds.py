@@ -4,8 +4,8 @@ import tensorflow_datasets as tfds
 
 from keras_sdft.data import load
 from keras_sdft.data import read_examples
-from keras_sdft.data.tfds_examples import index_tfrecord
-from keras_sdft.data.tfds_examples import split_name
+from keras_sdft.data.sources.tfds import index_tfrecord
+from keras_sdft.data.sources.tfds import split_name
 
 
 class TinyCaptioned(tfds.core.GeneratorBasedBuilder):

@@ -2,7 +2,7 @@ import pytest
 
 from keras_sdft.data import check_dreambooth_prompts
 from keras_sdft.data import fill_prompt
-from keras_sdft.data.dreambooth_prompts import own_words
+from keras_sdft.data.prompts import own_words
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from keras_sdft.data.captions import CaptionTokens
 from keras_sdft.data.epochs import EpochPlan
 from keras_sdft.data.epochs import PriorPlan
 from keras_sdft.data.epochs import Row
-from keras_sdft.data.making import ExampleMaker
+from keras_sdft.data.example_builder import ExampleBuilder
 from keras_sdft.data.options import LoadOptions
 from keras_sdft.data.prior import PriorRecords
 
@@ -61,7 +61,7 @@ def make_parts(examples, tokenizer):
             first_class = len(examples)
             both = type(examples)(PriorRecords(examples, examples, 0.5))
             plan = PriorPlan(plan, 5, 5, seed=0, shuffle=True)
-        maker = ExampleMaker(
+        maker = ExampleBuilder(
             both,
             CaptionTokens(tokenizer),
             assignment.sizes,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from keras_sdft.data.examples import nearest
+from keras_sdft import checks
 
 # The paper's own brackets beside Python's braces.
 _TOKEN_FIELDS = ("{token}", "[token]", "[v]", "[identifier]")
@@ -51,8 +51,8 @@ def fill_prompt(template: str, token: str = "", class_noun: str = "") -> str:
         if field not in _CLASS_FIELDS:
             raise ValueError(
                 f"A prompt's template may hold {{token}} and {{class}}. "
-                f"Received: {match[0]!r} in {template!r}. Did you mean "
-                f"{nearest(field, valid)!r}?"
+                f"Received: {match[0]!r} in {template!r}."
+                f"{checks.did_you_mean(field, valid)}"
             )
         if not class_noun.strip():
             raise ValueError(

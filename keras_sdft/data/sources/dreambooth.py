@@ -10,11 +10,11 @@ import hashlib
 import logging
 import os
 
-from keras_sdft.data.class_images import read_record
 from keras_sdft.data.examples import first_five
-from keras_sdft.data.folders import walk
-from keras_sdft.data.tables import IMAGE_EXTENSIONS
-from keras_sdft.data.tables import is_photo
+from keras_sdft.data.sources.class_images import read_record
+from keras_sdft.data.sources.folders import walk
+from keras_sdft.data.sources.tables import IMAGE_EXTENSIONS
+from keras_sdft.data.sources.tables import is_photo
 
 logger = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 _MAX_ATTEMPTS = 100
 
 
-class ExampleMaker:
+class ExampleBuilder:
     """Makes one example of an epoch.
 
     Args:

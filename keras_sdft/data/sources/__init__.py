@@ -1,0 +1,1 @@
+"""Sources: folders, tables, TFDS datasets and iterables -> examples."""

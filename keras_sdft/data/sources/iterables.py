@@ -1,0 +1,97 @@
+"""Python iterables of `(image, caption)` pairs as examples.
+
+This file must not know files, pixels or tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+
+from keras_sdft.data.examples import Example
+from keras_sdft.data.examples import Examples
+from keras_sdft.data.examples import check_captions
+from keras_sdft.data.examples import several
+
+
+def read_pairs(source: Iterable) -> Examples:
+    """Reads an iterable of `(image, caption)` pairs.
+
+    Args:
+        source: A sequence, indexed when an example is needed, or another
+            iterable, which is listed: what it yields stays in memory. An
+            image is a path, a `PIL.Image.Image` or a uint8 array; a caption
+            is a string or a list of several. An `Example` may stand for a
+            pair, with a mask and a weight.
+
+    Returns:
+        `Examples`.
+
+    Raises:
+        ValueError: If `source` is no iterable of such pairs.
+    """
+    if isinstance(source, (list, tuple)):
+        return Examples(ListedPairs(source))
+    if isinstance(source, (Mapping, bytes)) or not (
+        hasattr(source, "__iter__") or hasattr(source, "__getitem__")
+    ):
+        raise ValueError(
+            "`source` must be a folder, a .csv or .jsonl file, 'tfds:NAME', "
+            "or an iterable of (image, caption) pairs. "
+            f"Received: {type(source).__name__}."
+        )
+    if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+        return Examples(Pairs(source))
+    return Examples(ListedPairs(list(source)))
+
+
+class Pairs:
+    """`(image, caption)` pairs of the caller's as examples.
+
+    Args:
+        pairs: Sequence of pairs. It is indexed when an example is needed, from
+            several threads.
+    """
+
+    def __init__(self, pairs: Any):
+        self._pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Example:
+        where = f"item {index} of the source"
+        pair = self._pairs[index]
+        if isinstance(pair, Example):
+            return _named(pair, index)
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(
+                "A source that is an iterable must give "
+                "`keras_sdft.data.Example`s or (image, caption) pairs. "
+                f"Received: {type(pair).__name__} ({where})."
+            )
+        return _named(Example(*pair), index)
+
+
+class ListedPairs(Pairs):
+    """Pairs that are in memory, all looked at once, with their captions."""
+
+    def __init__(self, pairs: Any):
+        super().__init__(pairs)
+        count = range(len(pairs))
+        self.captions = [self[index].captions for index in count]
+
+
+def _named(example: Example, index: int) -> Example:
+    where = f"item {index} of the source"
+    captions = several(check_captions(example.captions, where))
+    name = example.name or _name(example.image, index)
+    return dataclasses.replace(example, captions=captions, name=name)
+
+
+def _name(image: Any, index: int) -> str:
+    named = isinstance(image, (str, os.PathLike))
+    return os.fspath(image) if named else f"image {index}"
