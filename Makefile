@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+BASE ?= main
+SAME_ARGS ?=
 
 DEMO_DATA := examples/data/ink/train
 DEMO_RECIPE := docs/recipes/style.yaml
@@ -16,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow lint format peers bench \
-  bench-full memory parity learning docs clean
+  bench-full same memory parity learning docs clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -83,6 +85,10 @@ bench: install peers  ## Time and memory against the peers, in an hour
 
 bench-full: install peers  ## The same at the size of SD 1.5: hours, 19 GB
 	$(BIN)/python -m benchmarks.speed --full $(BENCH_ARGS)
+
+# SAME_ARGS="--cases plain dreambooth" takes some configurations.
+same: install  ## Compare losses and weights with commit BASE, bit for bit
+	$(BIN)/python -m benchmarks.same --base $(BASE) $(SAME_ARGS)
 
 memory: install  ## What the estimate of memory says, against peaks
 	$(BIN)/python benchmarks/memory.py
