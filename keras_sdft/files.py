@@ -1,6 +1,476 @@
-"""Everything that touches a disk twice: atomic writes, locks, free space.
+"""Whole files and directories, locks and free space.
 
+A file or directory is written beside its path and renamed to it, so that it is
+whole or absent there at any moment, also after a kill. What a dead process
+left beside it is removed or put back by the next write to the same path.
 Imports nothing of this library; every package may import it.
 """
 
 from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import itertools
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+from typing import Any
+
+Written = Callable[[Path], Iterable[str]]
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_HOST = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:64] or "unknown"
+# Unfinished; finished, and about to change places; replaced.
+_NEW, _SWAP, _OLD, _PART = "new", "swap", "old", "part"
+_count = itertools.count()
+
+
+@contextlib.contextmanager
+def atomic_file(
+    path: str | os.PathLike, mode: str = "wb", **kwargs: Any
+) -> Iterator[IO[Any]]:
+    """Context manager that opens a file which appears at `path` when closed.
+
+    The content is on the disk before it takes the place of an earlier file,
+    whose permissions it keeps. A symbolic link is followed.
+
+    Args:
+        path: The file; its directory is made if it is missing.
+        mode: `"w"` or `"wb"`. Defaults to `"wb"`.
+        **kwargs: As for `open`.
+
+    Raises:
+        OSError: If it cannot be written; `path` is then as it was.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for _, part in _left_behind(target, _PART):
+        part.unlink(missing_ok=True)
+    part = _beside(target, _PART)
+    try:
+        with open(part, mode.replace("w", "x"), **kwargs) as file:
+            _lock(file.fileno())
+            if target.exists():
+                shutil.copymode(target, part)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_directory(target.parent)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all.
+
+    Args:
+        path: The file; an earlier one is replaced.
+        text: String.
+    """
+    with atomic_file(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def staged_directory(
+    path: str | os.PathLike, written: Written
+) -> Iterator[Path]:
+    """Context manager that yields a directory which then appears at `path`.
+
+    An earlier directory there is replaced in one step where the filesystem
+    can exchange two names. Of it, only the files that `written` names are
+    removed; all others stay, at the same place in the new directory.
+
+    Args:
+        path: The directory; its parents are made. A symbolic link is
+            followed.
+        written: Function of a directory that returns the files in it that
+            this library wrote, as relative paths, in the order in which they
+            may be removed (a file that lists the others comes last).
+
+    Raises:
+        FileExistsError: If a file that this library did not write has the
+            name of a new one.
+        NotADirectoryError: If `path` is a file.
+        OSError: If it cannot be written; `path` is then as it was.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(
+            f"A directory is to be written to {str(target)!r}, which is a "
+            "file. Name another path."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    recover_directory(target, written)
+    new = _beside(target, _NEW)
+    new.mkdir()
+    handle = os.open(new, os.O_RDONLY)
+    try:
+        _lock(handle)
+        yield new
+        if target.exists():
+            _refuse_collisions(new, target, written)
+            shutil.copymode(target, new)
+        sync_tree(new)
+        _put_in_place(new, target, written)
+    except BaseException:
+        os.close(handle)
+        recover_directory(target, written)
+        raise
+    os.close(handle)
+
+
+def recover_directory(path: str | os.PathLike, written: Written) -> None:
+    """Puts back or removes what a dead process left beside a directory.
+
+    Args:
+        path: The directory; it need not exist.
+        written: As for `staged_directory`.
+    """
+    target = Path(os.path.realpath(path))
+    for state, left in _left_behind(target, _NEW, _SWAP, _OLD):
+        if state == _NEW:
+            shutil.rmtree(left, ignore_errors=True)
+        elif not target.exists():
+            os.rename(left, target)
+        else:
+            _retire(left, target, written)
+
+
+def remove_files(directory: str | os.PathLike, names: Iterable[str]) -> bool:
+    """Removes files of a directory, and directories that are empty then.
+
+    Args:
+        directory: Path of the directory.
+        names: Relative paths of files, removed in this order. What is
+            missing, outside, or behind a symbolic link, is passed over; of a
+            link, the link alone is removed.
+
+    Returns:
+        Boolean, whether nothing is left of the directory.
+    """
+    directory = Path(directory)
+    for name in names:
+        path = directory / name
+        parents = [
+            parent
+            for parent in path.parents
+            if parent != directory and parent.is_relative_to(directory)
+        ]
+        outside = ".." in path.parts or not path.is_relative_to(directory)
+        if outside or any(parent.is_symlink() for parent in parents):
+            continue
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+        for parent in parents:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+    return not directory.exists()
+
+
+def files_in(directory: str | os.PathLike) -> list[str]:
+    """Returns the relative paths of all files in a directory, sorted.
+
+    Symbolic links count as files and are not followed.
+    """
+    found = []
+    for root, folders, names in os.walk(os.fspath(directory)):
+        links = [n for n in folders if os.path.islink(os.path.join(root, n))]
+        for name in names + links:
+            path = os.path.relpath(os.path.join(root, name), directory)
+            found.append(Path(path).as_posix())
+    return sorted(found)
+
+
+def sync_directory(directory: str | os.PathLike) -> None:
+    """Makes names in a directory as lasting as the files' content."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network filesystems know no such call for directories.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def sync_tree(directory: str | os.PathLike) -> None:
+    """Waits until every file below a directory is on the disk."""
+    for root, _, names in os.walk(os.fspath(directory)):
+        for name in names:
+            path = os.path.join(root, name)
+            if not os.path.islink(path):
+                sync_directory(path)
+        sync_directory(root)
+
+
+class Lock:
+    """A lock between processes, held until `release` or the process' end.
+
+    Args:
+        path: Path of the lock's file, which is made and stays.
+        what: String, what the holder is busy with, for the error:
+            `"trains into 'run'"`.
+
+    Raises:
+        BlockingIOError: If another process holds it; with its id and host.
+        OSError: If the file cannot be written, or cannot be locked.
+    """
+
+    def __init__(self, path: str | os.PathLike, what: str) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "a+", encoding="utf-8")
+        try:
+            self._acquire(what)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _acquire(self, what: str) -> None:
+        try:
+            _flock(self._file.fileno())
+        except BlockingIOError:
+            raise BlockingIOError(
+                errno.EWOULDBLOCK,
+                f"Another process ({self.holder()}) {what}. Wait until it "
+                "has ended, or choose another directory",
+                str(self.path),
+            ) from None
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(f"id {os.getpid()} on {socket.gethostname()}\n")
+        self._file.flush()
+
+    def holder(self) -> str:
+        """Returns the id and host of the process that locked it last."""
+        self._file.seek(0)
+        return self._file.read().strip() or "unknown"
+
+    def release(self) -> None:
+        """Lets other processes have it. The file stays: one may wait."""
+        self._file.close()
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+def existing_directory(path: str | os.PathLike) -> str:
+    """Returns the path, or the nearest directory above it that exists."""
+    folder = os.path.abspath(path)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def free_bytes(path: str | os.PathLike) -> int:
+    """Returns the bytes that are free where a path is, or will be."""
+    return shutil.disk_usage(existing_directory(path)).free
+
+
+def size_text(count: float) -> str:
+    """Returns bytes in the unit that fits: `"1.2 GB"`."""
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while count >= 1000 and len(units) > 1:
+        count /= 1000
+        units.pop(0)
+    digits = 0 if units[0] == "bytes" else 1
+    return f"{count:.{digits}f} {units[0]}"
+
+
+def check_space(
+    path: str | os.PathLike, needed: int, what: str, remedy: str
+) -> None:
+    """Refuses to begin what the disk has no room for.
+
+    Args:
+        path: Where it will be written; it need not exist.
+        needed: Integer, bytes that are still to be written.
+        what: String that begins the error: `"The cache"`.
+        remedy: String that ends it: `"Name another `--cache`."`.
+
+    Raises:
+        ValueError: If more bytes are needed than are free.
+    """
+    free = free_bytes(path)
+    if needed > free:
+        raise ValueError(
+            f"{what} needs {size_text(needed)}, and {size_text(free)} are "
+            f"free in {existing_directory(path)!r}. Free some space, or "
+            f"write to another disk. {remedy}".rstrip()
+        )
+
+
+def writable(path: str | os.PathLike) -> bool:
+    """Returns whether a path can be written to, or made. Writes nothing."""
+    if os.path.exists(path) and not os.path.isdir(path):
+        return os.access(path, os.W_OK)
+    folder = existing_directory(path)
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def check_writable(path: str | os.PathLike, name: str) -> None:
+    """Refuses a path that cannot be written to, before work begins.
+
+    Args:
+        path: The path; it need not exist.
+        name: String, the argument's name for the error.
+
+    Raises:
+        PermissionError: If it cannot be written to.
+    """
+    if not writable(path):
+        raise PermissionError(
+            errno.EACCES,
+            f"`{name}` cannot be written to (no permission in "
+            f"{existing_directory(path)!r}, or a filesystem that is "
+            "read-only). Choose another path",
+            os.fspath(path),
+        )
+
+
+def _beside(target: Path, state: str) -> Path:
+    """A hidden path beside the target that says whose it is."""
+    owner = f"{_HOST}-{os.getpid()}-{next(_count)}"
+    return target.with_name(f".{target.name}.{owner}.{state}")
+
+
+def _left_behind(target: Path, *states: str) -> list[tuple[str, Path]]:
+    """What dead processes left beside a target, in the order of states."""
+    pattern = re.compile(
+        rf"\.{re.escape(target.name)}\.(.+)-(\d+)-\d+\.({'|'.join(states)})"
+    )
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for name in sorted(os.listdir(target.parent)):
+            match = pattern.fullmatch(name)
+            if match is None:
+                continue
+            path = target.with_name(name)
+            if _is_abandoned(path, match[1], int(match[2])):
+                found.append((match[3], path))
+    return sorted(found, key=lambda item: states.index(item[0]))
+
+
+def _is_abandoned(path: Path, host: str, pid: int) -> bool:
+    """Whether no process writes it any more.
+
+    A container that was started again may have the same host and the same
+    process id, so its writer's lock decides.
+    """
+    if host == _HOST and pid != os.getpid() and _is_running(pid):
+        return False
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        _flock(handle)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return host == _HOST and pid != os.getpid()
+    finally:
+        os.close(handle)
+    return True
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _flock(handle: int) -> None:
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _lock(handle: int) -> None:
+    """Marks what is being written, where the filesystem has locks."""
+    with contextlib.suppress(OSError):
+        _flock(handle)
+
+
+def _refuse_collisions(new: Path, target: Path, written: Written) -> None:
+    foreign = set(files_in(target)) - set(written(target))
+    taken = sorted(foreign & set(files_in(new)))
+    if taken:
+        raise FileExistsError(
+            f"{str(target)!r} holds {', '.join(map(repr, taken[:5]))}, which "
+            "this library did not write, so nothing there is replaced. Move "
+            "it away, or choose another directory."
+        )
+
+
+def _put_in_place(new: Path, target: Path, written: Written) -> None:
+    if not target.exists() or not any(target.iterdir()):
+        os.rename(new, target)
+        sync_directory(target.parent)
+        return
+    swap, old = new.with_suffix(f".{_SWAP}"), new.with_suffix(f".{_OLD}")
+    os.rename(new, swap)
+    if not _exchange(swap, target):
+        # Killed in between, the next write finds both and goes on.
+        os.rename(target, old)
+        os.rename(swap, target)
+        swap = old
+    sync_directory(target.parent)
+    _retire(swap, target, written)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchanges two names in one step, where the system can."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    failed = libc.renameat2(
+        _AT_FDCWD,
+        os.fsencode(first),
+        _AT_FDCWD,
+        os.fsencode(second),
+        _RENAME_EXCHANGE,
+    )
+    if not failed:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
+
+
+def _retire(old: Path, target: Path, written: Written) -> None:
+    """Removes our files of a replaced directory, and moves the others."""
+    if not remove_files(old, written(old)):
+        _merge(old, target)
+
+
+def _merge(source: Path, target: Path) -> None:
+    for entry in sorted(source.iterdir()):
+        goal = target / entry.name
+        if not os.path.lexists(goal):
+            os.rename(entry, goal)
+        elif entry.is_dir() and goal.is_dir() and not entry.is_symlink():
+            _merge(entry, goal)
+    with contextlib.suppress(OSError):
+        source.rmdir()
