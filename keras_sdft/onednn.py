@@ -1,6 +1,6 @@
 """TensorFlow's fast kernels for CPUs, which it leaves off on many of them.
 
-Must not know any room, and import TensorFlow only if somebody did already.
+Must not know the packages, and import TensorFlow only if somebody did already.
 """
 
 import os
@@ -11,7 +11,7 @@ VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
 
 
 def switch_on() -> None:
-    """Switches oneDNN on, where the user has not said otherwise.
+    """Switches oneDNN on, unless the user has set the variable.
 
     TensorFlow reads the variable once, when it is imported; if that has
     happened and left oneDNN off on a machine without a GPU, a warning says
@@ -37,15 +37,15 @@ def switch_on() -> None:
 
 
 def is_on() -> bool:
-    """Whether TensorFlow, which has been imported, uses oneDNN's kernels."""
-    # There is no public name for it.
-    from tensorflow.python.util import _pywrap_util_port
+    """Returns whether TensorFlow, which was imported, uses oneDNN."""
+    # Light as it is, it is not needed at all before TensorFlow is there.
+    from keras_sdft import keras_internals
 
-    return bool(_pywrap_util_port.IsMklEnabled())
+    return keras_internals.onednn_is_on()
 
 
 def only_cpus() -> bool:
-    """Whether CPUs are all that TensorFlow, which was imported, runs on."""
+    """Returns whether TensorFlow, which was imported, has CPUs alone."""
     import tensorflow as tf
 
     devices = tf.config.list_logical_devices()

@@ -63,9 +63,6 @@ MAX_FUNCTION_LINES = 80
 PRIVATE_STILL = {
     "cli/parser.py",
     "models/encoders.py",
-    "models/exact_numerics.py",
-    "models/traced_blocks.py",
-    "onednn.py",
     "training/memory.py",
     "training/optimizers.py",
     "training/schedule_free.py",

@@ -17,11 +17,11 @@ from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.spec import TextEncoderSpec
 
 if _TYPE_CHECKING:
-    from keras_sdft.models.diffusion_model import DiffusionModel
     from keras_sdft.models.encoders import encoder_sources
     from keras_sdft.models.encoders import release
     from keras_sdft.models.stable_diffusion import StableDiffusion
     from keras_sdft.models.tokenizer import Tokenizer
+    from keras_sdft.models.unet.model import DiffusionModel
 
 __all__ = [
     "PRESETS",
@@ -41,7 +41,7 @@ __all__ = [
 # The networks import Keras, and keras_cv TensorFlow: whoever only looks at a
 # file waits for neither.
 _HOMES = {
-    "DiffusionModel": "diffusion_model",
+    "DiffusionModel": "unet.model",
     "StableDiffusion": "stable_diffusion",
     "Tokenizer": "tokenizer",
     "encoder_sources": "encoders",

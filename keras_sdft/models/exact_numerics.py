@@ -14,6 +14,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_sdft import keras_internals
+
 _EPSILON = 1e-6
 
 
@@ -31,7 +33,7 @@ def use_exact_numerics(network: Any) -> None:
     Args:
         network: A built `keras.Model`, KerasCV's or ours.
     """
-    for layer in network._flatten_layers():
+    for layer in keras_internals.flatten_layers(network):
         if isinstance(layer, keras.layers.GroupNormalization):
             layer.epsilon = _EPSILON
             layer.call = types.MethodType(_normalize, layer)

@@ -2,7 +2,7 @@
 
 keras-cv 0.9.0 is the last release and is pinned; what we need of its insides
 is imported here and nowhere else. SD 1.x and 2.x get KerasCV's own encoder
-and decoder classes; narrower models are those of `narrow_parts`.
+and decoder classes; narrower models are those of `small_encoders`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from keras_cv.src.models.stable_diffusion.stable_diffusion import (
     StableDiffusionBase,
 )
 
-from keras_sdft.models import narrow_parts
+from keras_sdft.models import small_encoders
 from keras_sdft.models.dtypes import dtype_policy_scope
-from keras_sdft.models.narrow_parts import moments_model
+from keras_sdft.models.small_encoders import moments_model
 from keras_sdft.models.spec import AutoencoderSpec
 from keras_sdft.models.spec import TextEncoderSpec
 
@@ -69,7 +69,7 @@ def build_text_encoder(spec: TextEncoderSpec, dtype: Any = None) -> Any:
             return TextEncoder(spec.max_length, download_weights=False)
         if spec == _SD2_TEXT:
             return TextEncoderV2(spec.max_length, download_weights=False)
-        return narrow_parts.build_text_encoder(spec)
+        return small_encoders.build_text_encoder(spec)
 
 
 def build_image_encoder(spec: AutoencoderSpec, dtype: Any = None) -> Any:
@@ -87,7 +87,7 @@ def build_image_encoder(spec: AutoencoderSpec, dtype: Any = None) -> Any:
     with dtype_policy_scope(dtype):
         if spec == _FULL_AUTOENCODER:
             return ImageEncoder(download_weights=False)
-        return narrow_parts.build_image_encoder(spec)
+        return small_encoders.build_image_encoder(spec)
 
 
 def build_decoder(
@@ -109,4 +109,4 @@ def build_decoder(
     with dtype_policy_scope(dtype):
         if spec == _FULL_AUTOENCODER:
             return Decoder(height, width, download_weights=False)
-        return narrow_parts.build_decoder(spec, height, width)
+        return small_encoders.build_decoder(spec, height, width)

@@ -17,7 +17,6 @@ from keras import ops
 from keras_sdft.diffusion import NoiseSchedule
 from keras_sdft.models import keras_cv_parts
 from keras_sdft.models import packaged
-from keras_sdft.models.diffusion_model import DiffusionModel
 from keras_sdft.models.exact_numerics import use_exact_numerics
 from keras_sdft.models.exported import resolve
 from keras_sdft.models.generation import check_size
@@ -29,6 +28,7 @@ from keras_sdft.models.presets import fetch
 from keras_sdft.models.presets import get_preset
 from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.tokenizer import Tokenizer
+from keras_sdft.models.unet.model import DiffusionModel
 from keras_sdft.models.weight_files import load_weights
 
 _logger = logging.getLogger(__name__)

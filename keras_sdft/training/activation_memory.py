@@ -14,8 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sdft.models.attention import PART
-from keras_sdft.models.attention import number_of_parts
+from keras_sdft.models.kernels import gate
 
 _FLOAT32 = 4
 
@@ -229,8 +228,8 @@ def _transformer(layer: Any, place: Place) -> tuple[Stage, Place]:
     working = positions * width * (8 + 4 * 4) * size
     for columns in (place.area, length):
         scores = positions * heads * columns * size
-        parts = number_of_parts(place.batch * heads, place.area, columns)
-        if parts is None:
+        at_once = gate.scores_at_once(place.batch * heads, place.area, columns)
+        if at_once is None:
             held += scores
             # Of the softmax: of its output, of its input, and the product
             # of output and gradient.
@@ -239,7 +238,8 @@ def _transformer(layer: Any, place: Place) -> tuple[Stage, Place]:
         # The values as they come, beside those in the next order.
         held += positions * width * size
         each = place.batch * columns * width * _FLOAT32
-        working = max(working, 3 * PART + 2 * parts * each)
+        parts = place.area // at_once[1]
+        working = max(working, 3 * gate.PART_ON_CPU + 2 * parts * each)
     working += positions * 2 * width * size
     entry = positions * width * size
     remat = getattr(layer, "remat", False)

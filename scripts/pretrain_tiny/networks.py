@@ -11,9 +11,9 @@ from keras import ops
 from keras_sdft.models import PRESETS
 from keras_sdft.models import DiffusionModel
 from keras_sdft.models import StableDiffusionSpec
-from keras_sdft.models import narrow_parts
-from keras_sdft.models import unet_blocks
+from keras_sdft.models import small_encoders
 from keras_sdft.models.initialise import initialise
+from keras_sdft.models.unet import blocks
 
 _LOG_VARIANCE = -5.0
 
@@ -38,8 +38,8 @@ def build_autoencoder(spec: StableDiffusionSpec, seed: int = 0):
         Tuple of `keras.Model`: moments model, decoder.
     """
     parts = spec.autoencoder
-    encoder = narrow_parts.build_image_encoder(parts)
-    decoder = narrow_parts.build_decoder(parts)
+    encoder = small_encoders.build_image_encoder(parts)
+    decoder = small_encoders.build_decoder(parts)
     for index, model in enumerate((encoder, decoder)):
         initialise(model, seed + 1000 * index)
         _silence_residuals(model)
@@ -48,7 +48,7 @@ def build_autoencoder(spec: StableDiffusionSpec, seed: int = 0):
     bias = np.zeros(last.bias.shape, "float32")
     bias[parts.latent_channels :] = _LOG_VARIANCE
     last.bias.assign(bias)
-    return narrow_parts.moments_model(encoder), decoder
+    return small_encoders.moments_model(encoder), decoder
 
 
 def build_text_to_image(
@@ -69,7 +69,7 @@ def build_text_to_image(
     Returns:
         Tuple of `keras.Model`: text encoder, diffusion model.
     """
-    text_encoder = narrow_parts.build_text_encoder(spec.text_encoder, dtype)
+    text_encoder = small_encoders.build_text_encoder(spec.text_encoder, dtype)
     unet = DiffusionModel(
         spec.diffusion_model,
         max_length=spec.text_encoder.max_length,
@@ -82,14 +82,14 @@ def build_text_to_image(
     _loud_words(text_encoder, generator, spec.text_encoder.vocabulary_size)
     _silence_residuals(unet)
     for layer in unet._flatten_layers():
-        if isinstance(layer, unet_blocks.BasicTransformerBlock):
+        if isinstance(layer, blocks.BasicTransformerBlock):
             _attentive(layer.attn2, generator)
     return text_encoder, unet
 
 
 def _loud_words(text_encoder, generator, vocabulary_size):
     for layer in text_encoder._flatten_layers():
-        if isinstance(layer, narrow_parts.CLIPEmbedding):
+        if isinstance(layer, small_encoders.CLIPEmbedding):
             tokens = layer.token_embedding.embeddings
             _draw(tokens, 1.0, generator)
             _draw(layer.position_embedding.embeddings, 0.05, generator)
@@ -118,13 +118,13 @@ def _draw(variable, deviation, generator):
 def _silence_residuals(model):
     """Zeroes the last layer of each block, so that it begins as nothing."""
     for layer in model._flatten_layers():
-        if isinstance(layer, unet_blocks.ResBlock):
+        if isinstance(layer, blocks.ResBlock):
             last = layer.exit_flow[-1].conv2d
-        elif isinstance(layer, unet_blocks.SpatialTransformer):
+        elif isinstance(layer, blocks.SpatialTransformer):
             last = getattr(layer.proj2, "conv2d", layer.proj2)
-        elif isinstance(layer, narrow_parts.ResnetBlock):
+        elif isinstance(layer, small_encoders.ResnetBlock):
             last = layer.conv2.conv2d
-        elif isinstance(layer, narrow_parts.AttentionBlock):
+        elif isinstance(layer, small_encoders.AttentionBlock):
             last = layer.proj_out.conv2d
         else:
             continue

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_sdft.models import attention
+from keras_sdft.models.kernels import attention
+from keras_sdft.models.kernels import gate
 
 
 @pytest.fixture
@@ -23,26 +24,57 @@ def value_and_gradients(query, key, value, weights):
     return [y, *tape.gradient(loss, [query, key, value])]
 
 
-@pytest.mark.parametrize("bytes_of_a_part, parts", [(480, 1), (120, 4)])
+@pytest.fixture
+def gpu(monkeypatch):
+    """The limits of another device; the arithmetic stays a CPU's."""
+    monkeypatch.setattr(gate, "on_cpu", lambda: False)
+
+
+@pytest.mark.parametrize("at_once", [(1, 12), (1, 3), (3, 12)])
 @pytest.mark.parametrize("graph", [False, True])
-def test_parts_equal_the_whole(
-    given, monkeypatch, bytes_of_a_part, parts, graph
-):
+def test_parts_equal_the_reference(given, monkeypatch, at_once, graph):
     expected = value_and_gradients(*given)
-    monkeypatch.setattr(attention, "MANY", 0)
-    monkeypatch.setattr(attention, "PART", bytes_of_a_part)
-    assert attention.number_of_parts(3, 12, 10) == parts
+    monkeypatch.setattr(gate, "scores_at_once", lambda *sizes: at_once)
+    monkeypatch.setattr(attention, "reference", None)
     function = value_and_gradients
     found = (tf.function(function) if graph else function)(*given)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_only_many_scores_are_made_in_parts():
+def test_parts_lose_no_more_digits_in_bfloat16(monkeypatch):
+    generator = np.random.default_rng(0)
+    shapes = [(2, 64, 8), (2, 8, 64), (2, 64, 8), (2, 64, 8)]
+    given = [tf.constant(generator.normal(size=s), "bfloat16") for s in shapes]
+    # A level that is large against its differences within a row.
+    given[2] = given[2] + 4
+    exact = value_and_gradients(*[tf.cast(x, "float64") for x in given])
+    whole = value_and_gradients(*given)
+    monkeypatch.setattr(gate, "scores_at_once", lambda *sizes: (1, 16))
+    parts = value_and_gradients(*given)
+
+    def error(found, name):
+        difference = tf.cast(found[name], "float64") - exact[name]
+        return tf.norm(difference) / tf.norm(exact[name])
+
+    for name in range(4):
+        assert error(parts, name) < 1.2 * error(whole, name)
+
+
+def test_only_many_scores_are_computed_in_parts():
     # SD 1.x at 256, 512 and 768 pixels, one image.
-    assert attention.number_of_parts(8, 32 * 32, 32 * 32) is None
-    assert attention.number_of_parts(8, 64 * 64, 64 * 64) == 8
-    assert attention.number_of_parts(8, 96 * 96, 96 * 96) == 48
+    assert gate.scores_at_once(8, 32 * 32, 32 * 32) is None
+    assert gate.scores_at_once(8, 64 * 64, 64 * 64) == (1, 512)
+    assert gate.scores_at_once(8, 96 * 96, 96 * 96) == (1, 192)
     # The text is short.
-    assert attention.number_of_parts(8, 32 * 32, 77) is None
-    assert attention.number_of_parts(None, 64 * 64, 64 * 64) is None
+    assert gate.scores_at_once(8, 32 * 32, 77) is None
+    assert gate.scores_at_once(None, 64 * 64, 64 * 64) is None
+
+
+def test_other_devices_take_whole_sequences(gpu):
+    # Of 512 pixels: 64 MiB for each head; a batch of 2, of 4, and of 5.
+    assert gate.scores_at_once(16, 64 * 64, 64 * 64) is None
+    assert gate.scores_at_once(32, 64 * 64, 64 * 64) == (16, 64 * 64)
+    assert gate.scores_at_once(40, 64 * 64, 64 * 64) == (10, 64 * 64)
+    # Of 1,536 pixels: more than 1 GiB for one.
+    assert gate.scores_at_once(8, 192 * 192, 192 * 192) == (1, 6144)

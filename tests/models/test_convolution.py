@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from keras_sdft.models import DiffusionModel
 from keras_sdft.models import DiffusionModelSpec
-from keras_sdft.models import convolution
-from keras_sdft.models.convolution import convolve
+from keras_sdft.models.kernels import convolution
+from keras_sdft.models.kernels import gate
+from keras_sdft.models.kernels.convolution import convolve
 
 
 def draw(*shape, seed):
@@ -43,7 +44,7 @@ def products(monkeypatch):
         calls.append(args[0].shape)
         return original(*args)
 
-    monkeypatch.setattr(convolution, "_NARROW", 0)
+    monkeypatch.setattr(gate, "NARROW_CHANNELS", 0)
     monkeypatch.setattr(convolution, "_neighbourhoods", counting)
     return calls
 
@@ -56,7 +57,7 @@ def products(monkeypatch):
 def test_equals_its_definition(
     products, monkeypatch, batch_size, most_places, times, size
 ):
-    monkeypatch.setattr(convolution, "_MANY_PLACES", most_places)
+    monkeypatch.setattr(gate, "FEW_PLACES", most_places)
     images = draw(batch_size, 5, 7, 6, seed=0)
     kernel = draw(size, size, 6, 4, seed=1)
     weights = draw(batch_size, 5, 7, 4, seed=2)
@@ -79,11 +80,11 @@ def test_other_cases_are_tensorflows(products, monkeypatch):
     any_size = tf.TensorSpec((None, None, None, 6))
     tf.function(convolve).get_concrete_function(any_size, kernel)
     assert convolve(keras.Input((None, None, 6)), kernel).shape[-1] == 4
-    monkeypatch.setattr(convolution, "_LARGE", 4 * 5 * 7 * 6 * 9 - 1)
+    monkeypatch.setattr(gate, "LARGE_NEIGHBOURHOODS", 4 * 5 * 7 * 6 * 9 - 1)
     convolve(tf.constant(images), kernel)
     devices = [tf.config.LogicalDevice("/TPU:0", "TPU")]
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda: devices)
-    monkeypatch.setattr(convolution, "_LARGE", 2**28)
+    monkeypatch.setattr(gate, "LARGE_NEIGHBOURHOODS", 2**28)
     convolve(tf.constant(images), kernel)
     assert not products
 
@@ -112,7 +113,7 @@ def test_a_network_of_them(products, perturb, graph):
     found = run()
     assert products
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convolution, "_NARROW", 99)
+        patch.setattr(gate, "NARROW_CHANNELS", 99)
         expected = loss_and_gradients()
     for a, b in zip(found, expected, strict=True):
         assert relative_error(a, b) < 1e-4

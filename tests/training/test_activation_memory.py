@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from keras_sdft.models import DiffusionModel
-from keras_sdft.models import unet_blocks
-from keras_sdft.models import unet_layers
 from keras_sdft.models.dtypes import dtype_policy_scope
+from keras_sdft.models.unet import blocks
+from keras_sdft.models.unet import layers
 from keras_sdft.training.activation_memory import Place
 from keras_sdft.training.activation_memory import Stage
 from keras_sdft.training.activation_memory import fullest
@@ -25,20 +25,20 @@ VIEWS = {"Reshape", "Identity", "IdentityN", "ExpandDims", "Squeeze"}
 NOT_ACTIVATIONS = {"Const", "ReadVariableOp", "Shape", "ShapeN"}
 LAYERS = {
     "residual": (
-        lambda: unet_blocks.ResBlock(2 * WIDTH, groups=4),
+        lambda: blocks.ResBlock(2 * WIDTH, groups=4),
         [IMAGE, (BATCH, 16)],
     ),
     "residual, same width": (
-        lambda: unet_blocks.ResBlock(WIDTH, groups=4),
+        lambda: blocks.ResBlock(WIDTH, groups=4),
         [IMAGE, (BATCH, 16)],
     ),
     "transformer": (
-        lambda: unet_blocks.SpatialTransformer(4, WIDTH // 4, groups=4),
+        lambda: blocks.SpatialTransformer(4, WIDTH // 4, groups=4),
         [IMAGE, (BATCH, LENGTH, 16)],
     ),
-    "upsample": (lambda: unet_layers.Upsample(WIDTH), [IMAGE]),
+    "upsample": (lambda: layers.Upsample(WIDTH), [IMAGE]),
     "downsample": (
-        lambda: unet_layers.PaddedConv2D(WIDTH, 3, strides=2),
+        lambda: layers.PaddedConv2D(WIDTH, 3, strides=2),
         [IMAGE],
     ),
 }

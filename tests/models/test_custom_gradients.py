@@ -4,9 +4,9 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from keras_sdft.models.own_gradients import gated_gelu
-from keras_sdft.models.own_gradients import group_normalization
-from keras_sdft.models.own_gradients import layer_normalization
+from keras_sdft.models.kernels.custom_gradients import gated_gelu
+from keras_sdft.models.kernels.custom_gradients import group_normalization
+from keras_sdft.models.kernels.custom_gradients import layer_normalization
 
 
 def by_hand(x, gamma, beta, epsilon, swish=False):

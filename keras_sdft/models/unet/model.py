@@ -10,15 +10,17 @@ from typing import Any
 import keras
 from keras import layers
 
+from keras_sdft import checks
 from keras_sdft.models.dtypes import dtype_policy_scope
+from keras_sdft.models.kernels import gate
 from keras_sdft.models.spec import DiffusionModelSpec
-from keras_sdft.models.unet_blocks import ResBlock
-from keras_sdft.models.unet_blocks import SpatialTransformer
-from keras_sdft.models.unet_layers import Dense
-from keras_sdft.models.unet_layers import GroupNormalization
-from keras_sdft.models.unet_layers import PaddedConv2D
-from keras_sdft.models.unet_layers import Upsample
-from keras_sdft.models.unet_layers import kernels_begin_with
+from keras_sdft.models.unet.blocks import ResBlock
+from keras_sdft.models.unet.blocks import SpatialTransformer
+from keras_sdft.models.unet.layers import Dense
+from keras_sdft.models.unet.layers import GroupNormalization
+from keras_sdft.models.unet.layers import PaddedConv2D
+from keras_sdft.models.unet.layers import Upsample
+from keras_sdft.models.unet.layers import kernels_begin_with
 
 NUMERICS = ("exact", "keras_cv")
 
@@ -155,19 +157,16 @@ class _UNetBuilder:
 
 
 def _traced_blocks() -> Any:
-    """What blocks of equal shapes share, on the backend that has it."""
-    if keras.backend.backend() != "tensorflow":
+    """Returns what blocks of equal shapes share, where it pays."""
+    if not gate.traces_blocks():
         return None
-    from keras_sdft.models.traced_blocks import TracedBlocks
+    from keras_sdft.models.kernels.tracing import TracedBlocks
 
     return TracedBlocks()
 
 
 def _check_spec(spec: DiffusionModelSpec, numerics: str) -> None:
-    if numerics not in NUMERICS:
-        raise ValueError(
-            f"`numerics` must be one of {NUMERICS}. Received: {numerics!r}."
-        )
+    checks.one_of("numerics", numerics, NUMERICS)
     if len(spec.num_heads) != len(spec.widths):
         raise ValueError(
             "`num_heads` must have one entry for each of `widths`. "

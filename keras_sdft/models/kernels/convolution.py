@@ -15,20 +15,11 @@ References:
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
-import keras
 from keras import ops
 
-from keras_sdft import onednn
-
-# Measured on two cores, see benchmarks/NOTES.md: channels below which
-# TensorFlow's kernels are as fast, places of all images above which two of
-# the three kernels are, and bytes of neighbourhoods that are too many.
-_NARROW = 256
-_MANY_PLACES = 512
-_LARGE = 2**28
+from keras_sdft.models.kernels import gate
 
 
 def convolve(images: Any, kernel: Any) -> Any:
@@ -41,10 +32,10 @@ def convolve(images: Any, kernel: Any) -> Any:
     Returns:
         Float tensor `(B, H, W, D)`.
     """
-    if not _pays(images, kernel):
-        return ops.conv(images, kernel, padding="same")
+    if not gate.convolves_by_products(images, kernel):
+        return reference(images, kernel)
     batch, height, width, _ = images.shape
-    few = batch * height * width <= _MANY_PLACES
+    few = batch * height * width <= gate.FEW_PLACES
 
     @ops.custom_gradient
     def convolved(x: Any, kernel: Any) -> Any:
@@ -52,7 +43,7 @@ def convolve(images: Any, kernel: Any) -> Any:
         if few or batch == 1:
             y = _product(x, kernel)
         else:
-            y = ops.conv(x, kernel, padding="same")
+            y = reference(x, kernel)
 
         def gradient(*upstream: Any) -> tuple[Any, Any]:
             (dy,) = upstream
@@ -68,14 +59,9 @@ def convolve(images: Any, kernel: Any) -> Any:
     return convolved(images, ops.cast(kernel, "float32"))
 
 
-def _pays(images: Any, kernel: Any) -> bool:
-    if keras.backend.backend() != "tensorflow" or images.dtype != "float32":
-        return False
-    if None in tuple(images.shape) or min(kernel.shape[2:]) <= _NARROW:
-        return False
-    if 4 * math.prod(images.shape) * math.prod(kernel.shape[:2]) > _LARGE:
-        return False
-    return onednn.only_cpus()
+def reference(images: Any, kernel: Any) -> Any:
+    """Computes what `convolve` does, with the backend's own convolution."""
+    return ops.conv(images, kernel, padding="same")
 
 
 def _product(x: Any, kernel: Any) -> Any:
@@ -84,7 +70,7 @@ def _product(x: Any, kernel: Any) -> Any:
 
 
 def _product_to_inputs(dy: Any, kernel: Any) -> Any:
-    """What the gradient of the outputs says of the inputs."""
+    """Returns the inputs' gradient, from that of the outputs."""
     x = ops.matmul(_rows(dy), ops.transpose(_matrix(kernel)))
     x = ops.reshape(x, (*dy.shape[:3], -1))
     size = kernel.shape[0]
@@ -99,14 +85,14 @@ def _product_to_inputs(dy: Any, kernel: Any) -> Any:
 
 
 def _product_to_kernel(x: Any, dy: Any, kernel: Any) -> Any:
-    """What the gradient of the outputs says of the kernel."""
+    """Returns the kernel's gradient, from that of the outputs."""
     neighbours = _neighbourhoods(x, kernel.shape[0])
     products = ops.matmul(ops.transpose(neighbours), _rows(dy))
     return ops.reshape(products, kernel.shape)
 
 
 def _neighbourhoods(x: Any, size: int) -> Any:
-    """`(B, H, W, C)` to `(B * H * W, size * size * C)`."""
+    """Returns a row `(size * size * C,)` for each of `(B, H, W)`."""
     margin = size // 2
     for axis in (2, 1):
         length = x.shape[axis]

@@ -10,7 +10,7 @@ from keras_cv.src.models.stable_diffusion import text_encoder
 
 from keras_sdft.models import AutoencoderSpec
 from keras_sdft.models import TextEncoderSpec
-from keras_sdft.models import narrow_parts
+from keras_sdft.models import small_encoders
 
 ATTENTION = attention_block.AttentionBlock
 CONVOLUTION = padded_conv2d.PaddedConv2D
@@ -107,20 +107,20 @@ def text_inputs():
 
 def text_case(activation):
     spec = TextEncoderSpec(50, 8, 2, 2, activation)
-    ours = narrow_parts.build_text_encoder(spec)
+    ours = small_encoders.build_text_encoder(spec)
     return ours, keras_cv_text_encoder(spec), text_inputs()
 
 
 def encoder_case():
     images = np.random.default_rng(0).uniform(-1, 1, (2, 64, 128, 3))
-    ours = narrow_parts.build_image_encoder(AUTOENCODER)
+    ours = small_encoders.build_image_encoder(AUTOENCODER)
     theirs = keras_cv_image_encoder(AUTOENCODER)
     return ours, theirs, images.astype("float32")
 
 
 def decoder_case():
     latents = np.random.default_rng(0).normal(size=(2, 8, 16, 4))
-    ours = narrow_parts.build_decoder(AUTOENCODER, 64, 128)
+    ours = small_encoders.build_decoder(AUTOENCODER, 64, 128)
     return ours, keras_cv_decoder(AUTOENCODER), latents.astype("float32")
 
 
@@ -167,7 +167,7 @@ def test_weight_files_of_keras_cvs_blocks_load(case, tmp_path):
 
 
 def test_decoder_takes_any_size_when_told_none():
-    decoder = narrow_parts.build_decoder(AUTOENCODER)
+    decoder = small_encoders.build_decoder(AUTOENCODER)
     for height, width in ((8, 8), (16, 24)):
         latents = np.zeros((1, height, width, 4), "float32")
         assert decoder(latents).shape == (1, 8 * height, 8 * width, 3)

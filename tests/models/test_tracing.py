@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from keras_sdft.models import DiffusionModel
 from keras_sdft.models import DiffusionModelSpec
-from keras_sdft.models.traced_blocks import TracedBlocks
-from keras_sdft.models.unet_blocks import Block
-from keras_sdft.models.unet_blocks import SpatialTransformer
+from keras_sdft.models.kernels.tracing import TracedBlocks
+from keras_sdft.models.unet.blocks import Block
+from keras_sdft.models.unet.blocks import SpatialTransformer
 
 SPEC = DiffusionModelSpec(
     widths=(16, 24),

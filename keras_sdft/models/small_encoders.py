@@ -19,7 +19,7 @@ from keras import ops
 from keras_sdft.models.dtypes import dtype_policy_scope
 from keras_sdft.models.spec import AutoencoderSpec
 from keras_sdft.models.spec import TextEncoderSpec
-from keras_sdft.models.unet_layers import GroupNormalization
+from keras_sdft.models.unet.layers import GroupNormalization
 
 # === Text ===
 

@@ -3,7 +3,7 @@
 Class and attribute names repeat those of KerasCV's private layers on
 purpose: Keras names the entries of a `.weights.h5` file after them, so that
 one file fits both. Must not know how the layers are put together: into blocks
-in `unet_blocks.py`, and these in `diffusion_model.py`.
+in `blocks.py`, and these in `diffusion_model.py`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 from keras import layers
 from keras import ops
 
-from keras_sdft.models.attention import attend
-from keras_sdft.models.convolution import convolve
-from keras_sdft.models.own_gradients import gated_gelu
-from keras_sdft.models.own_gradients import group_normalization
-from keras_sdft.models.own_gradients import layer_normalization
-from keras_sdft.models.own_gradients import sides
+from keras_sdft.models.kernels.attention import attend
+from keras_sdft.models.kernels.convolution import convolve
+from keras_sdft.models.kernels.custom_gradients import gated_gelu
+from keras_sdft.models.kernels.custom_gradients import group_normalization
+from keras_sdft.models.kernels.custom_gradients import layer_normalization
+from keras_sdft.models.kernels.custom_gradients import sides
 
 
 class GroupNormalization(layers.GroupNormalization):

@@ -5,7 +5,7 @@ graph, and the graph optimizer goes over each of them again. A U-Net repeats
 its blocks; here the first block of a kind becomes a function of its weights
 and inputs, which all of its kind then call, forwards and backwards.
 
-The twin of a call here is `Block.plain`, which other backends and eager
+Its reference implementation is `Block.plain`, which other backends and eager
 execution use. Must not know what a block computes.
 """
 
@@ -18,6 +18,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+
+from keras_sdft import keras_internals
 
 # What is plain enough to be compared; of functions, the very same one.
 _PLAIN = (
@@ -40,7 +42,7 @@ _IGNORED = frozenset(
 class TracedBlocks:
     """Functions shared by the blocks of a network, by kind of block.
 
-    A block is a built `Block` of `unet_blocks.py`. Several calls of a
+    A block is a built `Block` of `blocks.py`. Several calls of a
     function may run at the same time, so what it computes must not become a
     kernel that keeps something between its operations: oneDNN's convolution
     with a sum does (`MklConvOp`, TensorFlow 2.21).
@@ -92,7 +94,7 @@ def _kind(layer: Any) -> Any:
                 if isinstance(value, _PLAIN) and name not in _IGNORED
             ),
         )
-        for part in layer._flatten_layers()
+        for part in keras_internals.flatten_layers(layer)
     )
     weights = tuple(
         (tuple(v.shape), str(v.dtype), v.trainable) for v in layer.variables

@@ -1,6 +1,6 @@
 """The U-Net's blocks: what may be recomputed, or shared when traced.
 
-Named like KerasCV's, as the layers in `unet_layers.py` are. Must not know
+Named like KerasCV's, as the layers in `layers.py` are. Must not know
 which blocks a network has.
 """
 
@@ -12,14 +12,14 @@ import keras
 from keras import layers
 from keras import ops
 
-from keras_sdft.models.own_gradients import places
-from keras_sdft.models.own_gradients import sides
-from keras_sdft.models.unet_layers import GEGLU
-from keras_sdft.models.unet_layers import CrossAttention
-from keras_sdft.models.unet_layers import Dense
-from keras_sdft.models.unet_layers import GroupNormalization
-from keras_sdft.models.unet_layers import LayerNormalization
-from keras_sdft.models.unet_layers import PaddedConv2D
+from keras_sdft.models.kernels.custom_gradients import places
+from keras_sdft.models.kernels.custom_gradients import sides
+from keras_sdft.models.unet.layers import GEGLU
+from keras_sdft.models.unet.layers import CrossAttention
+from keras_sdft.models.unet.layers import Dense
+from keras_sdft.models.unet.layers import GroupNormalization
+from keras_sdft.models.unet.layers import LayerNormalization
+from keras_sdft.models.unet.layers import PaddedConv2D
 
 
 class Block(layers.Layer):

@@ -1,0 +1,100 @@
+"""Where each fast path pays: by backend, by device and by size.
+
+The limits of CPUs were measured on two cores, see benchmarks/NOTES.md; on
+GPUs and TPUs the backend's own kernels are taken. Must not know how a fast
+path works.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+
+from keras_sdft import onednn
+
+# Channels up to which TensorFlow's convolutions are as fast as a product of
+# matrices, places of all images above which two of the three products are
+# not, and bytes of neighbourhoods that are too many.
+NARROW_CHANNELS = 256
+FEW_PLACES = 512
+LARGE_NEIGHBOURHOODS = 2**28
+
+# Bytes of float32 scores up to which they are computed all at once, and of
+# those computed at once beyond: a CPU's cache should hold them, while an
+# accelerator should not wait for small ones.
+SCORES_ON_CPU, PART_ON_CPU = 2**25, 2**23
+SCORES_ELSEWHERE = PART_ELSEWHERE = 2**30
+
+
+def on_cpu() -> bool:
+    """Returns whether CPUs are all that the backend computes on."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return onednn.only_cpus()
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() == "cpu"
+    if backend == "torch":
+        import torch
+
+        return not torch.cuda.is_available()
+    return True
+
+
+def traces_blocks() -> bool:
+    """Returns whether blocks of equal shapes share a traced function.
+
+    It saves Python's time for each operation of a graph, which no device
+    changes; other backends trace in another way.
+    """
+    return keras.backend.backend() == "tensorflow"
+
+
+def convolves_by_products(images: Any, kernel: Any) -> bool:
+    """Returns whether a convolution is computed as products of matrices.
+
+    Args:
+        images: Tensor `(B, H, W, C)`.
+        kernel: Tensor `(K, K, C, D)`.
+    """
+    if keras.backend.backend() != "tensorflow" or images.dtype != "float32":
+        return False
+    if None in tuple(images.shape) or min(kernel.shape[2:]) <= NARROW_CHANNELS:
+        return False
+    neighbours = math.prod(images.shape) * math.prod(kernel.shape[:2])
+    return 4 * neighbours <= LARGE_NEIGHBOURHOODS and on_cpu()
+
+
+def scores_at_once(
+    sequences: int | None, rows: int | None, columns: int | None
+) -> tuple[int, int] | None:
+    """Returns how much of an attention's scores is computed at once.
+
+    Args:
+        sequences: Integer, batch times heads, or `None` if unknown.
+        rows: Integer, queries of a sequence, or `None`.
+        columns: Integer, keys of a sequence, or `None`.
+
+    Returns:
+        Pair of a divisor of `sequences` and one of `rows`; `None` for all
+        scores, if they are few or how many is not known.
+    """
+    if sequences is None or rows is None or columns is None:
+        return None
+    cpu = on_cpu()
+    sequence = 4 * rows * columns
+    if sequences * sequence <= (SCORES_ON_CPU if cpu else SCORES_ELSEWHERE):
+        return None
+    part = PART_ON_CPU if cpu else PART_ELSEWHERE
+    if sequence > part or cpu:
+        return 1, _largest_divisor(rows, part / (4 * columns))
+    return _largest_divisor(sequences, part / sequence), rows
+
+
+def _largest_divisor(number: int, limit: float) -> int:
+    """Returns the largest divisor of `number` up to `limit`, at least 1."""
+    divisors = (n for n in range(1, number + 1) if number % n == 0)
+    return max(n for n in divisors if n <= max(limit, 1))
