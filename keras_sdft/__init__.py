@@ -15,6 +15,7 @@ if _TYPE_CHECKING:
     from keras_sdft import callbacks
     from keras_sdft import data
     from keras_sdft import diffusion
+    from keras_sdft import encoding
     from keras_sdft import formats
     from keras_sdft import models
     from keras_sdft import training
@@ -30,6 +31,7 @@ __all__ = [
     "callbacks",
     "data",
     "diffusion",
+    "encoding",
     "formats",
     "models",
     "training",

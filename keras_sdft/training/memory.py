@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from keras_sdft.encoding import build_encoders
 from keras_sdft.models.stable_diffusion import PARTS
 from keras_sdft.training.activation_memory import Place
 from keras_sdft.training.activation_memory import Stage
@@ -20,7 +21,6 @@ from keras_sdft.training.activation_memory import fullest
 from keras_sdft.training.activation_memory import itemsize
 from keras_sdft.training.activation_memory import stages
 from keras_sdft.training.activation_memory import weight_bytes
-from keras_sdft.training.conditioning import build_encoders
 from keras_sdft.training.conditioning import check_batch_spec
 
 # Measured as docs/memory.md says, with TensorFlow 2.21 and Keras 3.15 on a

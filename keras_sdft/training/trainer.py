@@ -14,12 +14,12 @@ import tensorflow as tf
 from keras import ops
 
 from keras_sdft.diffusion import timestep_embedding
+from keras_sdft.encoding import encode_captions
+from keras_sdft.encoding import encode_latents
+from keras_sdft.encoding import latent_shape
 from keras_sdft.models.exported import write_export
 from keras_sdft.training.accumulation import accumulate
 from keras_sdft.training.conditioning import check_dataset
-from keras_sdft.training.conditioning import encode_captions
-from keras_sdft.training.conditioning import encode_latents
-from keras_sdft.training.conditioning import latent_shape
 from keras_sdft.training.draws import Draws
 from keras_sdft.training.draws import check_at_least
 from keras_sdft.training.loss_metrics import LossMetrics

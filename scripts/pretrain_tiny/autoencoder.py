@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_sdft.encoding import sample_latents
 from keras_sdft.models import StableDiffusionSpec
-from keras_sdft.training.conditioning import sample_latents
 from keras_sdft.training.weight_average import WeightAverage
 from scripts.pretrain_tiny import checkpoints
 from scripts.pretrain_tiny import dataset

@@ -19,8 +19,8 @@ from keras_sdft.diffusion import NoiseSchedule
 from keras_sdft.diffusion import gaussian
 from keras_sdft.diffusion import stateless_seed
 from keras_sdft.diffusion import timestep_embedding
+from keras_sdft.encoding import sample_latents
 from keras_sdft.models import StableDiffusionSpec
-from keras_sdft.training.conditioning import sample_latents
 from keras_sdft.training.objective import Objective
 from keras_sdft.training.objective import squared_error
 from keras_sdft.training.weight_average import WeightAverage

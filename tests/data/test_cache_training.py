@@ -7,11 +7,11 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_sdft import Trainer
+from keras_sdft import encoding
 from keras_sdft.data import Cache
 from keras_sdft.data import load
 from keras_sdft.data.cache_encoders import Encoders
 from keras_sdft.training import AdamW
-from keras_sdft.training import conditioning
 
 
 @pytest.fixture
@@ -122,8 +122,8 @@ def test_batches_are_what_the_step_would_encode(make_micro, pictures, tmp_path):
     plain = load(pictures, model.tokenizer, **OPTIONS)
     _, cached = cached_dataset(model, pictures, tmp_path)
     for own, other in zip(plain, cached, strict=True):
-        moments = np.asarray(conditioning.encode_images(model, own))
-        context = np.asarray(conditioning.encode_captions(model, own))
+        moments = np.asarray(encoding.encode_images(model, own))
+        context = np.asarray(encoding.encode_captions(model, own))
         for expected, found in (
             (moments, other["moments"]),
             (context, other["context"]),

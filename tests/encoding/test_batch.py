@@ -1,8 +1,8 @@
 import numpy as np
 
-from keras_sdft.training.conditioning import encode_captions
-from keras_sdft.training.conditioning import encode_images
-from keras_sdft.training.conditioning import sample_latents
+from keras_sdft.encoding import encode_captions
+from keras_sdft.encoding import encode_images
+from keras_sdft.encoding import sample_latents
 
 
 def test_latents_by_hand():
