@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow lint format peers bench \
-  bench-full same memory parity learning docs clean
+  bench-full tables same memory parity learning docs clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -85,6 +85,9 @@ bench: install peers  ## Time and memory against the peers, in an hour
 
 bench-full: install peers  ## The same at the size of SD 1.5: hours, 19 GB
 	$(BIN)/python -m benchmarks.speed --full $(BENCH_ARGS)
+
+tables:  ## Write the tables of README.md and NOTES.md from results.json
+	$(BIN)/python -m benchmarks.tables
 
 # SAME_ARGS="--cases plain dreambooth" takes some configurations.
 same: install  ## Compare losses and weights with commit BASE, bit for bit

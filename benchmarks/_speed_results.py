@@ -6,11 +6,14 @@ Must not know how anything is measured.
 import datetime
 import json
 import os
+import re
 import statistics
 from pathlib import Path
 
-# What makes a row of the results file the same row.
-KEY = ("case", "against")
+# What makes a row of the results file the same row, beside the versions.
+KEY = ("case", "against", "cpu", "cores")
+# Flags of /proc/cpuinfo that decide which kernels run.
+WIDEST = {"avx2": "AVX2", "avx512f": "AVX-512", "amx_tile": "AMX"}
 
 
 def spread(values):
@@ -44,19 +47,30 @@ def comparison(ours, peer):
 
 
 def machine():
-    """What a figure depends on beside the programs."""
-    name = "unknown"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            name = line.partition(":")[2].strip()
-            break
+    """Returns what a figure depends on beside the programs."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "cpu": name,
+        "cpu": processor(Path("/proc/cpuinfo").read_text()),
         "cores": os.cpu_count(),
         "memory_gb": round(memory / 1e9, 1),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def processor(cpuinfo):
+    """Returns a processor's name and its widest instructions.
+
+    Virtual machines tell one name for processors that differ by a factor.
+    """
+    lines = dict(
+        (key.strip(), value.strip())
+        for key, _, value in (x.partition(":") for x in cpuinfo.splitlines())
+    )
+    name = re.sub(r"\((R|TM|r|tm)\)", "", lines.get("model name", "unknown"))
+    name = " ".join(name.removesuffix("Processor").split())
+    flags = lines.get("flags", "").split()
+    widest = [kind for flag, kind in WIDEST.items() if flag in flags]
+    return ", ".join([name, *widest[-1:]])
 
 
 # === Table ===
@@ -98,16 +112,38 @@ def number(value):
 
 
 def merged(old, new):
-    """The old rows, with those that were measured again replaced."""
-    compared = {row["case"] for row in new if row["against"]}
+    """Returns the old rows, with those that were measured again replaced."""
+    compared = {_place(row) for row in new if row["against"]}
     rows = {
-        tuple(row.get(name) for name in KEY): row
+        _identity(row): row
         for row in old
         # Ours alone, from a run in which every peer failed.
-        if row.get("against") or row["case"] not in compared
+        if row.get("against") or _place(row) not in compared
     }
-    rows.update({tuple(row[name] for name in KEY): row for row in new})
-    return sorted(rows.values(), key=lambda row: [row[k] or "" for k in KEY])
+    rows.update({_identity(row): row for row in new})
+    return sorted(rows.values(), key=lambda row: [*map(str, _identity(row))])
+
+
+def _identity(row):
+    key = [row.get(name) for name in KEY]
+    return (*key, str(sorted(row.get("versions", {}).items())))
+
+
+def _place(row):
+    return row["case"], row.get("cpu"), row.get("cores")
+
+
+def by_processor(rows):
+    """Returns a dict of processors' names and their latest rows."""
+    latest = {}
+    for row in rows:
+        key = tuple(row.get(name) for name in KEY)
+        if key not in latest or latest[key]["date"] <= row["date"]:
+            latest[key] = row
+    found = {}
+    for row in latest.values():
+        found.setdefault(row["cpu"], []).append(row)
+    return found
 
 
 def read(path):

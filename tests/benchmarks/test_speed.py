@@ -12,6 +12,7 @@ from benchmarks import _speed_inputs
 from benchmarks import _speed_results
 from benchmarks import _speed_sizes
 from benchmarks import speed
+from benchmarks import tables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -134,6 +135,46 @@ def test_rows_measured_again_are_replaced(tmp_path):
         ("2 step", None, 1.0),
     ]
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_other_processors_and_versions_have_rows_of_their_own(tmp_path):
+    path = tmp_path / "results.json"
+    old = row(cpu="A", cores=2, versions={"keras": "1"}, date="2026-01-01")
+    _speed_results.save(path, [old])
+    for changed in ({"cpu": "B"}, {"versions": {"keras": "2"}}):
+        _speed_results.save(path, [{**old, **changed, "date": "2026-01-02"}])
+    rows = _speed_results.read(path)
+    assert len(rows) == 3
+    found = _speed_results.by_processor(rows)
+    assert {name: len(rows) for name, rows in found.items()} == {"A": 1, "B": 1}
+    assert found["A"][0]["versions"] == {"keras": "2"}
+
+
+def test_a_processor_is_its_name_and_its_widest_instructions():
+    text = "model name\t: Intel(R) Xeon(R) Processor\nflags\t: {}\n"
+    names = [
+        _speed_results.processor(text.format(flags))
+        for flags in (
+            "sse",
+            "sse avx2",
+            "avx2 avx512f",
+            "avx2 avx512f amx_tile",
+        )
+    ]
+    assert names == [
+        "Intel Xeon",
+        "Intel Xeon, AVX2",
+        "Intel Xeon, AVX-512",
+        "Intel Xeon, AMX",
+    ]
+
+
+def test_the_documents_have_the_tables_of_the_results_file():
+    rows = _speed_results.read(tables.RESULTS)
+    titles = {f"{c.number} {c.title}" for c in _speed_cases.CASES.values()}
+    assert {row["case"] for row in rows} <= titles
+    for path, text in tables.documents(rows).items():
+        assert path.read_text(encoding="utf-8") == text, "`make tables`"
 
 
 def test_a_comparison_replaces_ours_alone():
