@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
 
+from keras_sdft import data
 from keras_sdft.cli.options import DataOptions
-from keras_sdft.cli.options import EncodedImageOptions
 
 if TYPE_CHECKING:
     from keras_sdft.cli.command import Options
@@ -31,7 +31,7 @@ _SHARE = 0.5
 _DECIDING = sorted(
     {
         field.name
-        for group in (DataOptions, EncodedImageOptions)
+        for group in (DataOptions, data.SourceOptions, data.ImageOptions)
         for field in dataclasses.fields(group)
     }
     # How often an image is shown, and when to give up, decides nothing.
@@ -109,7 +109,6 @@ def make_caches(options: Options, sd: Any, overwrite: bool = False) -> Caches:
     Returns:
         `Caches`.
     """
-    from keras_sdft import data
     from keras_sdft import models
 
     if options.no_cache:
@@ -170,7 +169,7 @@ def default_directory(options: Options, resolution: int) -> str:
 
 
 def check_cache(options: Options, inputs: dict[str, str | None]) -> None:
-    """Refuses flags of the cache that contradict each other or the data.
+    """Refuses a cache inside of what is read, and the reverse.
 
     Args:
         options: `Options`.
@@ -179,13 +178,6 @@ def check_cache(options: Options, inputs: dict[str, str | None]) -> None:
     Raises:
         ValueError: If they do.
     """
-    for name in ("cache", "cache_dtype"):
-        value = getattr(options, name)
-        if options.no_cache and value is not None:
-            raise ValueError(
-                f"`{name}` has no effect with `--no_cache`. Received: "
-                f"{name}={value}. Leave out the one or the other."
-            )
     if options.cache is None:
         return
     place = Path(options.cache).resolve()

@@ -13,27 +13,11 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from keras_sdft.cli.options import TRAINING
-from keras_sdft.cli.options import DataOptions
 
 if TYPE_CHECKING:
     from keras_sdft.cli.command import Options
 
-_COUNTS = (
-    "batch_size",
-    "gradient_accumulation_steps",
-    "max_train_steps",
-    "num_train_epochs",
-    "text_encoder_stop_step",
-    "lr_num_cycles",
-    "validation_every_epochs",
-    "validation_every_steps",
-    "preview_every_steps",
-    "save_every_steps",
-    "log_every_steps",
-    "num_class_images",
-    "sample_batch_size",
-    "class_num_steps",
-)
+_COUNTS = ("text_encoder_stop_step", "lr_num_cycles")
 _POSITIVE = (
     "learning_rate",
     "text_encoder_learning_rate",
@@ -52,8 +36,6 @@ _NOT_NEGATIVE = (
     "offset_noise",
     "multires_noise_iterations",
     "input_perturbation",
-    "prior_loss_weight",
-    "class_guidance_scale",
 )
 _SHARES = ("adam_beta1", "adam_beta2")
 
@@ -80,21 +62,13 @@ _COUNTS_WITH: dict[str, tuple[str, tuple[Any, ...]]] = {
     "adam_beta1": ("optimizer", ("adamw", "schedule_free_adamw")),
     "adam_beta2": ("optimizer", ("adamw", "schedule_free_adamw")),
     "adam_epsilon": ("optimizer", ("adamw", "schedule_free_adamw")),
-    "bucket_step": ("buckets", (True,)),
-    "bucket_min_side": ("buckets", (True,)),
-    "bucket_max_side": ("buckets", (True,)),
-    "bucket_max_aspect_ratio": ("buckets", (True,)),
-    "keep_tokens": ("shuffle_tags", (True,)),
-    "tag_separator": ("shuffle_tags", (True,)),
-    "mask_column": ("masks", ("files",)),
-    "prior_loss_weight": ("class_prompt", ()),
 }
 
 _DEFAULTS = {
     field.name: field.default
-    for group in (*TRAINING, DataOptions)
+    for group in TRAINING
     for field in dataclasses.fields(group)
-} | {"keep_tokens": 0, "tag_separator": ",", "prior_loss_weight": 1.0}
+}
 
 
 def check(options: Options) -> None:
@@ -107,15 +81,7 @@ def check(options: Options) -> None:
         ValueError: If an option is out of its range, or two contradict each
             other.
     """
-    given = (options.max_train_steps, options.num_train_epochs)
-    if (given[0] is None) == (given[1] is None):
-        raise ValueError(
-            "Give exactly one of `max_train_steps` and `num_train_epochs`. "
-            f"Received: max_train_steps={given[0]}, "
-            f"num_train_epochs={given[1]}."
-        )
     _check_numbers(options)
-    _check_resolution(options.resolution)
     _check_timesteps(options)
     _check_idle(options)
     _check_optimizer(options)
@@ -135,16 +101,6 @@ def _check_numbers(options: Options) -> None:
                 raise ValueError(
                     f"`{name}` must be {wanted}. Received: {value}."
                 )
-
-
-def _check_resolution(resolution: int | None) -> None:
-    if resolution is None or (resolution >= 64 and resolution % 64 == 0):
-        return
-    near = max(64, round(resolution / 64) * 64)
-    raise ValueError(
-        "`resolution` must be a multiple of 64 pixels. Received: "
-        f"{resolution}. Nearest valid: {near}."
-    )
 
 
 def _check_timesteps(options: Options) -> None:

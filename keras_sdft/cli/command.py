@@ -40,10 +40,13 @@ class Options:
         Raises:
             ValueError: If a value is out of its range.
         """
-        fields = dataclasses.fields(group)  # type: ignore[arg-type]
-        values = vars(self)
-        names = [each.name for each in fields if each.name in values]
-        return group(**{name: values[name] for name in names})
+        return group(**self.values_of(group))
+
+    def values_of(self, *groups: type) -> dict[str, Any]:
+        """Returns the values of the fields of dataclasses, by name."""
+        fields = [f for group in groups for f in dataclasses.fields(group)]
+        names = [f.name for f in fields if f.name in vars(self)]
+        return {name: getattr(self, name) for name in names}
 
     def replace(self, **changes: Any) -> Options:
         """Returns the same with other values of some flags."""

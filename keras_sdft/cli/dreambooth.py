@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from keras_sdft import checks
+from keras_sdft import data
 from keras_sdft.cli.checks import check
 from keras_sdft.cli.checks import check_model
 from keras_sdft.cli.class_images import generate_class_images
@@ -20,6 +22,7 @@ from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.memory import check_memory
 from keras_sdft.cli.options import TRAINING
+from keras_sdft.cli.options import check_counts
 from keras_sdft.cli.repeated_warnings import each_warning_once
 from keras_sdft.cli.run_directory import RunDirectory
 from keras_sdft.cli.training_data import load_photos
@@ -35,26 +38,12 @@ from keras_sdft.cli.training_run import run_training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SubjectOptions:
-    """The subject: its photos, its class, and what they are called.
+class PhotoOptions:
+    """The photos: of the subject, and to validate with.
 
     Args:
         instance_data_dir: Folder of photos of the subject, 3 to 30. Nothing
             else in it is read.
-        instance_prompt: Names the subject with a rare token, as in "a photo
-            of sks dog". May hold {token} and {class}.
-        class_prompt: Names its class, as in "a photo of dog". Without it
-            there is no prior preservation.
-        class_data_dir: Folder of class images. Those that are missing are
-            generated into it.
-        num_class_images: How many class images there shall be.
-        prior_loss_weight: Weight of the class images' loss.
-        token: The rare token, for {token} in the prompts. Found as what
-            only instance_prompt has, if not given.
-        class_noun: The class, for {class} in the prompts.
-        sample_batch_size: Class images that are generated at once.
-        class_num_steps: Sampling steps of a class image.
-        class_guidance_scale: Guidance of a class image.
         validation_data_dir: Folder of other photos of the subject, to
             validate with.
         validation_every_steps: Optimizer steps between two lines of
@@ -62,20 +51,38 @@ class SubjectOptions:
     """
 
     instance_data_dir: str
-    instance_prompt: str
-    class_prompt: str | None = None
-    class_data_dir: str | None = None
-    num_class_images: int = 200
-    prior_loss_weight: float = 1.0
-    token: str | None = None
+    validation_data_dir: str | None = None
+    validation_every_steps: int = 100
+
+    def __post_init__(self) -> None:
+        check_counts(self, "validation_every_steps")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassImageOptions:
+    """The class images: those that are missing are generated.
+
+    Args:
+        class_noun: The class, for {class} in the prompts, where {token} is
+            the token.
+        num_class_images: How many class images class_data_dir shall hold.
+        sample_batch_size: Class images that are generated at once.
+        class_num_steps: Sampling steps of a class image.
+        class_guidance_scale: Guidance of a class image.
+    """
+
     class_noun: str | None = dataclasses.field(
         default=None, metadata={"alias": "class"}
     )
+    num_class_images: int = 200
     sample_batch_size: int = 4
     class_num_steps: int = 50
     class_guidance_scale: float = 7.5
-    validation_data_dir: str | None = None
-    validation_every_steps: int = 100
+
+    def __post_init__(self) -> None:
+        check_counts(self, "num_class_images", "sample_batch_size")
+        checks.integer("class_num_steps", self.class_num_steps, 1, 1000)
+        checks.number("class_guidance_scale", self.class_guidance_scale, 0)
 
 
 _FOLDERS = ("instance_data_dir", "class_data_dir", "validation_data_dir")
@@ -111,14 +118,14 @@ def _dreambooth(options: Options) -> None:
     if options.class_prompt is not None:
         with _answering(sd, base):
             _generate(options, sd)
-    data = load_subject(options, sd, photos)
+    loaded = load_subject(options, sd, photos)
     saved = resolved(options, inputs)
     if options.class_data_dir is not None:
         saved["class_data_dir"] = os.path.abspath(options.class_data_dir)
     labels = RunLabels(
         "dreambooth", options.instance_data_dir, options.instance_prompt
     )
-    run_training(options, run, saved, data, trainer, callbacks, labels)
+    run_training(options, run, saved, loaded, trainer, callbacks, labels)
 
 
 def with_prompts(options: Options) -> Options:
@@ -140,8 +147,6 @@ def with_prompts(options: Options) -> Options:
 
 
 def _filled(options: Options, flag: str) -> Any:
-    from keras_sdft import data
-
     template = getattr(options, flag)
     if template is None:
         return None
@@ -177,8 +182,6 @@ def check_dreambooth(
         ValueError: If anything is not as it must be.
         OSError: If a folder is missing or may not be replaced.
     """
-    from keras_sdft import data
-
     check(options)
     token = data.check_dreambooth_prompts(
         options.instance_prompt, options.class_prompt, options.token
@@ -224,8 +227,6 @@ def _check_held_out(options: Options) -> None:
 
 
 def _tell_of_token(token: str | None, sd: Any) -> None:
-    from keras_sdft import data
-
     if token is None:
         return
     problem = data.check_token(token, sd.tokenizer).problem
@@ -263,7 +264,7 @@ def _generate(options: Options, sd: Any) -> None:
 
 COMMAND = Command(
     run=dreambooth,
-    groups=(SubjectOptions, *TRAINING),
+    groups=(PhotoOptions, data.SubjectOptions, ClassImageOptions, *TRAINING),
     # A few photos are memorized at the learning rate of a data set.
     defaults={"learning_rate": 1e-6},
     common=(

@@ -8,17 +8,18 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from keras_sdft import checks
+from keras_sdft import data
 from keras_sdft.cli import train
 from keras_sdft.cli.caching import check_cache
 from keras_sdft.cli.caching import make_caches
-from keras_sdft.cli.checks import check
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.model import MixedPrecision
 from keras_sdft.cli.model import PredictionType
 from keras_sdft.cli.options import DataOptions
-from keras_sdft.cli.options import EncodedImageOptions
 from keras_sdft.cli.train import check_source
+from keras_sdft.cli.training_data import check_data
 from keras_sdft.cli.training_data import load_data
 from keras_sdft.cli.training_run import inputs_of
 from keras_sdft.cli.training_run import load_for_training
@@ -54,6 +55,10 @@ class EncodeOptions:
     weights_directory: str | None = None
     overwrite: bool = False
 
+    def __post_init__(self) -> None:
+        if self.resolution is not None:
+            checks.multiple_of("resolution", self.resolution, 64, " pixels")
+
 
 def encode(options: Options) -> None:
     """Encodes captioned images once, for training from the cache.
@@ -68,18 +73,18 @@ def encode(options: Options) -> None:
             fills the cache.
     """
     training = as_training(options)
-    check(training)
+    check_data(training)
     inputs = inputs_of(training, ("data", "validation_data"))
     check_cache(training, inputs)
     for flag in ("data", "validation_data"):
         check_source(flag, inputs[flag])
     sd = load_for_training(training)
     caches = make_caches(training, sd, options.overwrite)
-    data = load_data(training, sd, caches)
+    loaded = load_data(training, sd, caches)
     caches.fill(sd, keep_text_encoder=False)
-    if len(data.report):
+    if len(loaded.report):
         print("Unreadable images, left out:")
-        print(data.report.table(20))
+        print(loaded.report.table(20))
     print(f"Train from it: keras-sdft train --cache {options.cache} ...")
 
 
@@ -98,7 +103,21 @@ def as_training(options: Options) -> Options:
 
 COMMAND = Command(
     run=encode,
-    groups=(EncodeOptions, DataOptions, EncodedImageOptions),
+    groups=(
+        EncodeOptions,
+        DataOptions,
+        data.SourceOptions,
+        data.ImageOptions,
+    ),
+    common=(
+        "validation_data",
+        "resolution",
+        "horizontal_flip",
+        "buckets",
+        "no_captions",
+        "cache_dtype",
+        "overwrite",
+    ),
     example=(
         "keras-sdft encode --model tiny --data photos --cache photos_cache"
     ),

@@ -7,8 +7,11 @@ names, types and defaults; what they mean is elsewhere.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 from typing import Literal
 
+from keras_sdft import checks
+from keras_sdft import data
 from keras_sdft.cli.model import MixedPrecision
 from keras_sdft.cli.model import PredictionType
 
@@ -40,6 +43,8 @@ class RunOptions:
         check_memory: Refuse to begin where training needs more memory than
             there is.
         jit_compile: Compile the training step with XLA.
+        ema_decay: Keep an average of the weights with this decay and export
+            it, for example 0.9999.
         seed: Seed of everything that is random.
         save_every_steps: Optimizer steps between two exports of the
             weights; each replaces the last. Null for the end only.
@@ -60,11 +65,32 @@ class RunOptions:
     remat: bool = False
     check_memory: bool = True
     jit_compile: bool = False
+    ema_decay: float | None = None
     seed: int = 0
     save_every_steps: int | None = None
     log_every_steps: int = 10
     weights_directory: str | None = None
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        checks.exclusive(
+            max_train_steps=self.max_train_steps,
+            num_train_epochs=self.num_train_epochs,
+        )
+        if self.resolution is not None:
+            checks.multiple_of("resolution", self.resolution, 64, " pixels")
+        check_counts(
+            self,
+            "batch_size",
+            "gradient_accumulation_steps",
+            "max_train_steps",
+            "num_train_epochs",
+            "save_every_steps",
+            "log_every_steps",
+        )
+        if self.ema_decay is not None:
+            checks.number("ema_decay", self.ema_decay, above=0, below=1)
+        checks.integer("seed", self.seed, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,72 +100,11 @@ class DataOptions:
     Args:
         data: A folder of images and captions, a CSV or JSONL file, or
             tfds:NAME or tfds:NAME:SPLIT.
-        split: Sub-folder train, validation or test of a folder, or a split
-            of a TFDS dataset.
-        image_column: Column or feature of the image. Found if not given.
-        caption_column: Column or feature of the caption.
-        mask_column: Column of a table for the masks of masks=files.
-        repeats: How often an epoch shows each image, or the column of a
-            table that says so, in which 0 leaves an image out.
-        caption_template: Text with {caption} in it.
         validation_data: Where validation examples are, as for data.
     """
 
     data: str
-    split: str | None = None
-    image_column: str | None = None
-    caption_column: str = "text"
-    mask_column: str = "mask_file_name"
-    repeats: int | str = 1
-    caption_template: str | None = None
     validation_data: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EncodedImageOptions:
-    """The images: how they are cut, and what of them counts.
-
-    Args:
-        horizontal_flip: Mirror half of the images; a cache holds both.
-        masks: Count only a part of each image in the loss. With files it is
-            white in NAME-masklabel.png beside NAME.png, with alpha it is
-            where the image is opaque.
-        buckets: Train each image near its own aspect ratio, at no more than
-            the resolution's area, instead of cutting all to a square.
-        bucket_step: Pixels between the sides of two buckets, a multiple of
-            64.
-        bucket_min_side: Shortest side of a bucket in pixels. Defaults to
-            half of the resolution.
-        bucket_max_side: Longest side of a bucket in pixels. Defaults to
-            twice the resolution.
-        bucket_max_aspect_ratio: Longer side over shorter side, at most.
-            Longer images are cut to it.
-        max_unreadable: Share of unreadable images above which the data is
-            refused.
-    """
-
-    horizontal_flip: bool = False
-    masks: Literal["files", "alpha"] | None = None
-    buckets: bool = False
-    bucket_step: int = 64
-    bucket_min_side: int | None = None
-    bucket_max_side: int | None = None
-    bucket_max_aspect_ratio: float = 2.5
-    max_unreadable: float = 0.1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EpochOptions:
-    """The epochs: what each of them does to images and captions.
-
-    Args:
-        crop: Where the square is cut from the resized image.
-        caption_dropout: Share of captions replaced by the empty one, which
-            guidance needs to know.
-    """
-
-    crop: Literal["center", "random"] = "center"
-    caption_dropout: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -228,8 +193,6 @@ class OptimizerOptions:
         adam_epsilon: Added to the denominator.
         max_grad_norm: Ceiling on the norm of all gradients together; null
             for none.
-        ema_decay: Keep an average of the weights with this decay and export
-            it, for example 0.9999.
     """
 
     optimizer: Optimizer = "adamw"
@@ -246,7 +209,6 @@ class OptimizerOptions:
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     max_grad_norm: float | None = 1.0
-    ema_decay: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -266,6 +228,12 @@ class PreviewOptions:
     preview_num_steps: int = 25
     preview_guidance_scale: float = 7.5
 
+    def __post_init__(self) -> None:
+        check_counts(self, "preview_every_steps")
+        checks.integer("preview_num_steps", self.preview_num_steps, 1, 1000)
+        scale = self.preview_guidance_scale
+        checks.number("preview_guidance_scale", scale, 0)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CacheOptions:
@@ -284,11 +252,32 @@ class CacheOptions:
     no_cache: bool = False
     cache_dtype: Literal["float16", "float32"] | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("cache", "cache_dtype"):
+            value = getattr(self, name)
+            if self.no_cache and value is not None:
+                raise ValueError(
+                    f"`{name}` has no effect with `no_cache`. Received: "
+                    f"{name}={value!r}. Leave out the one or the other."
+                )
 
+
+def check_counts(options: Any, *names: str) -> None:
+    """Checks that fields are integers of at least 1, or not given.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name in names:
+        if getattr(options, name) is not None:
+            checks.integer(name, getattr(options, name), 1)
+
+
+# What every kind of training has.
 TRAINING = (
     RunOptions,
-    EncodedImageOptions,
-    EpochOptions,
+    data.ImageOptions,
+    data.EpochOptions,
     ObjectiveOptions,
     OptimizerOptions,
     PreviewOptions,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 
+from keras_sdft import data
 from keras_sdft.cli.caching import check_cache
 from keras_sdft.cli.caching import make_caches
 from keras_sdft.cli.checks import check
@@ -19,7 +20,9 @@ from keras_sdft.cli.memory import check_memory
 from keras_sdft.cli.options import TRAINING
 from keras_sdft.cli.options import CacheOptions
 from keras_sdft.cli.options import DataOptions
+from keras_sdft.cli.options import check_counts
 from keras_sdft.cli.run_directory import RunDirectory
+from keras_sdft.cli.training_data import check_data
 from keras_sdft.cli.training_data import load_data
 from keras_sdft.cli.training_parts import make_callbacks
 from keras_sdft.cli.training_parts import make_trainer
@@ -32,21 +35,17 @@ from keras_sdft.cli.training_run import run_training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TagOptions:
-    """The tags of captions, and validation.
+class ValidationOptions:
+    """The validation: how often it is done.
 
     Args:
-        shuffle_tags: Put the tags of a caption in another order in each
-            epoch.
-        keep_tokens: How many tags stay first when they are shuffled.
-        tag_separator: What stands between two tags.
         validation_every_epochs: Epochs between two validations.
     """
 
-    shuffle_tags: bool = False
-    keep_tokens: int = 0
-    tag_separator: str = ","
     validation_every_epochs: int = 1
+
+    def __post_init__(self) -> None:
+        check_counts(self, "validation_every_epochs")
 
 
 def train(options: Options) -> None:
@@ -61,6 +60,7 @@ def train(options: Options) -> None:
         OSError: If a file is missing or may not be replaced.
     """
     check(options)
+    check_data(options)
     inputs = inputs_of(options, ("data", "validation_data"))
     run = RunDirectory(options.output_dir)
     run.check(inputs, options.overwrite, {"cache": options.cache})
@@ -71,10 +71,10 @@ def train(options: Options) -> None:
     options = resolve_defaults(options)
     sd = load_for_training(options)
     caches = make_caches(options, sd)
-    data = load_data(options, sd, caches)
-    trainer = make_trainer(options, sd, data.steps)
-    callbacks = make_callbacks(options, run, data)
-    check_memory(options, trainer, data)
+    loaded = load_data(options, sd, caches)
+    trainer = make_trainer(options, sd, loaded.steps)
+    callbacks = make_callbacks(options, run, loaded)
+    check_memory(options, trainer, loaded)
     caches.fill(sd, keep_text_encoder=bool(options.preview_prompts))
     saved = resolved(options, inputs)
     if options.cache is not None:
@@ -83,7 +83,7 @@ def train(options: Options) -> None:
         options,
         run,
         saved,
-        data,
+        loaded,
         trainer,
         callbacks,
         RunLabels("train", options.data, "YOUR PROMPT"),
@@ -110,7 +110,14 @@ def check_source(flag: str, source: str | None) -> None:
 
 COMMAND = Command(
     run=train,
-    groups=(DataOptions, TagOptions, *TRAINING, CacheOptions),
+    groups=(
+        DataOptions,
+        data.SourceOptions,
+        data.TagOptions,
+        *TRAINING,
+        ValidationOptions,
+        CacheOptions,
+    ),
     # What guidance compares with must not be forgotten in a long run.
     defaults={"caption_dropout": 0.1},
     common=(

@@ -11,11 +11,21 @@ import math
 from typing import TYPE_CHECKING
 from typing import Any
 
+from keras_sdft import data
 from keras_sdft.cli.repeated_warnings import muted
 
 if TYPE_CHECKING:
     from keras_sdft.cli.caching import Caches
     from keras_sdft.cli.command import Options
+
+
+# Validation data is written as the training data is, and read as it is.
+_OF_VALIDATION = (
+    "image_column",
+    "caption_column",
+    "caption_template",
+    "max_unreadable",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +57,16 @@ class Data:
         return math.ceil(self.steps / self.steps_per_epoch)
 
 
+def check_data(options: Options) -> None:
+    """Checks the options of data against each other.
+
+    Raises:
+        ValueError: If one has no effect.
+    """
+    groups = (data.SourceOptions, data.TagOptions)
+    data.LoadOptions(**options.values_of(*groups), **_of_training(options))
+
+
 def load_data(options: Options, sd: Any, caches: Caches | None = None) -> Data:
     """Reads training and validation data.
 
@@ -63,27 +83,15 @@ def load_data(options: Options, sd: Any, caches: Caches | None = None) -> Data:
         ValueError: If the data breaks its convention.
         FileNotFoundError: If it is missing.
     """
-    from keras_sdft import data
-
     report = data.Unreadable()
     common = _common(options, sd, report)
-    common.update(
-        image_column=options.image_column,
-        caption_column=options.caption_column,
-        caption_template=options.caption_template,
-    )
     images = options.batch_size * options.gradient_accumulation_steps
     training = data.load(
         options.data,
         sd.tokenizer,
         batch_size=images,
-        split=options.split,
-        mask_column=options.mask_column,
-        shuffle_tags=options.shuffle_tags,
-        keep_tokens=options.keep_tokens,
-        tag_separator=options.tag_separator,
-        repeats=options.repeats,
         cache=None if caches is None else caches.training,
+        **options.values_of(data.SourceOptions, data.TagOptions),
         **_of_training(options),
         **common,
     )
@@ -96,6 +104,7 @@ def load_data(options: Options, sd: Any, caches: Caches | None = None) -> Data:
             shuffle=False,
             drop_remainder=False,
             cache=None if caches is None else caches.validation,
+            **{name: getattr(options, name) for name in _OF_VALIDATION},
             **common,
         )
     per_epoch = int(training.cardinality())
@@ -117,14 +126,13 @@ def load_photos(options: Options, sd: Any) -> Data:
         ValueError: If the folder or an option is not as it must be.
         FileNotFoundError: If the folder is missing.
     """
-    from keras_sdft import data
-
     report = data.Unreadable()
     images = options.batch_size * options.gradient_accumulation_steps
     training = data.load_dreambooth(
         options.instance_data_dir,
         sd.tokenizer,
         instance_prompt=options.instance_prompt,
+        repeats=options.repeats,
         batch_size=images,
         **_of_training(options),
         **_common(options, sd, report),
@@ -139,6 +147,7 @@ def load_photos(options: Options, sd: Any) -> Data:
                 instance_prompt=options.instance_prompt,
                 batch_size=options.batch_size,
                 shuffle=False,
+                max_unreadable=options.max_unreadable,
                 **_common(options, sd, report),
             )
     if options.class_prompt is not None:
@@ -168,19 +177,15 @@ def load_subject(options: Options, sd: Any, photos: Data) -> Data:
     Returns:
         `Data`.
     """
-    from keras_sdft import data
-
-    with_prior = options.class_prompt is not None
+    subject = options.values_of(data.SubjectOptions)
+    if options.class_prompt is None:
+        subject["class_data_dir"] = None
     training = data.load_dreambooth(
         options.instance_data_dir,
         sd.tokenizer,
-        instance_prompt=options.instance_prompt,
-        class_data_dir=options.class_data_dir if with_prior else None,
-        class_prompt=options.class_prompt,
-        prior_loss_weight=options.prior_loss_weight,
-        token=options.token,
         batch_size=options.batch_size * options.gradient_accumulation_steps,
         repeat=True,
+        **subject,
         **_of_training(options),
         **_common(options, sd, photos.report),
     )
@@ -191,24 +196,13 @@ def _common(options: Options, sd: Any, report: Any) -> dict[str, Any]:
     return {
         "resolution": (sd.img_height, sd.img_width),
         "seed": options.seed,
-        "max_unreadable": options.max_unreadable,
         "report": report,
     }
 
 
 def _of_training(options: Options) -> dict[str, Any]:
-    """What is not done to validation data."""
-    return {
-        "crop": options.crop,
-        "horizontal_flip": options.horizontal_flip,
-        "caption_dropout": options.caption_dropout,
-        "masks": options.masks,
-        "buckets": options.buckets,
-        "bucket_step": options.bucket_step,
-        "bucket_min_side": options.bucket_min_side,
-        "bucket_max_side": options.bucket_max_side,
-        "bucket_max_aspect_ratio": options.bucket_max_aspect_ratio,
-    }
+    """Returns what is not done to validation data."""
+    return options.values_of(data.ImageOptions, data.EpochOptions)
 
 
 def _steps(options: Options, per_pass: int) -> int:

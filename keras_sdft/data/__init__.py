@@ -6,8 +6,10 @@ from keras_sdft.data.dreambooth import load_dreambooth
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.options import BatchOptions
+from keras_sdft.data.options import DreamboothLoadOptions
 from keras_sdft.data.options import EpochOptions
 from keras_sdft.data.options import ImageOptions
+from keras_sdft.data.options import LoadOptions
 from keras_sdft.data.options import SourceOptions
 from keras_sdft.data.options import SubjectOptions
 from keras_sdft.data.options import TagOptions
@@ -28,10 +30,12 @@ __all__ = [
     "BatchOptions",
     "Cache",
     "CacheNeeds",
+    "DreamboothLoadOptions",
     "EpochOptions",
     "Example",
     "Examples",
     "ImageOptions",
+    "LoadOptions",
     "SourceOptions",
     "SubjectOptions",
     "TagOptions",

@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 
 import keras_sdft
+from keras_sdft.cli import dreambooth
+from keras_sdft.cli import train
 from keras_sdft.cli.checks import check
 from keras_sdft.cli.checks import check_model
 from keras_sdft.cli.checks import weighting
+from keras_sdft.cli.training_data import check_data
 from tests.cli.options import options_of
 from tests.cli.options import subject_of
 
@@ -35,6 +38,14 @@ IDLE = [
 ]
 
 
+def check_all(module, options):
+    """What `main` and a training command check before a model is loaded."""
+    module.COMMAND.check(options)
+    check(options)
+    if module is train:
+        check_data(options)
+
+
 @pytest.mark.parametrize(
     ("idle", "owner"), IDLE, ids=[next(iter(idle)) for idle, _ in IDLE]
 )
@@ -44,9 +55,9 @@ def test_what_has_no_effect_is_refused(idle, owner):
         other = {"buckets": False}
     name, flag = next(iter(idle)), next(iter(owner))
     with pytest.raises(ValueError, match=f"`{name}` has no effect") as caught:
-        check(options_of(**idle, **other))
-    assert f"`--{flag}" in str(caught.value)
-    check(options_of(**idle, **owner))
+        check_all(train, options_of(**idle, **other))
+    assert f"{flag}" in str(caught.value).split("without")[1]
+    check_all(train, options_of(**idle, **owner))
 
 
 @pytest.mark.parametrize(
@@ -91,15 +102,16 @@ def test_what_has_no_effect_is_refused(idle, owner):
 )
 def test_contradictions_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        check(options_of(**changes))
+        check_all(train, options_of(**changes))
 
 
 def test_contradictions_of_dreambooth():
     with pytest.raises(ValueError, match="`prior_loss_weight` has no effect"):
-        check(subject_of(prior_loss_weight=0.5))
-    check(subject_of(prior_loss_weight=0.5, class_prompt="a photo of dog"))
-    with pytest.raises(ValueError, match="`num_class_images` must be >= 1"):
-        check(subject_of(num_class_images=0))
+        check_all(dreambooth, subject_of(prior_loss_weight=0.5))
+    given = {"prior_loss_weight": 0.5, "class_prompt": "a photo of dog"}
+    check_all(dreambooth, subject_of(**given))
+    with pytest.raises(ValueError, match="`num_class_images` must be an int"):
+        check_all(dreambooth, subject_of(num_class_images=0))
 
 
 def test_an_epsilon_model_is_not_asked_for_the_velocity():

@@ -249,7 +249,10 @@ def test_folders_that_cannot_be(unloadable, arguments, subject, capsys):
         (["--instance_prompt=a {subject} dog"], "{token}"),
         (["--prediction_type=v_prediction"], "predicts 'epsilon'"),
         (["--zero_terminal_snr"], "predicts 'epsilon'"),
-        (["--num_class_images=0"], "`num_class_images` must be >= 1"),
+        (
+            ["--num_class_images=0"],
+            "`num_class_images` must be an integer >= 1",
+        ),
         (["--num_class_images=100000000"], "larger than the disk allows"),
     ],
 )

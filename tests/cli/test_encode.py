@@ -14,6 +14,7 @@ from keras_sdft.cli.caching import default_directory
 from keras_sdft.cli.caching import make_caches
 from keras_sdft.cli.command_line import parse
 from keras_sdft.cli.encode import as_training
+from keras_sdft.cli.options import CacheOptions
 from keras_sdft.cli.training_data import load_data
 from tests.cli.options import options_of
 
@@ -182,10 +183,9 @@ def test_what_was_asked_for_is_refused_by_name(micro, options, tmp_path):
 
 
 def test_flags_that_contradict_each_other(options, photos):
-    for name, value in (("cache", "c"), ("cache_dtype", "float32")):
-        chosen = options(no_cache=True, **{name: value})
-        with pytest.raises(ValueError, match=f"`{name}` has no effect with"):
-            check_cache(chosen, {})
+    for given in ({"cache": "c"}, {"cache_dtype": "float32"}):
+        with pytest.raises(ValueError, match="has no effect with `no_cache`"):
+            CacheOptions(no_cache=True, **given)
     check_cache(options(cache="c"), {"data": str(photos), "model": None})
 
 

@@ -213,8 +213,8 @@ def test_an_earlier_run_needs_overwrite(fakes, arguments, tmp_path, capsys):
     [
         (["--num_train_epochs=2"], "exactly one of `max_train_steps`"),
         (["--max_train_steps=null"], "exactly one of `max_train_steps`"),
-        (["--max_train_steps=0"], "`max_train_steps` must be >= 1"),
-        (["--batch_size=0"], "`batch_size` must be >= 1"),
+        (["--max_train_steps=0"], "`max_train_steps` must be an integer >= 1"),
+        (["--batch_size=0"], "`batch_size` must be an integer >= 1"),
         (["--learning_rate=0"], "`learning_rate` must be > 0"),
         (["--adam_beta2=1"], "`adam_beta2` must be in [0, 1)"),
         (["--resolution=100"], "Nearest valid: 128"),
