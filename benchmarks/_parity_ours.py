@@ -23,7 +23,7 @@ from keras_sdft import diffusion
 from keras_sdft.formats import checkpoint as checkpoints
 from keras_sdft.formats import safetensors_files
 from keras_sdft.models.generation import guided_prediction
-from keras_sdft.training.objective import Objective
+from keras_sdft.training.denoising import DenoisingLoss
 
 
 def load(folder, inputs, numerics="exact"):
@@ -101,7 +101,9 @@ class Training:
             weighting = partial(diffusion.min_snr, gamma=gamma)
         self.model = model
         self.inputs = inputs
-        self.objective = Objective(model.schedule, prediction_type, weighting)
+        self.objective = DenoisingLoss(
+            model.schedule, prediction_type, weighting
+        )
 
     @property
     def variables(self):

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {"StableDiffusion": "models", "Trainer": "training"}
-_WITHOUT_FORMATS = ("data", "diffusion")
+_WITHOUT_FORMATS = ("data", "diffusion", "training")
 
 
 def __getattr__(name: str) -> _Any:

@@ -64,8 +64,8 @@ PRIVATE_STILL = {
     "cli/parser.py",
     "models/encoders.py",
     "training/memory.py",
-    "training/optimizers.py",
-    "training/schedule_free.py",
+    "training/tensorflow/adamw.py",
+    "training/tensorflow/schedule_free.py",
     "training/trainer.py",
     "training/two_optimizers.py",
 }

@@ -1,6 +1,6 @@
 """Batch -> loss -> gradients -> weights.
 
-This room orders the others' work. It must not know files of images or the
+Orders the work of the other packages. Must not know files of images or the
 file formats of other tools.
 """
 
@@ -8,39 +8,66 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from keras_sdft.training.weight_average import WeightAverage
-
 if _TYPE_CHECKING:
     from keras_sdft.training import optimizers
     from keras_sdft.training import schedules
     from keras_sdft.training.memory import MemoryEstimate
-    from keras_sdft.training.optimizers import AdamW
-    from keras_sdft.training.schedule_free import ScheduleFreeAdamW
+    from keras_sdft.training.noise import Noise
+    from keras_sdft.training.objective import Objective
+    from keras_sdft.training.optimizers import OptimizerOptions
+    from keras_sdft.training.parts import PART_OPTIONS
+    from keras_sdft.training.parts import DiffusionModel
+    from keras_sdft.training.parts import Group
+    from keras_sdft.training.parts import Part
+    from keras_sdft.training.parts import TextEncoder
+    from keras_sdft.training.parts import TextEncoderOptions
+    from keras_sdft.training.tensorflow.adamw import AdamW
+    from keras_sdft.training.tensorflow.schedule_free import ScheduleFreeAdamW
     from keras_sdft.training.trainer import Trainer
+    from keras_sdft.training.weight_average import WeightAverage
 
+# Names are imported when first asked for: the options need neither Keras
+# nor TensorFlow, which take seconds to import.
+_HOMES = {
+    "AdamW": "tensorflow.adamw",
+    "DiffusionModel": "parts",
+    "Group": "parts",
+    "MemoryEstimate": "memory",
+    "Noise": "noise",
+    "Objective": "objective",
+    "OptimizerOptions": "optimizers",
+    "PART_OPTIONS": "parts",
+    "Part": "parts",
+    "ScheduleFreeAdamW": "tensorflow.schedule_free",
+    "TextEncoder": "parts",
+    "TextEncoderOptions": "parts",
+    "Trainer": "trainer",
+    "WeightAverage": "weight_average",
+}
 __all__ = [
+    "PART_OPTIONS",
     "AdamW",
+    "DiffusionModel",
+    "Group",
     "MemoryEstimate",
+    "Noise",
+    "Objective",
+    "OptimizerOptions",
+    "Part",
     "ScheduleFreeAdamW",
+    "TextEncoder",
+    "TextEncoderOptions",
     "Trainer",
     "WeightAverage",
     "optimizers",
     "schedules",
 ]
 
-# These import TensorFlow; the objective alone runs on any Keras backend.
-_NEED_TENSORFLOW = {
-    "AdamW": "optimizers",
-    "MemoryEstimate": "memory",
-    "ScheduleFreeAdamW": "schedule_free",
-    "Trainer": "trainer",
-}
-
 
 def __getattr__(name: str) -> _Any:
     if name in ("optimizers", "schedules"):
         return _importlib.import_module(f"{__name__}.{name}")
-    if name not in _NEED_TENSORFLOW:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = f"{__name__}.{_NEED_TENSORFLOW[name]}"
-    return getattr(_importlib.import_module(home), name)
+    home = _importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    return getattr(home, name)

@@ -1,166 +1,149 @@
-"""Latents become a noised example and a target; a prediction a loss.
+"""The options of the objective, and what they make of a model.
 
-Must not know networks, batches' files or optimizers.
+Imports neither Keras nor TensorFlow before a model is asked for.
 """
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
+import functools
+import typing
 from typing import Any
+from typing import Literal
 
-from keras import ops
+from keras_sdft import checks
 
-from keras_sdft.diffusion import NoiseSchedule
-from keras_sdft.diffusion import check_prediction_type
-from keras_sdft.diffusion import prediction_target
-from keras_sdft.diffusion import weighting_table
+PredictionType = Literal["epsilon", "v_prediction"]
+Loss = Literal["mse", "huber"]
+Weighting = Literal["constant", "min_snr", "p2", "debiased"]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
-    """The denoising objective: what is predicted, and how errors count.
+    """The objective: what is learned from a noised image.
+
+    In Python `weighting` may also be a function `(snr, prediction_type) ->
+    weights`, see `keras_sdft.diffusion.weighting_table`.
 
     Args:
-        schedule: The `NoiseSchedule`.
-        prediction_type: `"epsilon"` or `"v_prediction"`.
-        weighting: A weighting's name or function, see
-            `keras_sdft.diffusion.weighting_table`.
-        loss: `"mse"` or `"huber"`.
-        huber_delta: Float > 0, the size of error from which `"huber"` grows
-            linearly.
+        prediction_type: What the model learns to predict. Defaults to what
+            it predicts; needed for files that do not say.
+        change_prediction_type: Let prediction_type be another than the
+            model's, which it must then learn anew.
+        zero_terminal_snr: Let the noise schedule end in pure noise; for
+            v_prediction only. Defaults to the model's own schedule.
+        loss: How an error counts.
+        huber_delta: Error from which the loss huber grows linearly.
+        weighting: Weight of each timestep in the loss.
+        snr_gamma: Ceiling on the signal-to-noise ratio for the weighting
+            min_snr. Defaults to 5.
+        p2_gamma: How strongly the weighting p2 turns from timesteps with
+            little noise. Defaults to 1.
 
     Raises:
-        ValueError: If an argument is unknown, or they contradict each
-            other.
+        ValueError: If an option is out of its range, has no effect, or
+            contradicts another.
 
     References:
-        Ho et al., 2020, section 3.4.
+        Ho et al., Denoising Diffusion Probabilistic Models, 2020, section
+        3.4.
     """
 
-    def __init__(
+    prediction_type: PredictionType | None = None
+    change_prediction_type: bool = False
+    zero_terminal_snr: bool | None = None
+    loss: Loss = "mse"
+    huber_delta: float = 0.1
+    weighting: Weighting = "constant"
+    snr_gamma: float | None = None
+    p2_gamma: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.prediction_type is not None:
+            names = typing.get_args(PredictionType)
+            checks.one_of("prediction_type", self.prediction_type, names)
+        checks.boolean("change_prediction_type", self.change_prediction_type)
+        if self.zero_terminal_snr is not None:
+            checks.boolean("zero_terminal_snr", self.zero_terminal_snr)
+        if self.zero_terminal_snr:
+            _check_zero_terminal_snr(self.prediction_type)
+        checks.one_of("loss", self.loss, typing.get_args(Loss))
+        checks.number("huber_delta", self.huber_delta, above=0)
+        if not callable(self.weighting):
+            names = typing.get_args(Weighting)
+            checks.one_of("weighting", self.weighting, names)
+        for name in ("snr_gamma", "p2_gamma"):
+            if getattr(self, name) is not None:
+                checks.number(name, getattr(self, name), above=0)
+        checks.effective(self, ["change_prediction_type"], "prediction_type")
+        checks.effective(self, ["huber_delta"], "loss", "huber")
+        checks.effective(self, ["snr_gamma"], "weighting", "min_snr")
+        checks.effective(self, ["p2_gamma"], "weighting", "p2")
+
+    def resolve(
         self,
-        schedule: NoiseSchedule,
-        prediction_type: str = "epsilon",
-        weighting: Any = "constant",
-        loss: str = "mse",
-        huber_delta: float = 0.1,
-    ):
-        self.schedule = schedule
-        self.prediction_type = check_prediction_type(prediction_type)
-        if schedule.zero_terminal_snr and prediction_type == "epsilon":
+        prediction_type: str | None,
+        zero_terminal_snr: bool = False,
+        is_pretrained: bool = True,
+    ) -> tuple[Any, bool]:
+        """Returns what a model is trained to predict, and its schedule's end.
+
+        Args:
+            prediction_type: What the model predicts, or `None` if that is
+                not known.
+            zero_terminal_snr: Boolean, whether its schedule ends in pure
+                noise.
+            is_pretrained: Boolean, whether its weights are more than an
+                initialisation.
+
+        Returns:
+            Tuple of a prediction type (`None` if it is not known) and a
+            boolean, `zero_terminal_snr`.
+
+        Raises:
+            ValueError: If the model cannot be trained so.
+        """
+        own, asked = prediction_type, self.prediction_type
+        changes = None not in (own, asked) and own != asked
+        if changes and is_pretrained and not self.change_prediction_type:
             raise ValueError(
-                "`zero_terminal_snr` cannot be used with "
-                "`prediction_type='epsilon'`: at pure noise the noise is the "
-                "input itself, and nothing is learned about the image. Use a "
-                "v-prediction model."
+                f"`prediction_type={asked!r}` was asked of a model whose "
+                f"weights predict {own!r}. Leave `prediction_type` out. To "
+                "train it to predict something else, which takes far longer "
+                "than a fine-tune, set `change_prediction_type` to true."
             )
-        _check_loss(loss, huber_delta)
-        self.loss_kind = loss
-        self.huber_delta = huber_delta
-        self.weights = weighting_table(weighting, schedule.snr, prediction_type)
+        result = asked or own
+        if self.zero_terminal_snr is not None:
+            zero_terminal_snr = self.zero_terminal_snr
+        if zero_terminal_snr:
+            _check_zero_terminal_snr(result)
+        if result is not None:
+            self.weights(result, zero_terminal_snr)
+        return result, bool(zero_terminal_snr)
 
-    def noised_example(
-        self,
-        latents: Any,
-        noise: Any,
-        timesteps: Any,
-        input_noise: Any = None,
-    ) -> tuple[Any, Any]:
-        """What the network sees, and what it should answer.
+    def weights(self, prediction_type: str, zero_terminal_snr: bool) -> Any:
+        """Returns the weight of each timestep, float32 `(T,)`.
 
-        Args:
-            latents: Float32 tensor `(B, h, w, C)`, clean.
-            noise: Float32 tensor of the same shape.
-            timesteps: Int32 tensor `(B,)`.
-            input_noise: What the latents are noised with, where that is
-                not `noise`, see `keras_sdft.diffusion.perturb_noise`.
-
-        Returns:
-            Tuple `(noised_latents, target)`, float32 `(B, h, w, C)`.
+        Raises:
+            ValueError: If the weighting cannot be used with the schedule.
         """
-        shown = noise if input_noise is None else input_noise
-        noised = self.schedule.add_noise(latents, shown, timesteps)
-        target = prediction_target(
-            self.prediction_type, self.schedule, latents, noise, timesteps
-        )
-        return noised, target
+        from keras_sdft import diffusion
 
-    def loss(
-        self, prediction: Any, target: Any, timesteps: Any, mask: Any = None
-    ) -> Any:
-        """The weighted loss of each example.
-
-        Args:
-            prediction: Tensor `(B, h, w, C)`.
-            target: Float32 tensor `(B, h, w, C)`.
-            timesteps: Int32 tensor `(B,)`.
-            mask: Float32 tensor `(B, h, w, 1)` in [0, 1], how much each
-                place counts, or `None`.
-
-        Returns:
-            Float32 tensor `(B,)`.
-        """
-        weights = ops.take(ops.convert_to_tensor(self.weights), timesteps)
-        if self.loss_kind == "mse":
-            return weights * squared_error(prediction, target, mask)
-        return weights * huber_error(prediction, target, self.huber_delta, mask)
+        weighting: Any = self.weighting
+        if self.snr_gamma is not None:
+            function: Any = diffusion.min_snr
+            weighting = functools.partial(function, gamma=self.snr_gamma)
+        if self.p2_gamma is not None:
+            weighting = functools.partial(diffusion.p2, gamma=self.p2_gamma)
+        snr = diffusion.NoiseSchedule(zero_terminal_snr=zero_terminal_snr).snr
+        return diffusion.weighting_table(weighting, snr, prediction_type)
 
 
-def squared_error(prediction: Any, target: Any, mask: Any = None) -> Any:
-    """Mean squared error of each example, float32 `(B,)`."""
-    return _mean_of_each(ops.square(_difference(prediction, target)), mask)
-
-
-def huber_error(
-    prediction: Any, target: Any, delta: float, mask: Any = None
-) -> Any:
-    """Mean pseudo-Huber error of each example, float32 `(B,)`.
-
-    `2 * delta * (sqrt(d ** 2 + delta ** 2) - delta)` of the difference `d`:
-    `d ** 2` where it is small against `delta`, `2 * delta * abs(d)` where
-    large, so that outliers pull less.
-
-    Args:
-        prediction: Tensor `(B, h, w, C)`.
-        target: Float32 tensor `(B, h, w, C)`.
-        delta: Float > 0.
-        mask: As for `Objective.loss`.
-
-    References:
-        Charbonnier et al., Deterministic Edge-Preserving Regularization in
-        Computed Imaging, 1997; Khrapov et al., Improving Diffusion Models'
-        Data-Corruption Resistance using Scheduled Pseudo-Huber Loss, 2024.
-    """
-    difference = _difference(prediction, target)
-    root = ops.sqrt(ops.square(difference) + delta**2)
-    return _mean_of_each(2.0 * delta * (root - delta), mask)
-
-
-def _difference(prediction: Any, target: Any) -> Any:
-    return ops.cast(prediction, "float32") - target
-
-
-def _mean_of_each(errors: Any, mask: Any) -> Any:
-    # Reduced per example before anything is weighted: weights of shape
-    # `(B,)` would broadcast over the last axis of an image instead.
-    if mask is None:
-        return ops.mean(errors, axis=(1, 2, 3))
-    # The mean over what the mask lets through: a small mask does not make
-    # a small loss, and an empty one makes none.
-    mask = ops.cast(mask, "float32")
-    total = ops.sum(errors * mask, axis=(1, 2, 3))
-    area = ops.sum(mask, axis=(1, 2, 3)) * errors.shape[-1]
-    return total / ops.where(area > 0, area, 1.0)
-
-
-LOSSES = ("huber", "mse")
-
-
-def _check_loss(loss: str, huber_delta: float) -> None:
-    if loss not in LOSSES:
-        near = difflib.get_close_matches(str(loss), LOSSES, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+def _check_zero_terminal_snr(prediction_type: str | None) -> None:
+    if prediction_type == "epsilon":
         raise ValueError(
-            f"`loss` must be one of {list(LOSSES)}. Received: {loss!r}.{hint}"
+            "`zero_terminal_snr` cannot be used with "
+            "`prediction_type='epsilon'`: at pure noise the noise is the "
+            "input itself, and nothing is learned about the image. Use a "
+            "v-prediction model."
         )
-    if not huber_delta > 0:
-        raise ValueError(f"`huber_delta` must be > 0. Received: {huber_delta}.")

@@ -1,229 +1,194 @@
-"""Optimizers by name; AdamW with the field's defaults and a fused update.
+"""Optimizers by name, and the options that choose one.
 
-Must not know models or losses.
+Imports neither Keras nor TensorFlow before an optimizer is made.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
+import dataclasses
+import typing
 from typing import Any
+from typing import Literal
 
-import keras
-import tensorflow as tf
+from keras_sdft import checks
 
-from keras_sdft.training import shared_update
-from keras_sdft.training.schedule_free import ScheduleFreeAdamW
+OptimizerName = Literal[
+    "adamw", "adafactor", "lion", "muon", "schedule_free_adamw"
+]
+Scheduler = Literal[
+    "constant", "linear", "cosine", "cosine_with_restarts", "polynomial"
+]
+OPTIMIZERS = tuple(sorted(typing.get_args(OptimizerName)))
+# The learning rate and the weight decay to begin with. Adafactor's rate is
+# relative to a weight's own size; Lion steps by signs, so that a tenth of
+# AdamW's rate is as far, and ten times its decay as strong.
+_DEFAULTS = {
+    "adafactor": (5e-4, 0.0),
+    "adamw": (1e-5, 1e-2),
+    "lion": (1e-6, 1e-1),
+    "muon": (1e-5, 1e-2),
+    "schedule_free_adamw": (1e-5, 1e-2),
+}
+_LIKE_ADAM = ("adamw", "schedule_free_adamw")
 
 
-@keras.saving.register_keras_serializable(package="keras_sdft")
-class AdamW(keras.optimizers.AdamW):
-    """AdamW with global gradient clipping, one fused kernel per variable.
-
-    Differs from `keras.optimizers.AdamW` in its defaults (learning rate
-    1e-5, decay 1e-2, gradients clipped to a *global* norm of 1), in where
-    epsilon is added (to the bias-corrected root, as PyTorch and the paper
-    do) and in the number of graph operations, which is what start-up time
-    consists of.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """The optimizer: how weights follow gradients.
 
     Args:
-        learning_rate: Float or a `keras.optimizers.schedules` object.
-        weight_decay: Float >= 0, decoupled decay.
-        beta_1: Float in [0, 1), decay of the first moment.
-        beta_2: Float in [0, 1), decay of the second moment.
-        epsilon: Float > 0.
-        global_clipnorm: Float, the largest global norm of all gradients
-            together; `None` does not clip.
-        **kwargs: As for `keras.optimizers.AdamW`.
+        optimizer: Which one.
+        learning_rate: Step size. Null for the optimizer's own, 1e-5 for
+            adamw, muon and schedule_free_adamw, 1e-6 for lion, 5e-4 for
+            adafactor.
+        lr_scheduler: Course of the learning rate over the run.
+        lr_warmup_steps: Optimizer steps of linear rise from 0 before it.
+        lr_num_cycles: How often cosine_with_restarts starts.
+        lr_power: Exponent of polynomial.
+        lr_end: Learning rate that polynomial ends at.
+        weight_decay: Decoupled weight decay. Null for the optimizer's
+            own, 1e-2 for adamw, muon and schedule_free_adamw, 1e-1 for
+            lion, 0 for adafactor.
+        adam_beta1: Decay of the first moment, of adamw and
+            schedule_free_adamw.
+        adam_beta2: Decay of the second moment.
+        adam_epsilon: Added to the denominator.
+        max_grad_norm: Ceiling on the norm of all gradients together; null
+            for none.
 
-    References:
-        Loshchilov & Hutter, Decoupled Weight Decay Regularization, 2019,
-        algorithm 2.
+    Raises:
+        ValueError: If an option is out of its range, has no effect, or
+            contradicts another.
     """
 
-    def __init__(
-        self,
-        learning_rate: Any = 1e-5,
-        weight_decay: float = 1e-2,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        global_clipnorm: float | None = 1.0,
-        name: str = "adamw",
-        **kwargs: Any,
-    ):
-        # Another kind of clipping replaces the default one.
-        if kwargs.get("clipnorm") or kwargs.get("clipvalue"):
-            global_clipnorm = None
-        super().__init__(
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            global_clipnorm=global_clipnorm,
-            name=name,
-            **kwargs,
-        )
-        if self.amsgrad:
+    optimizer: OptimizerName = "adamw"
+    learning_rate: float | None = None
+    lr_scheduler: Scheduler = "constant"
+    lr_warmup_steps: int = 0
+    lr_num_cycles: int = 1
+    lr_power: float = 1.0
+    lr_end: float = 1e-7
+    weight_decay: float | None = None
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        checks.one_of("optimizer", self.optimizer, OPTIMIZERS)
+        names = typing.get_args(Scheduler)
+        checks.one_of("lr_scheduler", self.lr_scheduler, names)
+        if self.learning_rate is not None:
+            checks.number("learning_rate", self.learning_rate, above=0)
+        if self.weight_decay is not None:
+            checks.number("weight_decay", self.weight_decay, 0)
+        if self.max_grad_norm is not None:
+            checks.number("max_grad_norm", self.max_grad_norm, above=0)
+        checks.integer("lr_warmup_steps", self.lr_warmup_steps, 0)
+        checks.integer("lr_num_cycles", self.lr_num_cycles, 1)
+        checks.number("lr_power", self.lr_power, above=0)
+        checks.number("lr_end", self.lr_end, 0)
+        for name in ("adam_beta1", "adam_beta2"):
+            checks.number(name, getattr(self, name), 0, below=1)
+        checks.number("adam_epsilon", self.adam_epsilon, above=0)
+        self._check_schedule()
+        adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
+        checks.effective(self, adam, "optimizer", *_LIKE_ADAM)
+
+    def _check_schedule(self) -> None:
+        names = ["lr_num_cycles"]
+        checks.effective(self, names, "lr_scheduler", "cosine_with_restarts")
+        names = ["lr_power", "lr_end"]
+        checks.effective(self, names, "lr_scheduler", "polynomial")
+        rate = self.resolved.learning_rate
+        if self.lr_scheduler == "polynomial" and not self.lr_end < rate:
             raise ValueError(
-                "`amsgrad` has no fused update. Use "
-                "`keras.optimizers.AdamW(amsgrad=True, ...)` instead."
+                "`lr_end` must be less than `learning_rate`. Received: "
+                f"lr_end={self.lr_end}, learning_rate={rate}."
+            )
+        if self.is_schedule_free and self.lr_scheduler != "constant":
+            raise ValueError(
+                f"`optimizer={self.optimizer}` takes the place of a "
+                f"schedule. Received: lr_scheduler={self.lr_scheduler}. "
+                "Leave it out; `lr_warmup_steps` may stay."
             )
 
-    def build(self, variables: Any) -> None:
-        """Makes the moments."""
-        with (
-            shared_update.shared_zeros() as self._first_moments,
-            shared_update.nameless_variables(),
-        ):
-            super().build(variables)
+    @property
+    def is_schedule_free(self) -> bool:
+        """Whether the optimizer averages the weights by itself."""
+        return self.optimizer == "schedule_free_adamw"
 
-    def add_variable_from_reference(
-        self,
-        reference_variable: Any,
-        name: str | None = None,
-        initializer: Any = "zeros",
-    ) -> Any:
-        if initializer == "zeros":
-            initializer = self._first_moments
-        return super().add_variable_from_reference(
-            reference_variable, name=name, initializer=initializer
-        )
+    @property
+    def resolved(self) -> Any:
+        """The same options, with numbers for learning rate and decay."""
+        rate, decay = _DEFAULTS[self.optimizer]
+        found: dict[str, Any] = {"learning_rate": rate, "weight_decay": decay}
+        missing = {k: v for k, v in found.items() if getattr(self, k) is None}
+        return dataclasses.replace(self, **missing) if missing else self
 
-    def _backend_apply_gradients(
-        self, grads: Any, trainable_variables: Any
-    ) -> None:
-        if not self._updates_by_function():
-            super()._backend_apply_gradients(grads, trainable_variables)
-            return
-        scalars = self._scalars(self.learning_rate)
-        scalars.update(clip=self._clip_scale(grads), kept=self._kept())
-        constants = {"beta1": self.beta_1, "beta2": self.beta_2}
-        if scalars["clip"] is None:
-            constants["clip"] = 1.0
-        for name in constants:
-            del scalars[name]
-        update = shared_update.SharedUpdate(scalars, constants)
-        for gradient, variable in zip(grads, trainable_variables, strict=True):
-            index = self._get_variable_index(variable)
-            update(
-                variable.value,
-                self._momentums[index].value,
-                self._velocities[index].value,
-                tf.convert_to_tensor(gradient),
-                bool(self.weight_decay) and self._use_weight_decay(variable),
+    def check_steps(self, num_steps: int) -> None:
+        """Checks the options against the length of a run.
+
+        Args:
+            num_steps: Integer, optimizer steps of the run.
+
+        Raises:
+            ValueError: If the warm-up is not shorter than the run.
+        """
+        if self.lr_warmup_steps >= num_steps:
+            raise ValueError(
+                "`lr_warmup_steps` must be less than the steps of the run. "
+                f"Received: lr_warmup_steps={self.lr_warmup_steps}, and a "
+                f"run of {num_steps} steps."
             )
 
-    def _updates_by_function(self) -> bool:
-        """Whether nothing stands between the gradients and the update."""
-        return not (
-            tf.executing_eagerly()
-            or tf.distribute.has_strategy()
-            or self.gradient_accumulation_steps
-            or self.use_ema
-            or self.clipnorm
-            or self.clipvalue
+    def make(self, num_steps: int, learning_rate: float | None = None) -> Any:
+        """Makes the optimizer, with its schedule.
+
+        Args:
+            num_steps: Integer, optimizer steps of the run.
+            learning_rate: Float > 0, a highest rate in place of the
+                options'; the schedule falls in the same proportion.
+
+        Returns:
+            A `keras.optimizers.Optimizer`.
+
+        Raises:
+            ValueError: If the warm-up is not shorter than the run.
+        """
+        arguments: dict[str, Any] = {}
+        if self.optimizer in _LIKE_ADAM:
+            arguments = {
+                "beta_1": self.adam_beta1,
+                "beta_2": self.adam_beta2,
+                "epsilon": self.adam_epsilon,
+            }
+        rate = float(self.resolved.learning_rate)
+        return get(
+            self.optimizer,
+            learning_rate=self._schedule(num_steps, learning_rate or rate),
+            weight_decay=self.resolved.weight_decay,
+            global_clipnorm=self.max_grad_norm,
+            **arguments,
         )
 
-    def _apply_weight_decay(self, variables: Any) -> None:
-        if tf.distribute.has_strategy():
-            super()._apply_weight_decay(variables)
-            return
-        kept = self._kept()
-        for variable in variables:
-            if self._use_weight_decay(variable):
-                factor = tf.cast(kept, variable.dtype)
-                variable.value.assign(variable.value * factor)
+    def _schedule(self, num_steps: int, rate: float) -> Any:
+        if self.lr_scheduler == "constant" and not self.lr_warmup_steps:
+            return rate
+        from keras_sdft.training import schedules
 
-    def _kept(self) -> Any:
-        """What decay leaves of a weight."""
-        rate = tf.cast(self.learning_rate, tf.float32) * self.weight_decay
-        return 1.0 - rate
-
-    def _clip_gradients(self, grads: Any) -> Any:
-        if not self.global_clipnorm:
-            return super()._clip_gradients(grads)
-        scale = self._clip_scale(grads)
-        return [gradient * tf.cast(scale, gradient.dtype) for gradient in grads]
-
-    def _clip_scale(self, grads: Any) -> Any:
-        if not self.global_clipnorm:
-            return None
-        # Halves of squared norms: one operation per gradient.
-        squares = tf.add_n(
-            [tf.cast(tf.nn.l2_loss(gradient), tf.float32) for gradient in grads]
+        self.check_steps(num_steps)
+        return schedules.get(
+            self.lr_scheduler,
+            rate,
+            num_steps=num_steps,
+            warmup_steps=self.lr_warmup_steps,
+            num_cycles=self.lr_num_cycles,
+            power=self.lr_power,
+            end_learning_rate=self.lr_end
+            * rate
+            / float(self.resolved.learning_rate),
         )
-        norm = tf.sqrt(2.0 * squares)
-        return self.global_clipnorm / tf.maximum(norm, self.global_clipnorm)
-
-    def _backend_update_step(
-        self, grads: Any, trainable_variables: Any, learning_rate: Any
-    ) -> None:
-        if tf.distribute.has_strategy():
-            super()._backend_update_step(
-                grads, trainable_variables, learning_rate
-            )
-            return
-        # Scalars are made once here, not once per variable.
-        scalars = self._scalars(learning_rate)
-        for gradient, variable in zip(grads, trainable_variables, strict=True):
-            self._fused_update(gradient, variable.value, scalars)
-
-    def update_step(
-        self, gradient: Any, variable: Any, learning_rate: Any
-    ) -> None:
-        """Updates one variable (the path of distribution strategies)."""
-        self._fused_update(gradient, variable, self._scalars(learning_rate))
-
-    def _scalars(self, learning_rate: Any) -> dict[str, Any]:
-        step = tf.cast(self.iterations + 1, tf.float32)
-        beta_2_power = tf.pow(tf.constant(self.beta_2, tf.float32), step)
-        return {
-            "beta1_power": tf.pow(tf.constant(self.beta_1, tf.float32), step),
-            "beta2_power": beta_2_power,
-            "lr": tf.cast(learning_rate, tf.float32),
-            "beta1": tf.constant(self.beta_1, tf.float32),
-            "beta2": tf.constant(self.beta_2, tf.float32),
-            # The kernel adds epsilon to the uncorrected root.
-            "epsilon": self.epsilon * tf.sqrt(1.0 - beta_2_power),
-        }
-
-    def _fused_update(
-        self, gradient: Any, variable: Any, scalars: dict[str, Any]
-    ) -> None:
-        index = self._get_variable_index(variable)
-        shared_update.apply_adam(
-            variable.handle,
-            self._momentums[index].value.handle,
-            self._velocities[index].value.handle,
-            tf.cast(tf.convert_to_tensor(gradient), variable.dtype),
-            scalars,
-        )
-
-
-def _adafactor(**arguments: Any) -> Any:
-    # A rate of its own making would override the one that is asked for.
-    return keras.optimizers.Adafactor(relative_step=False, **arguments)
-
-
-def _muon(weight_decay: float, **arguments: Any) -> Any:
-    return keras.optimizers.Muon(
-        weight_decay=weight_decay, adam_weight_decay=weight_decay, **arguments
-    )
-
-
-# Each with the learning rate and the weight decay to begin with. Adafactor's
-# rate is relative to a weight's own size; Lion steps by signs, so that a
-# tenth of AdamW's rate is as far, and ten times its decay as strong.
-_NAMED: dict[str, tuple[Callable[..., Any], float, float]] = {
-    "adafactor": (_adafactor, 5e-4, 0.0),
-    "adamw": (AdamW, 1e-5, 1e-2),
-    "lion": (keras.optimizers.Lion, 1e-6, 1e-1),
-    "muon": (_muon, 1e-5, 1e-2),
-    "schedule_free_adamw": (ScheduleFreeAdamW, 1e-5, 1e-2),
-}
-OPTIMIZERS = tuple(sorted(_NAMED))
 
 
 def get(
@@ -233,7 +198,7 @@ def get(
     global_clipnorm: float | None = 1.0,
     **kwargs: Any,
 ) -> Any:
-    """An optimizer by name, with defaults for fine-tuning.
+    """Returns an optimizer by name, with defaults for fine-tuning.
 
     Args:
         optimizer: `"adamw"`, `"adafactor"`, `"lion"`, `"muon"` or
@@ -262,31 +227,51 @@ def get(
         2025. Schedule-free: Defazio et al., 2024.
     """
     name = "adamw" if optimizer is None else optimizer
-    if not isinstance(name, str) or name not in _NAMED:
+    if not isinstance(name, str) or name not in _DEFAULTS:
         if learning_rate is not None or weight_decay is not None or kwargs:
             raise ValueError(
                 "Arguments can be given with the names "
                 f"{list(OPTIMIZERS)}. Received: optimizer={optimizer!r}."
             )
         return _from_keras(optimizer)
-    make, rate, decay = _NAMED[name]
-    return make(
-        learning_rate=rate if learning_rate is None else learning_rate,
-        weight_decay=decay if weight_decay is None else weight_decay,
-        global_clipnorm=global_clipnorm,
+    rate, decay = _DEFAULTS[name]
+    arguments = {
+        "learning_rate": rate if learning_rate is None else learning_rate,
+        "weight_decay": decay if weight_decay is None else weight_decay,
+        "global_clipnorm": global_clipnorm,
         **kwargs,
-    )
+    }
+    return _make(name, arguments)
+
+
+def _make(name: str, arguments: dict[str, Any]) -> Any:
+    import keras
+
+    from keras_sdft import training
+
+    if name == "adafactor":
+        # Its own relative rate would override the one that is asked for.
+        return keras.optimizers.Adafactor(relative_step=False, **arguments)
+    if name == "muon":
+        decay = arguments["weight_decay"]
+        return keras.optimizers.Muon(adam_weight_decay=decay, **arguments)
+    if name == "lion":
+        return keras.optimizers.Lion(**arguments)
+    if name == "schedule_free_adamw":
+        return training.ScheduleFreeAdamW(**arguments)
+    return training.AdamW(**arguments)
 
 
 def _from_keras(optimizer: Any) -> Any:
+    import keras
+
     try:
         return keras.optimizers.get(optimizer)
     except ValueError:
         if not isinstance(optimizer, str):
             raise
-    near = difflib.get_close_matches(optimizer, _NAMED, 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(
         f"`optimizer` must be a Keras optimizer, its name, or one of "
-        f"{list(OPTIMIZERS)}. Received: {optimizer!r}.{hint}"
+        f"{list(OPTIMIZERS)}. Received: {optimizer!r}."
+        f"{checks.did_you_mean(optimizer, _DEFAULTS)}"
     )

@@ -1,75 +1,242 @@
-"""What is trained, and to answer what: checked before anything is built.
+"""What learns: networks of the model, and the options that choose them.
 
-Must not know losses, batches or optimizers.
+A part may be any object with the attributes of `Part`. Nothing else in
+training, in the estimate of memory or in the command knows parts by name.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from keras_sdft.diffusion import NoiseSchedule
-from keras_sdft.diffusion import check_prediction_type
+from keras_sdft import checks
 
 
-def retarget(
-    stable_diffusion: Any,
-    prediction_type: str | None,
-    zero_terminal_snr: bool | None,
-    change_prediction_type: bool,
-) -> tuple[Any, NoiseSchedule]:
-    """The spec and the noise schedule that training will make true.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+    """Variables that are updated in the same way.
+
+    Attributes:
+        variables: List of `keras.Variable`.
+        learning_rate: Float, a rate in place of the main optimizer's, or
+            `None`.
+        optimizer: A Keras optimizer, its name, or `None` for the main one.
+        stop_step: Integer >= 1, optimizer steps after which the variables
+            stay as they are, or `None` for never.
+    """
+
+    variables: list[Any]
+    learning_rate: float | None = None
+    optimizer: Any = None
+    stop_step: int | None = None
+
+
+class Part:
+    """Something that learns, an entry of `Trainer(train=...)`.
+
+    Subclasses say what their variables are, and through which networks
+    gradients must pass to reach them.
 
     Args:
-        stable_diffusion: A `keras_sdft.StableDiffusion`; not changed.
-        prediction_type: `"epsilon"`, `"v_prediction"`, or `None` for the
-            model's own.
-        zero_terminal_snr: Boolean, or `None` for the model's own.
-        change_prediction_type: Boolean, whether a model with weights may
-            learn another answer.
+        learning_rate: Float > 0, a rate in place of the main optimizer's,
+            of which the part gets a copy; a schedule is scaled.
+        optimizer: A Keras optimizer or its name, for this part alone.
+        stop_step: Integer >= 1, optimizer steps after which the part stays
+            as it is. `None` for never.
 
-    Returns:
-        Tuple of a `StableDiffusionSpec` and a `NoiseSchedule`.
+    Attributes:
+        name: String, for messages.
+        networks: Tuple of the names of the `StableDiffusion`'s networks
+            that are run with gradients. What such a network encodes cannot
+            come from a cache.
+    """
+
+    name = "part"
+    networks: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        *,
+        learning_rate: float | None = None,
+        optimizer: Any = None,
+        stop_step: int | None = None,
+    ):
+        if learning_rate is not None:
+            checks.number("learning_rate", learning_rate, above=0)
+        if stop_step is not None:
+            checks.integer("stop_step", stop_step, 1)
+        if learning_rate is not None and optimizer is not None:
+            raise ValueError(
+                f"Give {self.name!r} either an `optimizer` or a "
+                "`learning_rate` for a copy of the main optimizer. Received: "
+                f"learning_rate={learning_rate!r}, optimizer={optimizer!r}."
+            )
+        self.learning_rate = learning_rate
+        self.optimizer = optimizer
+        self.stop_step = stop_step
+
+    def attach(self, stable_diffusion: Any) -> None:
+        """Makes the part's variables, or finds them in the networks.
+
+        A part that adds layers to a frozen network adds them here, and sets
+        the network's own weights to `trainable = False`.
+
+        Args:
+            stable_diffusion: The `StableDiffusion` that is trained.
+        """
+        raise NotImplementedError
+
+    @property
+    def variables(self) -> list[Any]:
+        """The `keras.Variable`s that learn; known once it is attached."""
+        raise NotImplementedError
+
+    def groups(self) -> list[Group]:
+        """Returns the variables by how they are updated; most have one."""
+        group = Group(
+            self.variables, self.learning_rate, self.optimizer, self.stop_step
+        )
+        return [group]
+
+    def files(self) -> dict[str, Callable[[Path], None]]:
+        """Returns what an export holds of it, beside whole networks.
+
+        Returns:
+            Dict of functions that write a path, by the name of the file.
+        """
+        return {}
+
+
+class _Network(Part):
+    """All weights of one network."""
+
+    def attach(self, stable_diffusion: Any) -> None:
+        self._network = getattr(stable_diffusion, self.name)
+        # An export must hold what is in no other file.
+        stable_diffusion.trained_parts.add(self.name)
+
+    @property
+    def variables(self) -> list[Any]:
+        return self._network.trainable_variables
+
+
+class DiffusionModel(_Network):
+    """The diffusion model learns: all of its weights.
+
+    Args:
+        learning_rate: See `Part`.
+        optimizer: See `Part`.
+        stop_step: See `Part`.
+    """
+
+    name = "diffusion_model"
+    networks = ("diffusion_model",)
+
+
+class TextEncoder(_Network):
+    """The text encoder learns: all of its weights.
+
+    Captions are then encoded in every step, so that cached ones are
+    refused.
+
+    Args:
+        learning_rate: See `Part`.
+        optimizer: See `Part`.
+        stop_step: See `Part`.
+    """
+
+    name = "text_encoder"
+    networks = ("text_encoder", "diffusion_model")
+
+
+NAMED_PARTS: dict[str, type[Part]] = {
+    part.name: part for part in (DiffusionModel, TextEncoder)
+}
+
+
+def get(train: Any) -> list[Any]:
+    """Returns the parts of `Trainer(train=...)`.
+
+    Args:
+        train: A part or the name of one, or a list of them.
 
     Raises:
-        ValueError: If the model was trained for another answer.
+        ValueError: If there is none, or a name is unknown.
     """
-    spec = stable_diffusion.spec
-    prediction_type = check_prediction_type(
-        prediction_type or spec.prediction_type
-    )
-    other = prediction_type != spec.prediction_type
-    if other and stable_diffusion.is_pretrained and not change_prediction_type:
+    entries = train if isinstance(train, (list, tuple)) else [train]
+    if not entries:
         raise ValueError(
-            f"`prediction_type={prediction_type!r}` was asked of a model "
-            f"whose weights predict {spec.prediction_type!r}. Expected the "
-            "model's own: leave `prediction_type` out. To train it to a new "
-            "answer, which takes far longer than a fine-tune, pass "
-            "`change_prediction_type=True`."
+            "`train` must name at least one part. Received: "
+            f"train={train!r}. For example: train='diffusion_model'."
         )
-    if zero_terminal_snr is None:
-        zero_terminal_snr = spec.zero_terminal_snr
-    spec = dataclasses.replace(
-        spec,
-        prediction_type=prediction_type,
-        zero_terminal_snr=bool(zero_terminal_snr),
-    )
-    return spec, NoiseSchedule(zero_terminal_snr=spec.zero_terminal_snr)
+    return [_part(entry) for entry in entries]
 
 
-def check_parts(
-    train_text_encoder: bool, text_encoder_stop_step: int | None
-) -> None:
-    """Refuses a stop step that is none, or that stops nothing."""
-    if text_encoder_stop_step is None:
-        return
-    if not train_text_encoder:
+def _part(entry: Any) -> Any:
+    if isinstance(entry, str):
+        return NAMED_PARTS[checks.one_of("train", entry, NAMED_PARTS)]()
+    if not callable(getattr(entry, "attach", None)):
         raise ValueError(
-            "`text_encoder_stop_step` stops a text encoder that learns. Pass "
-            "`train_text_encoder=True`, or leave it out."
+            f"`train` must be of {list(NAMED_PARTS)} or objects with the "
+            "methods of `keras_sdft.training.Part`. Received: "
+            f"{entry!r}."
         )
-    if text_encoder_stop_step < 1:
-        raise ValueError(
-            "`text_encoder_stop_step` must be >= 1. Received: "
-            f"{text_encoder_stop_step}."
+    return entry
+
+
+# === The command's options ===
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextEncoderOptions:
+    """The text encoder: whether it learns too.
+
+    Args:
+        train_text_encoder: Train the text encoder as well.
+        text_encoder_learning_rate: Step size of the text encoder. Defaults
+            to learning_rate.
+        text_encoder_stop_step: Optimizer steps after which the text encoder
+            stays as it is. Null for never.
+
+    Raises:
+        ValueError: If an option is out of its range or has no effect.
+    """
+
+    train_text_encoder: bool = False
+    text_encoder_learning_rate: float | None = None
+    text_encoder_stop_step: int | None = None
+
+    def __post_init__(self) -> None:
+        checks.boolean("train_text_encoder", self.train_text_encoder)
+        rate, stop = (
+            self.text_encoder_learning_rate,
+            self.text_encoder_stop_step,
         )
+        if rate is not None:
+            checks.number("text_encoder_learning_rate", rate, above=0)
+        if stop is not None:
+            checks.integer("text_encoder_stop_step", stop, 1)
+        names = ["text_encoder_learning_rate", "text_encoder_stop_step"]
+        checks.effective(self, names, "train_text_encoder", True)
+
+    def apply(
+        self, parts: list[Any], make_optimizer: Callable[[float], Any]
+    ) -> list[Any]:
+        """Returns the parts with what these options add.
+
+        Args:
+            parts: List of `Part`.
+            make_optimizer: Function of a learning rate, that makes an
+                optimizer with the run's schedule.
+        """
+        if not self.train_text_encoder:
+            return parts
+        rate = self.text_encoder_learning_rate
+        own = None if rate is None else make_optimizer(rate)
+        stop_step = self.text_encoder_stop_step
+        return [*parts, TextEncoder(optimizer=own, stop_step=stop_step)]
+
+
+PART_OPTIONS = (TextEncoderOptions,)

@@ -18,18 +18,18 @@ from keras_sdft.encoding import encode_captions
 from keras_sdft.encoding import encode_latents
 from keras_sdft.encoding import latent_shape
 from keras_sdft.models.exported import write_export
-from keras_sdft.training.accumulation import accumulate
 from keras_sdft.training.conditioning import check_dataset
+from keras_sdft.training.denoising import DenoisingLoss
 from keras_sdft.training.draws import Draws
 from keras_sdft.training.draws import check_at_least
 from keras_sdft.training.loss_metrics import LossMetrics
 from keras_sdft.training.memory import MemoryEstimate
 from keras_sdft.training.memory import estimate
-from keras_sdft.training.objective import Objective
-from keras_sdft.training.parts import check_parts
-from keras_sdft.training.parts import retarget
-from keras_sdft.training.schedule_free import judged_weights
-from keras_sdft.training.step_function import step_function
+from keras_sdft.training.retarget import check_parts
+from keras_sdft.training.retarget import retarget
+from keras_sdft.training.tensorflow.accumulation import accumulate
+from keras_sdft.training.tensorflow.schedule_free import judged_weights
+from keras_sdft.training.tensorflow.step_function import step_function
 from keras_sdft.training.two_optimizers import choose_optimizer
 from keras_sdft.training.validation import Validation
 from keras_sdft.training.weight_average import WeightAverage
@@ -136,7 +136,7 @@ class Trainer(keras.Model):
             zero_terminal_snr,
             change_prediction_type,
         )
-        self.objective = Objective(
+        self.objective = DenoisingLoss(
             schedule, spec.prediction_type, weighting, loss, huber_delta
         )
         self.draws = Draws(

@@ -13,7 +13,9 @@ import tensorflow as tf
 from keras import ops
 
 from keras_sdft.training import optimizers
-from keras_sdft.training.schedule_free import schedule_free_optimizers
+from keras_sdft.training.tensorflow.schedule_free import (
+    schedule_free_optimizers,
+)
 
 
 class TwoOptimizers(keras.optimizers.Optimizer):

@@ -14,21 +14,21 @@ from keras import ops
 from keras_sdft.diffusion import gaussian
 from keras_sdft.diffusion import stateless_seed
 from keras_sdft.diffusion import stratified_timesteps
-from keras_sdft.training.objective import Objective
-from keras_sdft.training.objective import squared_error
+from keras_sdft.training.denoising import DenoisingLoss
+from keras_sdft.training.denoising import squared_error
 
 
 class Validation:
     """The plain denoising error of examples, at fixed noise.
 
     Args:
-        objective: The `Objective`, for its schedule and its target.
+        objective: The `DenoisingLoss`, for its schedule and its target.
         num_timesteps: Integer >= 1, at how many timesteps each example is
             seen.
         seed: Integer >= 0.
     """
 
-    def __init__(self, objective: Objective, num_timesteps: int, seed: int):
+    def __init__(self, objective: DenoisingLoss, num_timesteps: int, seed: int):
         self.objective = objective
         self.num_timesteps = num_timesteps
         self.seed = seed

@@ -21,8 +21,8 @@ from keras_sdft.diffusion import stateless_seed
 from keras_sdft.diffusion import timestep_embedding
 from keras_sdft.encoding import sample_latents
 from keras_sdft.models import StableDiffusionSpec
-from keras_sdft.training.objective import Objective
-from keras_sdft.training.objective import squared_error
+from keras_sdft.training.denoising import DenoisingLoss
+from keras_sdft.training.denoising import squared_error
 from keras_sdft.training.weight_average import WeightAverage
 from scripts.pretrain_tiny import autoencoder
 from scripts.pretrain_tiny import checkpoints
@@ -114,7 +114,7 @@ class Training:
         self.spec, self.examples, self.seed = spec, examples, seed
         self.directory, self.batch_size = directory, batch_size
         self.schedule = NoiseSchedule()
-        self.objective = Objective(
+        self.objective = DenoisingLoss(
             self.schedule, spec.prediction_type, weighting
         )
         self.text_encoder, self.unet = networks.build_text_to_image(

@@ -22,13 +22,13 @@ def read(*arguments):
 
 def test_the_choices_are_those_of_the_library():
     from keras_sdft.diffusion import weighting
-    from keras_sdft.training import objective
+    from keras_sdft.training import denoising
     from keras_sdft.training import optimizers
     from keras_sdft.training import schedules
 
     for choices, names in (
         (options_module.Weighting, weighting.WEIGHTINGS),
-        (options_module.Loss, objective.LOSSES),
+        (options_module.Loss, denoising.LOSSES),
         (options_module.Optimizer, optimizers.OPTIMIZERS),
         (options_module.Scheduler, schedules.SCHEDULES),
     ):

@@ -1,7 +1,7 @@
 import pytest
 import tensorflow as tf
 
-from keras_sdft.training.accumulation import accumulate
+from keras_sdft.training.tensorflow.accumulation import accumulate
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 6])

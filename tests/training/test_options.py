@@ -17,7 +17,7 @@ from keras_sdft.diffusion import gaussian
 from keras_sdft.diffusion import stateless_seed
 from keras_sdft.diffusion import timestep_bias
 from keras_sdft.training import Trainer
-from keras_sdft.training.accumulation import accumulate
+from keras_sdft.training.tensorflow.accumulation import accumulate
 
 SHAPE = (4, 8, 8, 4)
 

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sdft.training import AdamW
-from keras_sdft.training.shared_update import shared_zeros
+from keras_sdft.training.tensorflow.shared_update import shared_zeros
 
 SHAPES = [(3, 4), (5,), (3, 4), (5,), (3, 4)]
 
