@@ -71,6 +71,38 @@ def atomic_file(
     sync_directory(target.parent)
 
 
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Context manager like `atomic_file` for writers that want a path.
+
+    Yields a path in a directory of its own, with the file's own name.
+
+    Args:
+        path: The file; its directory is made if it is missing.
+
+    Raises:
+        OSError: If it cannot be written; `path` is then as it was.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for _, left in _left_behind(target, _NEW):
+        shutil.rmtree(left, ignore_errors=True)
+    new = _beside(target, _NEW)
+    new.mkdir()
+    handle = os.open(new, os.O_RDONLY)
+    try:
+        _lock(handle)
+        yield new / target.name
+        if target.exists():
+            shutil.copymode(target, new / target.name)
+        sync_tree(new)
+        os.replace(new / target.name, target)
+        sync_directory(target.parent)
+    finally:
+        os.close(handle)
+        shutil.rmtree(new, ignore_errors=True)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a text file in UTF-8, whole or not at all.
 
@@ -307,14 +339,16 @@ def check_space(
         remedy: String that ends it: `"Name another `--cache`."`.
 
     Raises:
-        ValueError: If more bytes are needed than are free.
+        OSError: If more bytes are needed than are free.
     """
     free = free_bytes(path)
     if needed > free:
-        raise ValueError(
+        folder = existing_directory(path)
+        raise OSError(
+            errno.ENOSPC,
             f"{what} needs {size_text(needed)}, and {size_text(free)} are "
-            f"free in {existing_directory(path)!r}. Free some space, or "
-            f"write to another disk. {remedy}".rstrip()
+            f"free in {folder!r}. Free some space, or write to another "
+            f"disk. {remedy}".rstrip(),
         )
 
 

@@ -218,7 +218,7 @@ def test_space_is_checked_where_the_path_will_be(tmp_path):
     path = tmp_path / "not" / "there"
     assert files.existing_directory(path) == str(tmp_path)
     files.check_space(path, files.free_bytes(tmp_path) // 2, "A run", "")
-    with pytest.raises(ValueError, match="A run needs 1000.0 TB, and"):
+    with pytest.raises(OSError, match="A run needs 1000.0 TB, and"):
         files.check_space(path, 10**15, "A run", "Train less.")
 
 

@@ -17,6 +17,8 @@ from PIL import ImageDraw
 from PIL import ImageFont
 from PIL import PngImagePlugin
 
+from keras_sdft.files import atomic_file
+
 _LABEL_WIDTH = 160
 _LABEL_HEIGHT = 44
 _FONT_SIZE = 13
@@ -101,20 +103,11 @@ def save_png(
             is replaced.
         text: Strings by name, kept in the file as PNG text chunks.
     """
-    path = os.fspath(path)
-    directory = os.path.dirname(os.path.abspath(path))
-    os.makedirs(directory, exist_ok=True)
     info = PngImagePlugin.PngInfo()
     for name, value in (text or {}).items():
         info.add_itxt(name, str(value))
-    # The process number keeps two writers of one path apart.
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        image.save(temporary, format="PNG", pnginfo=info)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with atomic_file(path) as file:
+        image.save(file, format="PNG", pnginfo=info)
 
 
 def _checked_images(images: np.ndarray) -> np.ndarray:

@@ -32,7 +32,14 @@ WEIGHT_STEMS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
 }
-ENTRIES = (INDEX_FILE, "scheduler", "tokenizer", *COMPONENTS)
+FOLDERS = ("scheduler", "tokenizer", *COMPONENTS)
+ENTRIES = (
+    *(f"{n}/{stem}.safetensors" for n, stem in WEIGHT_STEMS.items()),
+    *(f"{name}/config.json" for name in COMPONENTS),
+    *(f"tokenizer/{name}" for name in tokenizer_files.FILES),
+    "scheduler/scheduler_config.json",
+    INDEX_FILE,
+)
 # diffusers' decoders have a block more than their encoders; ours may not.
 # The blocks of the encoder and of the decoder that are ours: "1,1".
 VAE_BLOCKS = "keras_sdft.vae_blocks"
@@ -136,7 +143,7 @@ def _check_pipeline(path: Path) -> None:
     if missing:
         raise ValueError(
             f"The pipeline {str(path)!r} ({name}) has no {missing}. Expected "
-            f"the folders of a StableDiffusionPipeline: {list(ENTRIES[1:])}."
+            f"the folders of a StableDiffusionPipeline: {list(FOLDERS)}."
         )
 
 
@@ -275,7 +282,7 @@ def save(
     spec = checkpoint.spec
     blocks = vae_layers_per_block(spec.autoencoder)
     with staged_directory(path, overwrite, ENTRIES) as directory:
-        for name in ENTRIES[1:]:
+        for name in FOLDERS:
             (directory / name).mkdir()
         tokenizer = _tokenizer(checkpoint)
         tokenizer_files.write_tokenizer(directory / "tokenizer", tokenizer)

@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from keras_sdft.files import atomic_path
 from keras_sdft.formats.checkpoint import Checkpoint
 from keras_sdft.formats.diffusers_configs import named
 from keras_sdft.formats.output import check_file
@@ -26,10 +27,10 @@ from keras_sdft.version import __version__
 NETWORKS = ("text_encoder", "image_encoder", "decoder", "diffusion_model")
 MERGES_FILE = "merges.txt.gz"
 ENTRIES = (
-    METADATA_FILE,
     MERGES_FILE,
     *(f"{name}.weights.h5" for name in NETWORKS),
     *(f"{name}.h5" for name in NETWORKS),
+    METADATA_FILE,
 )
 
 
@@ -139,11 +140,12 @@ def save_network(model: Any, path: str | Path, overwrite: bool = False) -> None:
         raise ValueError(
             f"Expected a name ending in '.h5'. Received: {str(path)!r}."
         )
-    if path.name.endswith(".weights.h5"):
-        model.save_weights(path)
-        return
-    with h5py.File(path, "w") as file:
-        _write_legacy(file, model)
+    with atomic_path(path) as staged:
+        if path.name.endswith(".weights.h5"):
+            model.save_weights(staged)
+            return
+        with h5py.File(staged, "w") as file:
+            _write_legacy(file, model)
 
 
 def _write_legacy(file: Any, model: Any) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Collection
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_sdft.models.staging import staged
+from keras_sdft.files import files_in
+from keras_sdft.files import staged_directory as staged
 
 
 def check_file(path: str | Path, overwrite: bool) -> Path:
@@ -43,20 +44,21 @@ def check_file(path: str | Path, overwrite: bool) -> Path:
 def staged_directory(
     path: str | Path, overwrite: bool, entries: Collection[str]
 ) -> Iterator[Path]:
-    """A directory to write into that takes its place at the end.
+    """Context manager that yields a directory which then appears at `path`.
 
     Args:
         path: The directory to make.
         overwrite: Boolean, whether an earlier one is replaced, provided it
             holds nothing but `entries`.
-        entries: Names that such a directory consists of.
+        entries: Relative paths of the files that such a directory consists
+            of.
 
     Raises:
         FileExistsError: If something is there that may not be replaced.
     """
     path = Path(os.path.abspath(path))
     _check_directory(path, overwrite, entries)
-    with staged(path) as staging:
+    with staged(path, lambda _: entries) as staging:
         yield staging
 
 
@@ -69,7 +71,7 @@ def _check_directory(
         raise FileExistsError(
             f"The output {str(path)!r} exists and is a file. Name a directory."
         )
-    foreign = sorted({p.name for p in path.iterdir()} - set(entries))
+    foreign = sorted(set(files_in(path)) - set(entries))
     if foreign:
         raise FileExistsError(
             f"The output directory {str(path)!r} holds other files, so it is "

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +15,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from keras_sdft.files import atomic_file
 
 # What the format's own library refuses beyond.
 MAX_HEADER_BYTES = 100_000_000
@@ -227,24 +227,12 @@ def write(
     Raises:
         ValueError: If a value does not fit into `dtype`.
     """
-    path = Path(path)
     names = sorted(tensors)
-    descriptor, temporary = tempfile.mkstemp(
-        prefix=f".{path.name}-", dir=path.parent
-    )
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_header(names, tensors, dtype, metadata or {}))
-            for name in names:
-                array = _cast(name, tensors[name].read(), dtype)
-                file.write(np.ascontiguousarray(array).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as file:
+        file.write(_header(names, tensors, dtype, metadata or {}))
+        for name in names:
+            array = _cast(name, tensors[name].read(), dtype)
+            file.write(np.ascontiguousarray(array).tobytes())
 
 
 def _header(

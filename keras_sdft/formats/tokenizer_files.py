@@ -15,6 +15,13 @@ from keras_sdft.formats.diffusers_configs import read_json
 from keras_sdft.formats.diffusers_written import write_json
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+# What `write_tokenizer` writes.
+FILES = (
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
 _MAX_BYTES = 50_000_000
 
 

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from keras import ops
+
+from keras_sdft.files import check_space
+from keras_sdft.files import staged_directory
 from keras_sdft.models import packaged
 from keras_sdft.models.presets import PRESETS
 from keras_sdft.models.presets import get_preset
 from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.spec_check import check_spec
-from keras_sdft.models.staging import staged
 from keras_sdft.models.weight_files import weight_shapes
 from keras_sdft.version import __version__
 
@@ -82,7 +87,8 @@ def write_export(
     """Writes the trained parts' weights and what is needed to use them.
 
     Everything is written beside the target and renamed into place, so the
-    directory is either whole or absent.
+    directory is either whole or absent. Of an earlier export only the files
+    that it lists are replaced; other files in the directory stay.
 
     Args:
         directory: Path to create.
@@ -95,15 +101,67 @@ def write_export(
 
     Raises:
         FileExistsError: If something is there that may not be replaced.
+        OSError: If the disk has no room for it.
+        ValueError: If a weight is NaN or infinite.
     """
     directory = Path(directory)
     _check_target(directory, overwrite)
-    with staged(directory) as staging:
-        for part, file in _trained_files(stable_diffusion).items():
-            getattr(stable_diffusion, part).save_weights(staging / file)
+    files = _trained_files(stable_diffusion)
+    parts = {part: getattr(stable_diffusion, part) for part in files}
+    check_finite(parts)
+    check_space(directory, export_bytes(stable_diffusion), "The export", "")
+    with staged_directory(directory, _written) as staging:
+        for part, model in parts.items():
+            model.save_weights(staging / files[part])
         text = json.dumps(_metadata(stable_diffusion, steps), indent=2)
         (staging / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
     return directory
+
+
+def export_bytes(stable_diffusion: Any) -> int:
+    """Returns about how many bytes an export takes on the disk."""
+    return sum(
+        math.prod(weight.shape) * np.dtype(weight.dtype).itemsize
+        for part in stable_diffusion.trained_parts
+        for weight in getattr(stable_diffusion, part).weights
+    )
+
+
+def check_finite(parts: dict[str, Any]) -> None:
+    """Refuses weights that are NaN or infinite.
+
+    Args:
+        parts: Networks by name.
+
+    Raises:
+        ValueError: If there are any, with their names.
+    """
+    bad = [
+        f"{part}: {weight.path}"
+        for part, model in parts.items()
+        for weight in model.weights
+        if not ops.all(ops.isfinite(weight))
+    ]
+    if bad:
+        total = sum(len(model.weights) for model in parts.values())
+        raise ValueError(
+            f"{len(bad)} of {total} weights are NaN or infinite, so nothing "
+            f"was written ({bad[0]!r} is the first). Earlier weights on the "
+            "disk are as they were. Train again with a lower learning rate, "
+            "or in float32."
+        )
+
+
+def _written(directory: Path) -> list[str]:
+    """The files of an export, the one that lists them last."""
+    try:
+        text = (directory / METADATA_FILE).read_text(encoding="utf-8")
+        names = list(json.loads(text)["files"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # What does not say what belongs to it keeps everything.
+        return []
+    ours = [n for n in names if isinstance(n, str) and Path(n).name == n]
+    return [*ours, METADATA_FILE]
 
 
 def _check_target(directory: Path, overwrite: bool) -> None:
@@ -111,7 +169,7 @@ def _check_target(directory: Path, overwrite: bool) -> None:
         return
     if directory.is_dir() and not any(directory.iterdir()):
         return
-    ours = (directory / METADATA_FILE).is_file()
+    ours = bool(_written(directory))
     if overwrite and ours:
         return
     remedy = (

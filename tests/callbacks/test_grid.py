@@ -113,9 +113,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
 
-    def fail(self, name, **arguments):
-        with open(name, "wb") as file:
-            file.write(b"half")
+    def fail(self, file, **arguments):
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(Image.Image, "save", fail)

@@ -78,6 +78,38 @@ def test_what_is_no_export_is_never_replaced(trained, tmp_path):
     assert (tmp_path / "photos" / "dog.jpg").read_bytes() == b"dog"
 
 
+def test_files_of_others_in_an_export_stay(trained, tmp_path):
+    directory = trained.export(tmp_path / "out")
+    (directory / "notes.txt").write_text("mine")
+    (directory / "old_best.weights.h5").write_bytes(b"mine")
+    (directory / "sub").mkdir()
+    (directory / "sub" / "a.png").write_bytes(b"mine")
+    trained.export(directory, overwrite=True)
+    found = sorted(p.name for p in directory.rglob("*") if p.is_file())
+    ours = [DIFFUSION_MODEL_FILE, METADATA_FILE]
+    assert found == sorted([*ours, "notes.txt", "old_best.weights.h5", "a.png"])
+
+
+def test_an_export_behind_a_link_is_replaced_there(trained, tmp_path):
+    trained.export(tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    trained.step.assign(7)
+    trained.export(tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert describe(tmp_path / "real")["steps"] == 7
+
+
+def test_broken_weights_do_not_replace_good_ones(trained, tmp_path):
+    directory = trained.export(tmp_path / "out")
+    before = (directory / DIFFUSION_MODEL_FILE).read_bytes()
+    weight = trained.diffusion_model.weights[0]
+    weight.assign(np.full(weight.shape, np.nan))
+    trained.weight_average = None
+    with pytest.raises(ValueError, match="1 of .* are NaN or infinite"):
+        trained.export(directory, overwrite=True)
+    assert (directory / DIFFUSION_MODEL_FILE).read_bytes() == before
+
+
 def test_a_failed_export_leaves_nothing(trained, tmp_path, monkeypatch):
     def full(path):
         raise OSError("disk full")
