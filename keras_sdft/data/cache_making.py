@@ -41,10 +41,10 @@ class CachedExampleBuilder(ExampleBuilder):
         self.keys = tuple(names.get(key, key) for key in self.keys)
 
     def specs(
-        self, size: tuple[int | None, int | None], max_length: int
+        self, size: tuple[int | None, int | None]
     ) -> dict[str, tuple[tuple[int | None, ...], Any]]:
         layout = self._cache.layout
-        specs = super().specs(size, max_length)
+        specs = super().specs(size)
         latents = specs["loss_mask"][0][:2]
         specs["moments"] = ((*latents, layout.moments_channels), np.float32)
         specs["context"] = (layout.context_shape, np.float32)

@@ -105,6 +105,7 @@ class CaptionTokens:
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
+        self.max_length = tokenizer.max_length
         self._remembered = functools.lru_cache(_REMEMBERED)(self._tokenize)
 
     def __call__(self, caption: str) -> np.ndarray:

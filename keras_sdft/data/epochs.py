@@ -6,7 +6,6 @@ without those before it. This file must not know pixels, text or TensorFlow.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +13,11 @@ import numpy as np
 # First words of the random streams, so that no two can coincide.
 ORDER_STREAM, EXAMPLE_STREAM, CLASS_STREAM, TAG_STREAM = 1, 2, 3, 4
 
-REMAINDERS = ("drop", "keep", "fill")
+REMAINDERS = ("drop", "pad", "fill")
 
 
 class Row(NamedTuple):
-    """One place in an epoch; five integers.
+    """One place in an epoch; six integers.
 
     Attributes:
         example: The example that it shows.
@@ -26,7 +25,9 @@ class Row(NamedTuple):
             been shown before.
         bucket: The bucket whose size it is shown at.
         copy: 0 where the example is shown first in its epoch, else 1, 2, ...
-        copies: How often the epoch shows the example.
+        copies: How often the epoch shows the example; 0 for padding, which
+            counts nothing.
+        place: The place in the whole batch.
     """
 
     example: int
@@ -34,9 +35,12 @@ class Row(NamedTuple):
     bucket: int
     copy: int
     copies: int
+    place: int = 0
 
 
 COLUMNS = len(Row._fields)
+# Those of a plan; the place is that of the rows in a batch.
+_PLANNED = COLUMNS - 1
 
 
 def permutation(stream: int, seed: int, epoch: int, count: int) -> np.ndarray:
@@ -55,15 +59,15 @@ class EpochPlan:
         shuffle: Boolean; `False` keeps the examples' order, as far as buckets
             allow.
         remainder: What becomes of a bucket's last examples that fill no
-            batch. `"drop"` leaves them out; `"keep"` makes a short batch of
-            them, for a single bucket only; `"fill"` fills their batch up with
-            others of the bucket. An example that is then shown twice counts
-            half each time, so that all count alike.
+            batch. `"drop"` leaves them out; `"pad"` fills their batch up with
+            rows that count nothing; `"fill"` with others of the bucket. An
+            example that is then shown twice counts half each time, so that
+            all count alike.
 
     Attributes:
         length: Integer, the rows of an epoch.
         weight: Float >= 1, by which examples are weighted so that their
-            weights' mean over an epoch is one.
+            weights' mean over an epoch is one; 1 where batches are padded.
     """
 
     def __init__(
@@ -79,12 +83,14 @@ class EpochPlan:
         self._batch_size = batch_size
         self._seed = seed
         self._shuffle = shuffle
+        self._pads = remainder == "pad"
         counts = np.bincount(bucket_of)
-        self._lengths = [
-            _length(int(count), batch_size, remainder) for count in counts
-        ]
-        self.length = sum(self._lengths)
-        self.weight = max(1.0, self.length / len(bucket_of))
+        over = 0 if remainder == "drop" else batch_size - 1
+        self._lengths = (counts + over) // batch_size * batch_size
+        self.length = int(self._lengths.sum())
+        self.weight = 1.0
+        if remainder == "fill":
+            self.weight = self.length / len(bucket_of)
 
     def __call__(self, epoch: int) -> np.ndarray:
         """Returns int64 of shape `(length, 5)`, whose rows are `Row`s."""
@@ -97,17 +103,17 @@ class EpochPlan:
         ]
         if len(parts) == 1:
             return parts[0]
-        batches = np.concatenate(parts).reshape(-1, self._batch_size, COLUMNS)
+        batches = np.concatenate(parts).reshape(-1, self._batch_size, _PLANNED)
         if self._shuffle:
             batches = batches[draws.permutation(len(batches))]
         else:
             batches = batches[np.argsort(batches[:, 0, 0], kind="stable")]
-        return batches.reshape(-1, COLUMNS)
+        return batches.reshape(-1, _PLANNED)
 
     def _rows(self, order: np.ndarray, bucket: int, epoch: int) -> np.ndarray:
         members = order[self._bucket_of[order] == bucket]
         length = self._lengths[bucket]
-        rows = np.empty((length, COLUMNS), np.int64)
+        rows = np.empty((length, _PLANNED), np.int64)
         if not length:
             return rows
         copy, place = np.divmod(np.arange(length), len(members))
@@ -115,7 +121,9 @@ class EpochPlan:
         rows[:, 1] = epoch
         rows[:, 2] = bucket
         rows[:, 3] = copy
-        rows[:, 4] = np.bincount(place)[place]
+        rows[:, 4] = 1 if self._pads else np.bincount(place)[place]
+        if self._pads:
+            rows[len(members) :, 3:] = 0
         return rows
 
 
@@ -169,7 +177,7 @@ class PriorPlan:
         others[:, 1] = rounds
         others[:, 2] = own[:, 2]
         others[:, 4] = 1
-        return np.stack([own, others], axis=1).reshape(-1, COLUMNS)
+        return np.stack([own, others], axis=1).reshape(-1, _PLANNED)
 
     def _order(self, number: int) -> np.ndarray:
         count = self._num_classes
@@ -178,9 +186,55 @@ class PriorPlan:
         return permutation(CLASS_STREAM, self._seed, number, count)
 
 
-def _length(count: int, batch_size: int, remainder: str) -> int:
-    if remainder == "drop":
-        return count - count % batch_size
-    if remainder == "keep":
-        return count
-    return math.ceil(count / batch_size) * batch_size
+class EpochRows:
+    """The rows that a worker shows of each epoch, from a batch on.
+
+    Args:
+        plan: `EpochPlan` or `PriorPlan`.
+        batch_size: Integer, rows of a whole batch, which divide the plan's.
+        start: `(epoch, batch)`, where the first pass begins.
+        worker: `(index, count)`, which part of each batch is shown. `None`
+            shows all of it.
+
+    Attributes:
+        num_batches: Integer, batches of an epoch.
+        batch_size: Integer, rows of this worker's batches.
+        whole: Integer, rows of a whole batch.
+        start: `(epoch, batch)`, where the batch is less than `num_batches`.
+
+    Raises:
+        ValueError: If an epoch has no such batch.
+    """
+
+    def __init__(
+        self,
+        plan: EpochPlan | PriorPlan,
+        batch_size: int,
+        start: tuple[int, int] = (0, 0),
+        worker: tuple[int, int] | None = None,
+    ):
+        self._plan = plan
+        self.whole = batch_size
+        self.num_batches = plan.length // batch_size
+        epoch, batch = start
+        if batch > self.num_batches:
+            raise ValueError(
+                "`start` must name a batch of an epoch. Received: "
+                f"start={start}, and an epoch has {self.num_batches} batches."
+            )
+        # The end of an epoch is the beginning of the next one.
+        ended = batch == self.num_batches
+        self.start = (epoch + 1, 0) if ended else (epoch, batch)
+        index, count = worker or (0, 1)
+        self.batch_size = batch_size // count
+        first = index * self.batch_size
+        self._part = slice(first, first + self.batch_size)
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        """Returns int64 of shape `(rows, 6)`, whose rows are `Row`s."""
+        first = self.start[1] if epoch == self.start[0] else 0
+        planned = self._plan(epoch).reshape(-1, self.whole, _PLANNED)[first:]
+        rows = np.empty((*planned.shape[:2], COLUMNS), np.int64)
+        rows[..., :_PLANNED] = planned
+        rows[..., _PLANNED] = np.arange(self.whole)
+        return rows[:, self._part].reshape(-1, COLUMNS)

@@ -50,6 +50,8 @@ class ExampleBuilder:
             `None` (the default) if there are none.
         weight: Float, by which the weights of all but class images are
             multiplied. Defaults to `1.0`.
+        whole: Integer, rows of the whole batch, which the examples of a
+            worker carry.
 
     Attributes:
         keys: Tuple of strings, the keys of an example.
@@ -66,6 +68,7 @@ class ExampleBuilder:
         *,
         first_class: int | None = None,
         weight: float = 1.0,
+        whole: int = 0,
     ):
         self._examples = examples
         self._tokens = tokens
@@ -82,22 +85,28 @@ class ExampleBuilder:
             self.keys += ("prior",)
         if options.masks is not None:
             self.keys += ("loss_mask",)
+        if options.worker is not None:
+            self.keys += ("place", "whole")
+        self._whole = whole
 
     def __call__(self, numbers: np.ndarray) -> tuple[Any, ...]:
         """Makes the example of a row.
 
         Args:
-            numbers: int64 array of shape `(5,)`, see `Row`.
+            numbers: int64 array of shape `(6,)`, see `Row`.
 
         Returns:
             Tuple of arrays, one for each of `keys`: uint8 of shape
             `(H, W, 3)`, int32 of shape `(77,)`, float32, and where they are
-            asked for, float32 and float32 of shape `(H/8, W/8, 1)`.
+            asked for, float32, float32 of shape `(H/8, W/8, 1)`, and two
+            int32.
 
         Raises:
             RuntimeError: If 100 images in a row cannot be read.
         """
         row = Row(*(int(number) for number in numbers))
+        if not row.copies:
+            return self.padding(row)
         draws = np.random.default_rng(self._key(EXAMPLE_STREAM, row))
         # All are drawn, used or not: an option does not move the others.
         caption, template, dropout, top, left, flip = draws.random(6)
@@ -118,24 +127,35 @@ class ExampleBuilder:
             weight if is_class else weight * self._weight
         )
         made["prior"] = np.float32(is_class)
+        return self._placed(made, row)
+
+    def padding(self, row: Row) -> tuple[Any, ...]:
+        """Makes an example of zeros, which has no weight, for a row."""
+        specs = self.specs(self.sizes[row.bucket])
+        return self._placed({k: np.zeros(*specs[k]) for k in self.keys}, row)
+
+    def _placed(self, made: dict[str, Any], row: Row) -> tuple[Any, ...]:
+        made["place"] = np.int32(row.place)
+        made["whole"] = np.int32(self._whole)
         return tuple(made[key] for key in self.keys)
 
     def specs(
-        self, size: tuple[int | None, int | None], max_length: int
+        self, size: tuple[int | None, int | None]
     ) -> dict[str, tuple[tuple[int | None, ...], Any]]:
         """Returns shape and dtype of what an example may have, by key.
 
         Args:
             size: `(height, width)` in pixels; `None` where it varies.
-            max_length: Integer, token ids of an example.
         """
         latents = tuple(side and side // PIXELS_PER_LATENT for side in size)
         return {
             "images": ((*size, 3), np.uint8),
-            "token_ids": ((max_length,), np.int32),
+            "token_ids": ((self._tokens.max_length,), np.int32),
             "example_weight": ((), np.float32),
             "prior": ((), np.float32),
             "loss_mask": ((*latents, 1), np.float32),
+            "place": ((), np.int32),
+            "whole": ((), np.int32),
         }
 
     def _seen(

@@ -166,29 +166,48 @@ class BatchOptions:
         batch_size: Images in a batch.
         shuffle: Put the images in another order in each epoch.
         seed: Seed of everything that is random.
-        epoch: The epoch of the first pass.
         repeat: Give one endless stream of epochs instead of one in a pass.
         drop_remainder: Leave out the last images of an epoch that fill no
-            batch. By default only where all images have one size.
+            batch, others in each epoch, instead of filling their batch up.
+        start: Epoch and batch that the first pass begins with, as if those
+            before had been shown.
+        worker: This worker's number and how many there are. Each makes its
+            own rows of every batch.
     """
 
     resolution: int | tuple[int, int] = 512
     batch_size: int = 4
     shuffle: bool = True
     seed: int = 0
-    epoch: int = 0
     repeat: bool = False
-    drop_remainder: bool | None = None
+    drop_remainder: bool = False
+    start: tuple[int, int] = (0, 0)
+    worker: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         check_resolution(self.resolution)
         checks.integer("batch_size", self.batch_size, 1)
         checks.boolean("shuffle", self.shuffle)
         checks.integer("seed", self.seed, 0)
-        checks.integer("epoch", self.epoch, 0)
         checks.boolean("repeat", self.repeat)
-        if self.drop_remainder is not None:
-            checks.boolean("drop_remainder", self.drop_remainder)
+        checks.boolean("drop_remainder", self.drop_remainder)
+        for value in _pair("start", self.start):
+            checks.integer("start", value, 0)
+        if self.worker is not None:
+            self._check_worker()
+
+    def _check_worker(self) -> None:
+        index, count = _pair("worker", self.worker)
+        checks.integer("worker[1]", count, 1)
+        checks.integer("worker[0]", index, 0, count - 1)
+        if self.batch_size % count:
+            near = max(1, round(self.batch_size / count)) * count
+            raise ValueError(
+                "`batch_size` must be a multiple of the number of workers, so "
+                "that each has as many rows. Received: batch_size="
+                f"{self.batch_size}, worker={self.worker}. Nearest valid: "
+                f"{near}."
+            )
 
     @functools.cached_property
     def size(self) -> tuple[int, int]:
@@ -246,10 +265,10 @@ class Options(EpochOptions, ImageOptions, TagOptions, BatchOptions):
 
     @property
     def remainder(self) -> str:
-        """One of `epochs.REMAINDERS`; buckets lose nothing unless asked to."""
-        if not self.buckets:
-            return "keep" if self.drop_remainder is False else "drop"
-        return "drop" if self.drop_remainder else "fill"
+        """One of `epochs.REMAINDERS`; what no example is lost by."""
+        if self.drop_remainder:
+            return "drop"
+        return "fill" if self.buckets else "pad"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -352,6 +371,14 @@ def check_repeats(repeats: Any) -> int | None:
             f"column. Received: repeats={repeats!r}."
         )
     return checks.integer("repeats", repeats, 1)
+
+
+def _pair(name: str, value: Any) -> tuple[Any, Any]:
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        return tuple(value)
+    raise ValueError(
+        f"`{name}` must be a pair of integers. Received: {name}={value!r}."
+    )
 
 
 def _check_texts(options: Any, *names: str, required: bool = False) -> None:

@@ -23,6 +23,7 @@ from keras_sdft.data.captions import CaptionTokens
 from keras_sdft.data.captions import Tokenizer
 from keras_sdft.data.captions import warn_about_captions
 from keras_sdft.data.epochs import EpochPlan
+from keras_sdft.data.epochs import EpochRows
 from keras_sdft.data.epochs import PriorPlan
 from keras_sdft.data.example_builder import ExampleBuilder
 from keras_sdft.data.examples import Examples
@@ -56,11 +57,17 @@ def load(
     float32 of shape `(B,)`. With `masks` there is `loss_mask` as well, float32
     of shape `(B, H/8, W/8, 1)` in `[0, 1]`.
 
-    Each epoch shuffles the whole set. The first pass over the dataset is
-    epoch `epoch`, the next one `epoch + 1`; a pass begins when an iterator
-    gives its first batch. Order, crop, flip and caption depend on nothing but
-    `seed`, the epoch and the example, so a new dataset with a later `epoch`
-    goes on where this one would.
+    Each epoch shuffles the whole set, and every image of it counts: where the
+    last ones fill no batch, rows of zeros with an `example_weight` of 0 do,
+    or with `buckets` other images, at lower weights. The first pass over the
+    dataset is epoch `start[0]`, the next one the epoch after it; a pass
+    begins when an iterator gives its first batch. Order, crop, flip and
+    caption depend on nothing but `seed`, the epoch and the example, so a new
+    dataset with a later `start` goes on where this one would.
+
+    With `worker` a batch is this worker's part of the whole one, and has
+    `place`, int32 of shape `(B,)`, the rows' places in the whole batch, and
+    `whole`, int32 of shape `(B,)`, its rows.
 
     Images are turned as their EXIF orientation says, alpha is laid on white,
     and the short side is resized (Lanczos) before the crop. Up to 2,000 images
@@ -87,14 +94,15 @@ def load(
             image, also those found while training. `None` logs a warning.
 
     Returns:
-        `tf.data.Dataset` of batches, prefetched, of known length.
+        `tf.data.Dataset` of batches, prefetched, of known length; of unknown
+        length where `start` leaves out a part of the first pass.
 
     Raises:
         FileNotFoundError: If the source, or an image it names, is missing.
         TypeError: If an option does not exist.
         ValueError: If an argument is out of its range, if the source breaks
-            its convention, if there are fewer examples than a batch needs, or
-            if more than `max_unreadable` of the images cannot be read.
+            its convention, or if more than `max_unreadable` of the images
+            cannot be read.
 
     Example:
 
@@ -193,7 +201,6 @@ class Pipeline:
                 of which each batch shows as many. `None` shows none.
         """
         options = self._options
-        _check_count(len(examples), options)
         assignment = self._assigned(examples)
         plan: Any = EpochPlan(
             assignment.bucket_of,
@@ -232,14 +239,16 @@ class Pipeline:
         # TensorFlow takes seconds to import, and the options need none.
         from keras_sdft.data.batches import batched
 
-        options, tokenizer = self._options, self._tokenizer
-        tokens = CaptionTokens(tokenizer)
+        options = self._options
+        size = options.batch_size * (1 if first_class is None else 2)
+        rows = EpochRows(plan, size, options.start, options.worker)
+        tokens = CaptionTokens(self._tokenizer)
         warn_about_captions(examples, tokens, options.templates)
         make: Any = ExampleBuilder
         cache = self._cache
         if cache and cache.plan(examples, assignment, options, plan.length):
             make = functools.partial(CachedExampleBuilder, cache)
-        making = make(
+        builder = make(
             examples,
             tokens,
             assignment.sizes,
@@ -247,43 +256,33 @@ class Pipeline:
             self._report,
             first_class=first_class,
             weight=plan.weight,
+            whole=size,
         )
-        rows = options.batch_size * (1 if first_class is None else 2)
-        return batched(plan, making, options, tokenizer.max_length, rows)
+        return batched(rows, builder, options.repeat)
 
 
 def _check_plan(
     plan: EpochPlan, assignment: Assignment, options: Options
 ) -> None:
-    """Refuses a plan without a batch, and warns of images never shown."""
-    lost = assignment.table()
+    """Refuses a plan without a batch, and says how many images it lacks."""
+    counts = np.bincount(assignment.bucket_of)
     if not plan.length:
         raise ValueError(
-            "`batch_size` is larger than every bucket, and "
-            "`drop_remainder=True` leaves out what fills no batch. Received: "
-            f"batch_size={options.batch_size} and the buckets (width x "
-            f"height: images)\n{lost}\nUse a smaller batch, or leave "
-            "`drop_remainder` out."
+            "`batch_size` must not be larger than the data set, or than its "
+            "largest bucket, with `drop_remainder=True`. Received: batch_size="
+            f"{options.batch_size} and {counts.sum()} examples, by width x "
+            f"height:\n{assignment.table()}\nUse a batch size of at most "
+            f"{counts.max()}, or leave `drop_remainder` out."
         )
-    if not options.buckets or options.remainder != "drop":
-        return
-    counts = np.bincount(assignment.bucket_of)
-    never = int(counts[counts < options.batch_size].sum())
-    if never:
+    left_out = counts.sum() - plan.length
+    if options.drop_remainder and left_out:
+        never = counts[counts < options.batch_size].sum()
         logger.warning(
-            "%d images are never trained on: their buckets hold fewer than a "
-            "batch, and `drop_remainder=True` leaves them out. The buckets "
-            "(width x height: images) are\n%s",
-            never,
-            lost,
-        )
-
-
-def _check_count(count: int, options: Options) -> None:
-    dropped = not options.buckets and options.remainder == "drop"
-    if dropped and count < options.batch_size:
-        raise ValueError(
-            "`batch_size` must not be larger than the data set. Received: "
-            f"batch_size={options.batch_size} and {count} examples. Use a "
-            f"batch size of at most {count}, or `drop_remainder=False`."
+            "`drop_remainder` leaves %d of %d images out of each epoch, others "
+            "in each%s.",
+            left_out,
+            counts.sum(),
+            f"; {never} of them always, whose buckets hold fewer than a batch"
+            if never
+            else "",
         )

@@ -242,7 +242,6 @@ def test_the_data_folder_is_never_written_into(
     [
         ({"data": "nowhere"}, "nowhere"),
         ({"model": "tinny"}, "'tiny'"),
-        ({"batch_size": 9}, "batch_size"),
         ({"preview_prompts": ["a"], "preview_num_steps": 0}, "num_steps"),
         ({"caption_dropout": 2.0}, "caption_dropout"),
         ({"caption_template": "a photo"}, "caption"),

@@ -126,8 +126,11 @@ def assert_same_epochs(plain, cached, model, epochs=2):
             own = {key: value.numpy() for key, value in own.items()}
             own = model.encoded(own)
             assert set(own) == set(other)
+            # What padding holds counts nothing.
+            counts = own["example_weight"] > 0
             for key, value in own.items():
-                np.testing.assert_array_equal(value, other[key], key)
+                found = other[key].numpy()
+                np.testing.assert_array_equal(value[counts], found[counts], key)
             count += 1
     assert count > 2
 
@@ -139,7 +142,7 @@ def assert_same_epochs(plain, cached, model, epochs=2):
         {"horizontal_flip": True},
         {"masks": "files", "horizontal_flip": True},
         {"resolution": 256, "buckets": True, "masks": "files"},
-        {"shuffle": False, "drop_remainder": False, "repeats": 2},
+        {"shuffle": False, "repeats": 2},
     ],
     ids=lambda changed: "-".join(changed) or "plain",
 )
@@ -188,9 +191,9 @@ def test_each_caption_and_image_is_encoded_once(
 
 
 def test_half_precision_says_what_it_cost(noise, model, tokenizer, tmp_path):
-    plain = load(noise(), tokenizer, **OPTIONS)
+    plain = load(noise(6), tokenizer, **OPTIONS)
     cache = cache_of(tmp_path / "cache", model, dtype=None)
-    cached = load(noise(), tokenizer, cache=cache, **OPTIONS)
+    cached = load(noise(6), tokenizer, cache=cache, **OPTIONS)
     largest = 0.0
     for own, other in zip(plain, cached, strict=True):
         own = model.encoded({k: v.numpy() for k, v in own.items()})

@@ -122,13 +122,28 @@ def test_same_seed_same_batches_and_a_later_start(folders, tokenizer):
     passes = [
         [{k: v.numpy() for k, v in b.items()} for b in first] for _ in range(2)
     ]
-    later = open_folders(folders, tokenizer, seed=4, epoch=1, **options)
+    later = open_folders(folders, tokenizer, seed=4, start=(1, 0), **options)
     for one, other in zip(later, passes[1], strict=True):
         for name, value in other.items():
             np.testing.assert_array_equal(one[name], value)
     assert [greys_of(b) for b in first] != [
         greys_of(b) for b in open_folders(folders, tokenizer, seed=5)
     ]
+
+
+def test_workers_and_a_later_start_with_class_images(folders, tokenizer):
+    plain = open_folders(folders, tokenizer, repeat=True)
+    whole = [greys_of(batch) for batch in plain.take(6)][2:]
+    parts = [
+        open_folders(
+            folders, tokenizer, repeat=True, start=(0, 2), worker=(index, 2)
+        ).take(4)
+        for index in range(2)
+    ]
+    for first, second, expected in zip(*parts, whole, strict=True):
+        assert greys_of(first) + greys_of(second) == expected
+        assert first["prior"].numpy().tolist() == [0, 1]
+        assert second["place"].numpy().tolist() == [2, 3]
 
 
 def test_an_endless_stream_equals_the_epochs(folders, tokenizer):

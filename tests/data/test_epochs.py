@@ -105,10 +105,12 @@ def test_dropped_remainders_are_others_in_other_epochs():
     assert missed == set(range(11))
 
 
-def test_one_bucket_keeps_its_remainder():
-    plan = make_plan(np.zeros(10, int), remainder="keep")
-    assert plan.length == 10
-    assert sorted(plan(0)[:, 0]) == list(range(10))
+def test_padding_counts_nothing():
+    plan = make_plan(np.zeros(10, int), remainder="pad")
+    assert plan.length == 12 and plan.weight == 1.0
+    rows = plan(0)
+    assert sorted(rows[:10, 0]) == list(range(10))
+    assert rows[:, 4].tolist() == [1] * 10 + [0] * 2
 
 
 def make_prior(num_instances=5, num_classes=3, batch_size=2, **options):

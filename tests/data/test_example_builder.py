@@ -9,6 +9,7 @@ from keras_sdft.data.buckets import assign
 from keras_sdft.data.buckets import bucket_sizes
 from keras_sdft.data.captions import CaptionTokens
 from keras_sdft.data.epochs import EpochPlan
+from keras_sdft.data.epochs import EpochRows
 from keras_sdft.data.epochs import PriorPlan
 from keras_sdft.data.epochs import Row
 from keras_sdft.data.example_builder import ExampleBuilder
@@ -79,10 +80,10 @@ def make_parts(examples, tokenizer):
 def test_inside_dataset_map_as_eagerly(make_parts, prior):
     plan, maker, options = make_parts(prior)
     size = 4 if prior else 2
-    dataset = batched(plan, maker, options, 77, size)
+    dataset = batched(EpochRows(plan, size), maker, options.repeat)
     assert tuple(dataset.element_spec) == maker.keys
     for epoch in range(2):
-        rows = plan(epoch).reshape(-1, size, 5)
+        rows = EpochRows(plan, size)(epoch).reshape(-1, size, 6)
         for batch, own in zip(dataset, rows, strict=True):
             made = zip(*[maker(row) for row in own], strict=True)
             for key, values in zip(maker.keys, made, strict=True):
@@ -96,7 +97,7 @@ def test_inside_dataset_map_as_eagerly(make_parts, prior):
 
 def test_an_example_depends_on_its_row_alone(make_parts):
     plan, maker, _ = make_parts()
-    rows = plan(3)
+    rows = EpochRows(plan, 2)(3)
     first = [maker(row) for row in rows]
     again = [maker(row) for row in rows[::-1]][::-1]
     for one, other in zip(first, again, strict=True):

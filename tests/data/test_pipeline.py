@@ -68,17 +68,17 @@ def numbers_of(dataset):
 
 
 def test_the_batch(numbered, tokenizer):
-    dataset = load(numbered, tokenizer, resolution=(64, 128), batch_size=4)
+    dataset = load(numbered, tokenizer, resolution=(64, 128), batch_size=5)
     assert dataset.element_spec == {
-        "images": tf.TensorSpec((4, 64, 128, 3), tf.float32),
-        "token_ids": tf.TensorSpec((4, 77), tf.int32),
-        "example_weight": tf.TensorSpec((4,), tf.float32),
+        "images": tf.TensorSpec((5, 64, 128, 3), tf.float32),
+        "token_ids": tf.TensorSpec((5, 77), tf.int32),
+        "example_weight": tf.TensorSpec((5,), tf.float32),
     }
     assert dataset.cardinality() == 2
     batches = arrays_of(dataset)
     assert len(batches) == 2
     for batch in batches:
-        assert batch["example_weight"].tolist() == [1.0] * 4
+        assert batch["example_weight"].tolist() == [1.0] * 5
         for image, ids in zip(batch["images"], batch["token_ids"], strict=True):
             # Picture i is grey 10 * i and its caption is "number i".
             number = round((image[0, 0, 0] + 1) * 12.75)
@@ -110,7 +110,7 @@ def test_later_epoch_equals_the_later_pass(pairs, tokenizer):
     dataset = load(pairs, tokenizer, **OPTIONS)
     passes = [arrays_of(dataset) for _ in range(3)]
     assert differ(passes[0], passes[1]) and differ(passes[1], passes[2])
-    later = load(pairs, tokenizer, epoch=1, **OPTIONS)
+    later = load(pairs, tokenizer, start=(1, 0), **OPTIONS)
     assert_same(arrays_of(later), passes[1])
     assert_same(arrays_of(later), passes[2])
 
@@ -120,9 +120,9 @@ def test_endless_stream_equals_the_epochs_after_each_other(
     pairs, tokenizer, drop_remainder
 ):
     options = {**OPTIONS, "drop_remainder": drop_remainder}
-    stream = load(pairs, tokenizer, epoch=2, repeat=True, **options)
+    stream = load(pairs, tokenizer, start=(2, 0), repeat=True, **options)
     assert stream.cardinality() == tf.data.INFINITE_CARDINALITY
-    passes = load(pairs, tokenizer, epoch=2, **options)
+    passes = load(pairs, tokenizer, start=(2, 0), **options)
     expected = [batch for _ in range(3) for batch in arrays_of(passes)]
     assert len(expected) == (9 if drop_remainder else 12)
     assert_same(arrays_of(stream, len(expected)), expected)
@@ -143,13 +143,107 @@ def test_without_shuffling_the_source_keeps_its_order(numbered, tokenizer):
         numbered,
         tokenizer,
         resolution=64,
-        batch_size=4,
+        batch_size=5,
         shuffle=False,
-        drop_remainder=False,
     )
-    assert dataset.cardinality() == 3
+    assert dataset.cardinality() == 2
     assert numbers_of(dataset) == list(range(10))
     assert numbers_of(dataset) == list(range(10))
+
+
+def test_a_short_last_batch_is_padded_with_rows_of_no_weight(pairs, tokenizer):
+    dataset = load(pairs, tokenizer, **OPTIONS)
+    assert dataset.cardinality() == 4
+    assert dataset.element_spec["images"].shape == (3, 64, 64, 3)
+    batches = arrays_of(dataset)
+    weights = np.stack([batch["example_weight"] for batch in batches])
+    assert weights.tolist() == [[1, 1, 1]] * 3 + [[1, 0, 0]]
+    assert (batches[-1]["images"][1:] == -1).all()
+    # What is shown is what a batch size that divides shows.
+    whole = arrays_of(load(pairs, tokenizer, **{**OPTIONS, "batch_size": 5}))
+    for name in whole[0]:
+        shown = np.concatenate([batch[name] for batch in batches])[:10]
+        expected = np.concatenate([batch[name] for batch in whole])
+        np.testing.assert_array_equal(shown, expected)
+
+
+def test_images_left_out_are_told(pairs, tokenizer, caplog):
+    load(pairs, tokenizer, drop_remainder=True, **OPTIONS)
+    assert "leaves 1 of 10 images out of each epoch" in caplog.text
+
+
+@pytest.mark.parametrize("repeat", [False, True])
+@pytest.mark.parametrize("buckets", [False, True])
+def test_a_pass_begins_at_any_batch(tokenizer, repeat, buckets):
+    noise = np.random.default_rng(0).integers
+    source = [
+        (noise(0, 256, (80, 80 + 60 * (n % 3 == 0), 3), np.uint8), f"n {n}")
+        for n in range(10)
+    ]
+    options = {
+        "resolution": 256,
+        "batch_size": 4,
+        "crop": "random",
+        "buckets": buckets,
+        "repeat": repeat,
+    }
+    plain = load(source, tokenizer, **options)
+    shown = arrays_of(plain, 6) if repeat else arrays_of(plain)
+    shown = shown if repeat else shown + arrays_of(plain)
+    for epoch, batch in ((0, 1), (0, 2), (1, 0), (0, 3)):
+        later = load(source, tokenizer, start=(epoch, batch), **options)
+        first = 3 * epoch + batch
+        if repeat:
+            assert_same(arrays_of(later, 6 - first), shown[first:])
+        else:
+            end = 3 if first < 3 else 6
+            assert_same(arrays_of(later), shown[first:end])
+            if end == 3:
+                assert_same(arrays_of(later), shown[3:])
+    with pytest.raises(ValueError, match="an epoch has 3 batches"):
+        load(source, tokenizer, start=(0, 4), **options)
+
+
+@pytest.mark.parametrize("buckets", [False, True])
+def test_workers_make_the_rows_of_one_worker_s_batches(
+    tokenizer, buckets, tmp_path
+):
+    made = []
+
+    class Watched:
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, index):
+            made.append(index)
+            width = 80 + 60 * (index % 3 == 0)
+            draws = np.random.default_rng(index)
+            return draws.integers(
+                0, 256, (80, width, 3), np.uint8
+            ), f"n {index}"
+
+    options = {
+        "resolution": 256,
+        "batch_size": 4,
+        "crop": "random",
+        "buckets": buckets,
+    }
+    plain = load(Watched(), tokenizer, **options)
+    whole = arrays_of(plain)
+    parts = []
+    for index in range(2):
+        dataset = load(Watched(), tokenizer, worker=(index, 2), **options)
+        assert dataset.element_spec["images"].shape[0] == 2
+        made.clear()
+        parts.append(arrays_of(dataset))
+        # The rows of others, and padding, are not even read.
+        assert len(made) < 10
+    for batch, *own in zip(whole, *parts, strict=True):
+        for name in batch:
+            joined = np.concatenate([part[name] for part in own])
+            np.testing.assert_array_equal(joined, batch[name])
+        assert [part["place"].tolist() for part in own] == [[0, 1], [2, 3]]
+        assert all((part["whole"] == 4).all() for part in own)
 
 
 def test_dropped_remainder_is_another_one_each_epoch():
@@ -288,9 +382,12 @@ def test_resolution(resolution, expected):
         ("batch_size", 0, ">= 1"),
         ("batch_size", 2.5, "integer"),
         ("batch_size", True, "integer"),
-        ("batch_size", 11, "batch_size=11 and 10 examples.*at most 10"),
+        ("drop_remainder", 1, "True or False"),
         ("seed", -1, ">= 0"),
-        ("epoch", -1, ">= 0"),
+        ("start", (-1, 0), ">= 0"),
+        ("start", 3, "pair of integers"),
+        ("worker", (2, 2), "in .0, 1."),
+        ("worker", (0, 3), "multiple of the number.*Nearest valid: 3"),
         ("crop", "centre", "Did you mean 'center'"),
         ("reader", "metadata_json", "Did you mean 'metadata_jsonl'"),
         ("caption_template", "a photo", "{caption}"),
@@ -319,12 +416,13 @@ def test_bad_options_are_refused_by_name(
     assert option in str(error.value)
 
 
-def test_fewer_examples_than_a_batch_can_be_kept(numbered, tokenizer):
-    dataset = load(
-        numbered, tokenizer, resolution=64, batch_size=16, drop_remainder=False
-    )
-    assert dataset.cardinality() == 1
-    assert sorted(numbers_of(dataset)) == list(range(10))
+def test_fewer_examples_than_a_batch_are_padded(numbered, tokenizer):
+    options = {"resolution": 64, "batch_size": 16}
+    (batch,) = load(numbered, tokenizer, **options)
+    assert batch["images"].shape[0] == 16
+    assert batch["example_weight"].numpy().sum() == 10
+    with pytest.raises(ValueError, match="(?s)=16 and 10 ex.*at most 10"):
+        load(numbered, tokenizer, drop_remainder=True, **options)
 
 
 def test_keras_fit_sees_one_epoch_a_pass(numbered, tokenizer):
@@ -362,9 +460,8 @@ def test_tags_are_shuffled_anew_in_each_epoch(tokenizer):
     for ids in passes:
         # Words end with their comma here, so the last one is not the same.
         assert ids[1] == plain[1] and ids.shape == plain.shape
-    again = load(
-        source, tokenizer, shuffle_tags=True, keep_tokens=1, epoch=2, **options
-    )
+    options["start"] = (2, 0)
+    again = load(source, tokenizer, shuffle_tags=True, keep_tokens=1, **options)
     np.testing.assert_array_equal(
         arrays_of(again)[0]["token_ids"][0], passes[2]
     )
