@@ -1,11 +1,14 @@
-# Needs python3 (3.10 to 3.13), make and a package registry; nothing else.
+# Needs python3 (3.11 to 3.13), make and a package registry; nothing else.
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
+LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+LOWEST_TESTS := tests/training tests/models tests/callbacks tests/formats \
+  tests/cli/test_options.py tests/cli/test_parser.py
 BASE ?= main
 SAME_ARGS ?=
 
@@ -17,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format peers bench \
+.PHONY: help install demo test test-slow test-lowest lint format peers bench \
   bench-full tables same memory parity learning docs clean
 
 help:  ## Show this list
@@ -29,8 +32,8 @@ install: $(VENV)/.installed  ## Make .venv with the tested set of packages
 # The stamp is newer than what it was made from, or pip runs again.
 $(VENV)/.installed: requirements.txt setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in \
-	  [(3, 10), (3, 11), (3, 12), (3, 13)])' || { echo "make install: \
-	TensorFlow has wheels for Python 3.10 to 3.13 only. \
+	  [(3, 11), (3, 12), (3, 13)])' || { echo "make install: \
+	Keras and TensorFlow need Python 3.11 to 3.13. \
 	Received: $$($(PYTHON) --version). Set PYTHON=python3.12, for example." \
 	  >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -60,6 +63,21 @@ test: install lint  ## Lint, then every test that is not marked slow
 
 test-slow: install  ## The tests at full size; they need 16 GB of memory
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# What depends on the versions: networks, training, the parser of flags.
+test-lowest: $(LOWEST)/.installed  ## Tests with the lowest versions accepted
+	$(LOWEST)/bin/python -m pytest -m "not slow" -n 2 $(LOWEST_TESTS) \
+	  $(PYTEST_ARGS)
+
+$(LOWEST)/.installed: requirements-lowest.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "make test-lowest: the lowest versions have wheels for \
+	Python 3.11 only. Received: $$($(PYTHON) --version). Set \
+	PYTHON=python3.11." >&2; exit 1; }
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet $(PIP_ARGS) \
+	  -r requirements-lowest.txt
+	@touch $@
 
 lint: install  ## ruff, mypy, and who may import whom
 	$(BIN)/ruff check .
