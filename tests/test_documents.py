@@ -132,6 +132,24 @@ def test_every_page_is_in_the_menu():
         assert f": {page.relative_to(ROOT / 'docs').as_posix()}\n" in menu
 
 
+def test_the_tree_of_the_architecture_is_the_package():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (tree,) = [t for _, t in blocks(ROOT / "docs/architecture.md", "")]
+    folders, missing = {-1: ROOT}, []
+    for line in tree.splitlines():
+        names = re.match(r"( *)((?:[\w.]+(?:/|\.py) ?)*)", line)
+        depth = len(names[1]) // 2
+        for name in names[2].split():
+            path = folders[depth - 1] / name
+            if name.endswith("/"):
+                folders[depth] = path
+            if not path.exists():
+                missing.append(str(path.relative_to(ROOT)))
+    assert not missing
+    packages = (ROOT / "keras_sdft").glob("*/__init__.py")
+    assert not [p for p in packages if f"  {p.parent.name}/ " not in text]
+
+
 def test_the_front_pages_show_the_same_script():
     readme, index = (
         [text for _, text in blocks(ROOT / name, "python")][0]
