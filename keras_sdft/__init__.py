@@ -18,6 +18,7 @@ if _TYPE_CHECKING:
     from keras_sdft import encoding
     from keras_sdft import formats
     from keras_sdft import models
+    from keras_sdft import runs
     from keras_sdft import training
     from keras_sdft.models import StableDiffusion
     from keras_sdft.training import Trainer
@@ -34,11 +35,12 @@ __all__ = [
     "encoding",
     "formats",
     "models",
+    "runs",
     "training",
 ]
 
 _HOMES = {"StableDiffusion": "models", "Trainer": "training"}
-_WITHOUT_FORMATS = ("data", "diffusion", "training")
+_WITHOUT_FORMATS = ("data", "diffusion", "runs", "training")
 
 
 def __getattr__(name: str) -> _Any:

@@ -265,28 +265,40 @@ class Lock:
 
     def __init__(self, path: str | os.PathLike, what: str) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a+", encoding="utf-8")
-        try:
-            self._acquire(what)
-        except BaseException:
+        self._acquire(what)
+        while not self._is_at_path():
+            # Its last holder removed the file in between.
             self._file.close()
-            raise
-
-    def _acquire(self, what: str) -> None:
-        try:
-            _flock(self._file.fileno())
-        except BlockingIOError:
-            raise BlockingIOError(
-                errno.EWOULDBLOCK,
-                f"Another process ({self.holder()}) {what}. Wait until it "
-                "has ended, or choose another directory",
-                str(self.path),
-            ) from None
+            self._acquire(what)
         self._file.seek(0)
         self._file.truncate()
         self._file.write(f"id {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
+
+    def _acquire(self, what: str) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "a+", encoding="utf-8")
+        try:
+            _flock(self._file.fileno())
+        except BlockingIOError:
+            holder = self.holder()
+            self._file.close()
+            raise BlockingIOError(
+                errno.EWOULDBLOCK,
+                f"Another process ({holder}) {what}. Wait until it has "
+                "ended, or choose another directory",
+                str(self.path),
+            ) from None
+        except OSError:
+            self._file.close()
+            raise
+
+    def _is_at_path(self) -> bool:
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(os.fstat(self._file.fileno()), there)
 
     def holder(self) -> str:
         """Returns the id and host of the process that locked it last."""
