@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "models": set(),
     "diffusion": set(),
     "encoding": {"data", "models"},
-    "adapters": {"models"},
+    "adapters": {"models", "diffusion"},
     "formats": {"models", "adapters"},
     "training": {"models", "diffusion", "encoding", "adapters", "formats"},
     "callbacks": {"training", "formats", "diffusion", "models"},

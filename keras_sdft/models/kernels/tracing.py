@@ -20,6 +20,7 @@ import keras
 import tensorflow as tf
 
 from keras_sdft import keras_internals
+from keras_sdft.models.adapted import adapters_of
 
 # What is plain enough to be compared; of functions, the very same one.
 _PLAIN = (
@@ -35,7 +36,16 @@ _PLAIN = (
 # What tells layers apart that compute the same: names, Keras' wrappers, and
 # what happened to them.
 _IGNORED = frozenset(
-    {"name", "_name", "_path", "_parent_path", "build", "quantize", "_called"}
+    {
+        "name",
+        "_name",
+        "_path",
+        "_parent_path",
+        "build",
+        "call",
+        "quantize",
+        "_called",
+    }
 )
 
 
@@ -70,7 +80,7 @@ class TracedBlocks:
             self._functions[kind] = _function(layer, remat)
         function = self._functions[kind]
         if function is not None:
-            weights = [tf.convert_to_tensor(v.value) for v in layer.variables]
+            weights = [tf.convert_to_tensor(v.value) for v in _variables(layer)]
             try:
                 return function(weights, inputs)
             except _ReachesOutside:
@@ -93,17 +103,31 @@ def _kind(layer: Any) -> Any:
                 for name, value in vars(part).items()
                 if isinstance(value, _PLAIN) and name not in _IGNORED
             ),
+            tuple(adapter.kind for adapter in adapters_of(part)),
         )
         for part in keras_internals.flatten_layers(layer)
     )
     weights = tuple(
-        (tuple(v.shape), str(v.dtype), v.trainable) for v in layer.variables
+        (tuple(v.shape), str(v.dtype), v.trainable) for v in _variables(layer)
     )
     return parts, weights
 
 
+def _variables(layer: Any) -> list[Any]:
+    """What a block reads: its own variables, and those of its adapters."""
+    return [
+        *layer.variables,
+        *(
+            variable
+            for part in keras_internals.flatten_layers(layer)
+            for adapter in adapters_of(part)
+            for variable in adapter.variables
+        ),
+    ]
+
+
 def _function(layer: Any, remat: bool) -> Callable[..., Any]:
-    variables = list(layer.variables)
+    variables = _variables(layer)
 
     def forward(weights: list[Any], inputs: list[Any]) -> Any:
         scope = keras.StatelessScope()
