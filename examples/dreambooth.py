@@ -30,16 +30,16 @@ def main(arguments=None):
     sd = keras_sdft.StableDiffusion.from_preset(args.model)
     print(keras_sdft.data.check_token(token, sd.tokenizer).problem)
 
-    def draw(text, seed, path):
+    def generate(text, seed, path):
         image = sd.text_to_image(text, num_steps=args.num_steps, seed=seed)[0]
         Image.fromarray(image).save(path)
 
-    # Drawn by the model as it is: what it shall still know afterwards.
+    # Generated before training: what the model should still generate after.
     os.makedirs(args.class_images, exist_ok=True)
     for name, seed in keras_sdft.data.missing_class_images(
         args.class_images, args.num_class_images, args.class_prompt
     ):
-        draw(args.class_prompt, seed, f"{args.class_images}/{name}")
+        generate(args.class_prompt, seed, f"{args.class_images}/{name}")
     dataset = keras_sdft.data.load_dreambooth(
         args.photos,
         sd.tokenizer,
@@ -53,7 +53,7 @@ def main(arguments=None):
     trainer.compile(keras_sdft.training.AdamW(args.learning_rate))
     trainer.fit(dataset, steps_per_epoch=args.steps)
     trainer.export(args.output_dir, overwrite=True)
-    draw(args.instance_prompt, 0, f"{args.output_dir}/subject.png")
+    generate(args.instance_prompt, 0, f"{args.output_dir}/subject.png")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fine-tunes on a folder of captioned images; draws before and after.
+"""Fine-tunes on a folder of captioned images; shows before and after.
 
 python examples/finetune.py photos --output_dir fine-tuned --prompt "a dog"
 """
@@ -36,18 +36,18 @@ def main(arguments=None):
         seed=args.seed,
     )
 
-    def draw():
+    def generate():
         return sd.text_to_image(
             args.prompt, num_steps=args.num_steps, seed=args.seed
         )
 
-    before = draw()
+    before = generate()
     trainer = keras_sdft.Trainer(sd, seed=args.seed)
     trainer.compile(optimizer=keras_sdft.training.AdamW(args.learning_rate))
     trainer.fit(dataset, epochs=args.epochs)
     trainer.export(args.output_dir, overwrite=True)
     # The trainer changed the weights of `sd` itself.
-    both = np.concatenate([before[0], draw()[0]], axis=1)
+    both = np.concatenate([before[0], generate()[0]], axis=1)
     path = os.path.join(args.output_dir, "before_and_after.png")
     Image.fromarray(both).save(path)
     print(path)
