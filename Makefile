@@ -48,7 +48,7 @@ demo: install  ## Fine-tune "tiny" on drawings in ink; shows before and after
 	$(BIN)/keras-sdft train --config $(DEMO_RECIPE) --overwrite
 	@echo $(DEMO_RUN)/previews/before_and_after.png
 
-learning: install build/icons/noto/metadata.jsonl  ## Measure what the demo taught
+learning: install build/icons/noto/metadata.jsonl  ## Measure what the demo learned
 	test -d $(DEMO_RUN)/weights || $(MAKE) demo
 	$(BIN)/python -m benchmarks.learning --after $(DEMO_RUN)
 
@@ -85,7 +85,7 @@ lint: install  ## ruff, mypy, and who may import whom
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
-format: install  ## Let ruff lay out the code
+format: install  ## Let ruff format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -65,7 +65,7 @@ def run(model, inputs):
     return {name: np.asarray(array) for name, array in outputs.items()}
 
 
-def draw(model, inputs, steps):
+def generate(model, inputs, steps):
     """The peer's DDIM, by our sampler: latents, and the image in [0, 1]."""
     predict = guided_prediction(
         model.diffusion_model,
@@ -83,7 +83,7 @@ def draw(model, inputs, steps):
         final_alpha=model.schedule.alphas_cumprod[0],
     )
     image = np.clip(np.asarray(model.decoder(latents)) / 2 + 0.5, 0, 1)
-    return {"drawn_latents": np.asarray(latents), "image": image}
+    return {"generated_latents": np.asarray(latents), "image": image}
 
 
 # === Training ===
@@ -191,7 +191,9 @@ def print_peak():
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("command", choices=("run", "draw", "train", "versions"))
+    parser.add_argument(
+        "command", choices=("run", "generate", "train", "versions")
+    )
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--inputs", type=Path)
     parser.add_argument("--out", type=Path)
@@ -215,8 +217,8 @@ def main():
             arguments.gamma,
             arguments.steps,
         )
-    elif arguments.command == "draw":
-        np.savez(arguments.out, **draw(model, inputs, arguments.steps))
+    elif arguments.command == "generate":
+        np.savez(arguments.out, **generate(model, inputs, arguments.steps))
     else:
         results = run(model, inputs)
         ids = model.tokenizer([str(inputs["prompt"])])[0]

@@ -127,7 +127,7 @@ def run(pipeline, inputs):
     }
 
 
-def draw(pipeline, inputs, steps):
+def generate(pipeline, inputs, steps):
     """DDIM latents, and the image in [0, 1], from given noise."""
     pipeline.scheduler = DDIMScheduler(
         **SCHEDULE,
@@ -151,7 +151,7 @@ def draw(pipeline, inputs, steps):
             latents / pipeline.vae.config.scaling_factor
         ).sample
     image = (image / 2 + 0.5).clamp(0, 1)
-    return {"drawn_latents": _last(latents), "image": _last(image)}
+    return {"generated_latents": _last(latents), "image": _last(image)}
 
 
 def train(folder, inputs, out, prediction_type, gamma, steps):
@@ -253,7 +253,7 @@ def print_peak():
 def parse():
     parser = argparse.ArgumentParser()
     parser.add_argument(
-        "command", choices=("make", "run", "draw", "train", "versions")
+        "command", choices=("make", "run", "generate", "train", "versions")
     )
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--config", type=Path)
@@ -289,9 +289,9 @@ def main():
             arguments.gamma,
             arguments.steps,
         )
-    elif arguments.command == "draw":
+    elif arguments.command == "generate":
         pipeline = load(arguments.folder).to(torch.float32)
-        results = draw(pipeline, inputs, arguments.steps)
+        results = generate(pipeline, inputs, arguments.steps)
         np.savez(arguments.out, **results)
     else:
         np.savez(arguments.out, **outputs(arguments, inputs))

@@ -260,7 +260,7 @@ def _image_cases():
             f"image-{size}",
             f"an image of 256x256, 25 DDIM steps with guidance, {title}",
             {
-                "command": "draw",
+                "command": "generate",
                 "size": size,
                 "pixels": 256,
                 "steps": 3 if size == "mid" else 1,

@@ -29,7 +29,7 @@ def photo(seed, size=PHOTO_SIZE):
     generator = np.random.default_rng([7, seed])
     width, height = size
     total = np.zeros((height, width, 3), "float32")
-    # Amplitudes fall with frequency, as in pictures of the world.
+    # Amplitudes fall with frequency, as in photos.
     for cells in (2, 5, 12, 30, 75, 190):
         coarse = generator.integers(0, 256, (cells, cells, 3), dtype="uint8")
         layer = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)

@@ -66,7 +66,7 @@ def train(job):
     return clock.result()
 
 
-def draw(job):
+def generate(job):
     """Images from text, by `text_to_image`."""
     clock = _speed_child.Clock(job)
     model = stable_diffusion(job)
@@ -237,7 +237,7 @@ def stable_diffusion(job):
     return model
 
 
-COMMANDS = {"train": train, "draw": draw}
+COMMANDS = {"train": train, "generate": generate}
 PACKAGES = ("tensorflow", "keras", "keras-cv", "numpy")
 
 if __name__ == "__main__":

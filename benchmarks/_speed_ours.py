@@ -72,7 +72,7 @@ def start(job):
     return {"first": clock.now(), "imported": imported, "above_gib": above}
 
 
-def draw(job):
+def generate(job):
     """Images from text, by `text_to_image`."""
     clock = _speed_child.Clock(job)
     model = make_model(job)
@@ -192,7 +192,7 @@ COMMANDS = {
     "recipe": recipe,
     "read": read,
     "start": start,
-    "draw": draw,
+    "generate": generate,
     "tokenizer": tokenizer,
 }
 PACKAGES = ("keras-sdft", "tensorflow", "keras", "keras-cv", "numpy")

@@ -111,7 +111,7 @@ def start(job):
     return {"first": clock.now(), "imported": imported, "above_gib": above}
 
 
-def draw(job):
+def generate(job):
     """Images from text, by the pipeline."""
     clock = _speed_child.Clock(job)
     pipeline = make_pipeline(job)
@@ -286,7 +286,7 @@ COMMANDS = {
     "recipe": recipe,
     "read": read,
     "start": start,
-    "draw": draw,
+    "generate": generate,
 }
 PACKAGES = ("torch", "diffusers", "transformers", "datasets", "numpy")
 

@@ -1,12 +1,12 @@
-"""What a fine-tune of the embedded model taught it, and what it forgot.
+"""What a fine-tune of the embedded model learned, and what it forgot.
 
     make learning
     .venv/bin/python -m benchmarks.learning --after runs/demo
 
-Draws the same prompts before and after, half of them of things that the
-fine-tune never saw; judges that learned from real pictures alone say whether
-they are drawn in ink and what they show. Also the denoising error of
-pictures held out, in the new style and in the old one. Needs `build/icons`
+Generates the same prompts before and after, half of them of things that the
+fine-tune never saw; classifiers that learned from real images alone say whether
+they are in ink and what they show. Also the denoising error of
+held-out images, in the new style and in the old one. Needs `build/icons`
 (`python -m scripts.pretrain_tiny.icons`).
 """
 
@@ -19,8 +19,8 @@ import pathlib
 import numpy as np
 
 import keras_sdft
-from benchmarks import _judges
-from benchmarks import _pictures
+from benchmarks import _classifiers
+from benchmarks import _tiny_images
 from keras_sdft.callbacks.grid import image_grid
 from keras_sdft.diffusion import NoiseSchedule
 from keras_sdft.models import PRESETS
@@ -37,7 +37,7 @@ SUFFIX = " in ink style"
 
 
 class Icons:
-    """The real pictures, and which of them the demo is tuned on.
+    """The real images, and which of them the demo is trained on.
 
     Args:
         icons: Path of the directory that `icons.py` wrote.
@@ -46,8 +46,8 @@ class Icons:
     def __init__(self, icons: pathlib.Path):
         self.sets = {name: dataset.read(name, icons) for name in STYLES}
         names = [
-            {row["name"] for row in pictures.rows}
-            for pictures in self.sets.values()
+            {row["name"] for row in images.rows}
+            for images in self.sets.values()
         ]
         tuned = set(ink.SPLITS["train"]) | set(ink.SPLITS["validation"])
         self.tuned = sorted(set(ink.SPLITS["train"]) & set.intersection(*names))
@@ -62,11 +62,11 @@ class Icons:
         order = np.random.default_rng(1).permutation(len(names))
         return [names[index] for index in order[:count]]
 
-    def pictures(self, style: str, names: "list[str]") -> np.ndarray:
-        """The pictures of names in a style."""
-        pictures = self.sets[style]
-        places = {row["name"]: i for i, row in enumerate(pictures.rows)}
-        return pictures.images[[places[name] for name in names]]
+    def images(self, style: str, names: "list[str]") -> np.ndarray:
+        """The images of names in a style."""
+        found = self.sets[style]
+        places = {row["name"]: i for i, row in enumerate(found.rows)}
+        return found.images[[places[name] for name in names]]
 
     def prompt(self, name: str, suffix: str = "") -> str:
         """What a thing is asked for with."""
@@ -78,53 +78,56 @@ def _names_of_package():
     return json.loads(path.read_text(encoding="utf-8"))["names"]
 
 
-# === Judges ===
+# === Classifiers ===
 
 
-def teach_style(icons: Icons, sd) -> "tuple[_judges.StyleJudge, dict]":
-    """A judge of ink, taught with four of five pictures, and its accuracy.
+def style_classifier(
+    icons: Icons, sd
+) -> "tuple[_classifiers.StyleClassifier, dict]":
+    """A classifier of ink, trained on four of five images, and its accuracy.
 
-    It sees pictures as they are and as the model's autoencoder gives them
-    back: what is drawn has passed the decoder too.
+    It sees images as they are and as the model's autoencoder gives them
+    back: generated images have passed the decoder too.
     """
     parts = {name: icons.sets[name].images for name in STYLES}
     kept, asked = {}, {}
     for name, images in parts.items():
         few = images[:: max(1, len(images) // 300)]
-        both = np.concatenate([few, _pictures.through_autoencoder(sd, few)])
+        both = np.concatenate([few, _tiny_images.through_autoencoder(sd, few)])
         test = np.arange(len(both)) % 5 == 0
         kept[name], asked[name] = both[~test], both[test]
-    judge = _judges.StyleJudge(
+    classifier = _classifiers.StyleClassifier(
         np.concatenate([kept["noto"], kept["fluent-emoji-flat"]]), kept[INK]
     )
     right = [
-        (judge(images) > 0.5) == (name == INK) for name, images in asked.items()
+        (classifier(images) > 0.5) == (name == INK)
+        for name, images in asked.items()
     ]
-    return judge, {"style_judge": float(np.concatenate(right).mean())}
+    return classifier, {"style_classifier": float(np.concatenate(right).mean())}
 
 
-def teach_subjects(icons: Icons, sd, epochs) -> "tuple":
-    """A judge of subjects, and its accuracy on what the autoencoder blurs."""
+def subject_classifier(icons: Icons, sd, epochs) -> "tuple":
+    """A classifier of subjects, and its accuracy on blurred images."""
     names = icons.tuned + icons.other
-    images = np.concatenate([icons.pictures(style, names) for style in STYLES])
+    images = np.concatenate([icons.images(style, names) for style in STYLES])
     things = [icons.things[name] for name in names] * len(STYLES)
-    judge = _judges.SubjectJudge(images, things, epochs)
+    classifier = _classifiers.SubjectClassifier(images, things, epochs)
     few = slice(None, None, max(1, len(images) // 300))
-    rank = judge.rank(
-        _pictures.through_autoencoder(sd, images[few]), things[few]
+    rank = classifier.rank(
+        _tiny_images.through_autoencoder(sd, images[few]), things[few]
     )
-    return judge, {
-        "subject_judge": float((rank < 1).mean()),
-        "subjects": len(judge.names),
+    return classifier, {
+        "subject_classifier": float((rank < 1).mean()),
+        "subjects": len(classifier.names),
     }
 
 
 # === One model ===
 
 
-def draw(sd, prompts, options) -> np.ndarray:
-    """One picture of each prompt, as the command line says."""
-    return _pictures.draw(
+def generate(sd, prompts, options) -> np.ndarray:
+    """One image of each prompt, as the command line says."""
+    return _tiny_images.generate(
         sd,
         prompts,
         options.num_steps,
@@ -133,31 +136,33 @@ def draw(sd, prompts, options) -> np.ndarray:
     )
 
 
-def drawn_numbers(sd, icons, style, subject, options) -> "tuple[dict, dict]":
-    """Ink share and subject accuracy by group of prompts; the pictures."""
-    numbers, pictures = {}, {}
+def generated_numbers(
+    sd, icons, style, subject, options
+) -> "tuple[dict, dict]":
+    """Ink share and subject accuracy by group of prompts; the images."""
+    numbers, generated = {}, {}
     for group, tuned in (("seen", True), ("unseen", False)):
         names = icons.some(tuned, options.prompts)
         things = [icons.things[name] for name in names]
         for label, suffix in (("ink", SUFFIX), ("plain", "")):
             prompts = [icons.prompt(name, suffix) for name in names]
-            images = draw(sd, prompts, options)
+            images = generate(sd, prompts, options)
             rank = subject.rank(images, things)
             key = f"{group}_{label}"
-            pictures[key] = images
+            generated[key] = images
             numbers[f"{key}_ink_share"] = float((style(images) > 0.5).mean())
             numbers[f"{key}_top1"] = float((rank < 1).mean())
             numbers[f"{key}_top5"] = float((rank < 5).mean())
-    return numbers, pictures
+    return numbers, generated
 
 
 def denoising(sd, icons: Icons) -> "dict[str, float]":
-    """Denoising error by quarter of the schedule, on pictures not tuned on."""
+    """Denoising error by quarter of the schedule, on images not trained on."""
     names = icons.some(False, 128)
     result = {}
     for label, style, suffix in (("ink", INK, SUFFIX), ("base", "noto", "")):
-        images = icons.pictures(style, names)
-        latents = _pictures.encode(sd, images)
+        images = icons.images(style, names)
+        latents = _tiny_images.encode(sd, images)
         prompts = [icons.prompt(name, suffix) for name in names]
         context = np.asarray(sd.encode_text(prompts), "float32")
         errors = measures.bucket_errors(
@@ -185,7 +190,7 @@ def composed(sd, subject, options) -> "dict[str, float]":
     prompts = [
         captions.with_article(f"{colour} {thing}") for (colour,), thing in pairs
     ]
-    images = draw(sd, prompts, options)
+    images = generate(sd, prompts, options)
     rank = subject.rank(images, [thing for _, thing in pairs])
     found = [colours.name_colours(image) for image in images]
     coloured = np.array(
@@ -249,18 +254,18 @@ def main(arguments=None) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     icons = Icons(options.icons)
     sd = keras_sdft.StableDiffusion.from_preset(options.before)
-    style, notes = teach_style(icons, sd)
-    subject, accuracy = teach_subjects(icons, sd, options.epochs)
+    style, notes = style_classifier(icons, sd)
+    subject, accuracy = subject_classifier(icons, sd, options.epochs)
     notes |= accuracy
     notes |= composed(sd, subject, options)
-    results, pictures = {}, {}
+    results, generated = {}, {}
     for key, name in (("before", options.before), ("after", options.after)):
         sd = keras_sdft.StableDiffusion.from_preset(name)
-        numbers, pictures[key] = drawn_numbers(
+        numbers, generated[key] = generated_numbers(
             sd, icons, style, subject, options
         )
         results[key] = denoising(sd, icons) | numbers
-    grid(pictures["before"], pictures["after"]).save(
+    grid(generated["before"], generated["after"]).save(
         options.output / "grid.png"
     )
     report = {
@@ -270,7 +275,7 @@ def main(arguments=None) -> None:
             for name in ("tensorflow", "keras", "keras-cv")
         },
         "prompts": options.prompts,
-        "judges_and_base": notes,
+        "classifiers_and_base": notes,
         **results,
     }
     path = options.output / "learning.json"

@@ -157,9 +157,9 @@ def networks(folder, sides, size):
 def image(folder, sides, size):
     """An image from the same noise, by DDIM with guidance."""
     given = {"folder": folder, "steps": SAMPLING_STEPS}
-    theirs = sides.results("peer", "draw", "theirs.npz", **given)
-    ours = sides.results("ours", "draw", "ours.npz", **given)
-    for name, array in (("latents", "drawn_latents"), ("image", "image")):
+    theirs = sides.results("peer", "generate", "theirs.npz", **given)
+    ours = sides.results("ours", "generate", "ours.npz", **given)
+    for name, array in (("latents", "generated_latents"), ("image", "image")):
         figure = error(ours[array], theirs[array])
         yield (f"{name}, {SAMPLING_STEPS} steps of DDIM", figure)
 
@@ -264,7 +264,7 @@ def write_golden():
             inputs = dict(np.load(sides.work / "inputs.npz"))
             theirs = sides.results("peer", "run", "theirs.npz", folder=folder)
             theirs |= sides.results(
-                "peer", "draw", "theirs.npz", folder=folder, steps=4
+                "peer", "generate", "theirs.npz", folder=folder, steps=4
             )
             theirs |= golden_training(folder, sides)
             target = GOLDEN / architecture

@@ -6,7 +6,7 @@ Teaches the embedded model one cat from six views, once alone and once
 beside class images that it draws itself, with `keras-sdft dreambooth`.
 Then, for the model before and after both: the denoising error on views of
 the subject that were held out, on class images from other seeds, and the
-pictures.
+images.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 import keras_sdft
-from benchmarks import _pictures
+from benchmarks import _tiny_images
 from keras_sdft.callbacks.grid import image_grid
 from keras_sdft.diffusion import NoiseSchedule
 from scripts.pretrain_tiny import measures
@@ -34,11 +34,11 @@ CLASS_PROMPT = "a cat"
 OTHERS = ("an apple", "a rocket", "a dog", "a house", "a fish", "a tree")
 #: Seeds of class images that are never trained on begin here.
 HELD_OUT_SEED = 100_000
-#: Times that each picture is asked for its noise.
+#: Times that each image is denoised.
 ASKED = 16
 
 
-def teach(options, name: str, with_prior: bool) -> pathlib.Path:
+def train(options, name: str, with_prior: bool) -> pathlib.Path:
     """Runs the command, and returns the run's directory."""
     run = options.output / name
     command = [
@@ -74,9 +74,9 @@ def held_out(sd, options) -> "dict[str, tuple[np.ndarray, str]]":
     paths = sorted((SUBJECT / "validation").glob("*.png"))
     views = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     guidance = options.guidance_scale
-    cats = _pictures.draw(
+    cats = _tiny_images.generate(
         sd,
-        [CLASS_PROMPT] * _pictures.CHUNK,
+        [CLASS_PROMPT] * _tiny_images.CHUNK,
         guidance_scale=guidance,
         seed=HELD_OUT_SEED,
     )
@@ -85,7 +85,7 @@ def held_out(sd, options) -> "dict[str, tuple[np.ndarray, str]]":
         "class": (cats, CLASS_PROMPT),
     }
     for number, prompt in enumerate(OTHERS):
-        images = _pictures.draw(
+        images = _tiny_images.generate(
             sd,
             [prompt] * 4,
             guidance_scale=guidance,
@@ -99,7 +99,7 @@ def errors(sd, groups) -> "dict[str, float]":
     """Denoising error of each group, over the whole schedule."""
     schedule, result = NoiseSchedule(), {}
     for name, (images, prompt) in groups.items():
-        latents = _pictures.encode(sd, images)
+        latents = _tiny_images.encode(sd, images)
         latents = np.repeat(latents, ASKED, axis=0)
         context = np.repeat(
             np.asarray(sd.encode_text(prompt), "float32"), len(latents), 0
@@ -126,20 +126,22 @@ def main(arguments=None) -> None:
     os.makedirs(options.output, exist_ok=True)
     models = {
         "before": "tiny",
-        "without prior": teach(options, "without", False),
-        "with prior": teach(options, "with", True),
+        "without prior": train(options, "without", False),
+        "with prior": train(options, "with", True),
     }
     prompts = [INSTANCE_PROMPT] * 3 + [CLASS_PROMPT] * 3 + list(OTHERS[:2])
-    groups, results, pictures = None, {}, []
+    groups, results, images = None, {}, []
     for name, source in models.items():
         sd = keras_sdft.StableDiffusion.from_preset(source)
         groups = groups or held_out(sd, options)
         results[name] = errors(sd, groups)
-        pictures.append(
-            _pictures.draw(sd, prompts, guidance_scale=options.guidance_scale)
+        images.append(
+            _tiny_images.generate(
+                sd, prompts, guidance_scale=options.guidance_scale
+            )
         )
     sheet = image_grid(
-        np.concatenate(pictures), labels=list(models), column_labels=prompts
+        np.concatenate(images), labels=list(models), column_labels=prompts
     )
     sheet.save(options.output / "grid.png")
     report = {

@@ -1,8 +1,8 @@
-"""Judges of drawn pictures: is it drawn in ink, and what does it show?
+"""Classifiers of generated images: are they in ink, and what do they show?
 
-Both learn from real pictures alone. The style judge is a logistic
-regression on a few statistics that anyone can check; the subject judge a
-small convolutional network. Must not know the model that is judged.
+Both learn from real images alone. The style classifier is a logistic
+regression on a few statistics that anyone can check; the subject classifier a
+small convolutional network. Must not know the model that is measured.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ STATISTICS = (
 
 
 def statistics(images: np.ndarray) -> np.ndarray:
-    """A few numbers in [0, 1] about the look of pictures.
+    """A few numbers in [0, 1] about the look of images.
 
     Args:
         images: uint8 array `(N, H, W, 3)`.
@@ -47,12 +47,12 @@ def statistics(images: np.ndarray) -> np.ndarray:
     return np.stack([column.mean(axis=(1, 2)) for column in columns], -1)
 
 
-class StyleJudge:
+class StyleClassifier:
     """Tells two styles apart by `statistics`.
 
     Args:
-        others: uint8 array `(N, H, W, 3)`, pictures of the other styles.
-        style: uint8 array `(M, H, W, 3)`, pictures of the style.
+        others: uint8 array `(N, H, W, 3)`, images of the other styles.
+        style: uint8 array `(M, H, W, 3)`, images of the style.
         decay: Float > 0, the weight of the squared coefficients.
         steps: Integer, steps of Newton's method.
     """
@@ -79,7 +79,7 @@ class StyleJudge:
             self._weights -= np.linalg.solve(curve, slope)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """The chance in [0, 1] that each picture is of the style."""
+        """The chance in [0, 1] that each image is of the style."""
         return self._chances(self._standardised(statistics(images)))
 
     def _standardised(self, features):
@@ -93,12 +93,12 @@ class StyleJudge:
 SIDE = 64
 
 
-class SubjectJudge:
-    """Names what a picture shows, among the names it was taught.
+class SubjectClassifier:
+    """Names what an image shows, among the names it was trained on.
 
     Args:
-        images: uint8 array `(N, H, W, 3)`, real pictures of all styles.
-        names: List of `N` strings; a name may stand for several pictures.
+        images: uint8 array `(N, H, W, 3)`, real images of all styles.
+        names: List of `N` strings; a name may stand for several images.
         epochs: Integer.
         seed: Integer >= 0.
         verbose: As for `keras.Model.fit`.
@@ -169,8 +169,8 @@ def _network(count):
 
 
 def _resized(image):
-    picture = Image.fromarray(image).resize((SIDE, SIDE), Image.BOX)
-    return np.asarray(picture)
+    image = Image.fromarray(image).resize((SIDE, SIDE), Image.BOX)
+    return np.asarray(image)
 
 
 def _scaled(images):
@@ -178,12 +178,12 @@ def _scaled(images):
 
 
 def _moved(images, generator):
-    """Each picture shifted, sized, turned, blurred, greyed, roughened."""
+    """Each image shifted, sized, turned, blurred, greyed, roughened."""
     return np.stack([_moved_one(image, generator) for image in images])
 
 
 def _moved_one(image, generator):
-    picture = Image.fromarray(image)
+    image = Image.fromarray(image)
     side = image.shape[0]
     scale = side / SIDE * generator.uniform(0.85, 1.2)
     angle = generator.normal(0.0, 0.1)
@@ -193,11 +193,11 @@ def _moved_one(image, generator):
     shift = generator.uniform(-0.06, 0.06, 2) * side
     offset = np.full(2, side / 2) - turned @ np.full(2, SIDE / 2) + shift
     if generator.random() < 0.5:
-        # What is drawn is softer than what is real.
-        picture = picture.resize((side // 4,) * 2, Image.BOX)
-        picture = picture.resize((side,) * 2, Image.BICUBIC)
+        # Generated images are softer than real ones.
+        image = image.resize((side // 4,) * 2, Image.BOX)
+        image = image.resize((side,) * 2, Image.BICUBIC)
     matrix = np.concatenate([turned, offset[:, None]], axis=1).ravel()
-    picture = picture.transform(
+    image = image.transform(
         (SIDE, SIDE),
         Image.AFFINE,
         matrix.tolist(),
@@ -205,6 +205,6 @@ def _moved_one(image, generator):
         fillcolor="white",
     )
     if generator.random() < 0.5:
-        picture = picture.convert("L").convert("RGB")
+        image = image.convert("L").convert("RGB")
     noise = generator.normal(0.0, generator.uniform(0, 24), (SIDE, SIDE, 3))
-    return np.clip(np.asarray(picture) + noise, 0, 255).astype("uint8")
+    return np.clip(np.asarray(image) + noise, 0, 255).astype("uint8")

@@ -1,4 +1,4 @@
-"""Pictures in and out of the embedded model, sixteen at a time.
+"""Images in and out of the embedded model, sixteen at a time.
 
 One size, because another would be traced anew. Must not know what is
 measured.
@@ -12,8 +12,8 @@ from scripts.pretrain_tiny import measures
 CHUNK = 16
 
 
-def draw(sd, prompts, num_steps=25, guidance_scale=3.0, seed=0):
-    """One picture of each prompt; the n-th always begins at the n-th noise.
+def generate(sd, prompts, num_steps=25, guidance_scale=3.0, seed=0):
+    """One image of each prompt; the n-th always begins at the n-th noise.
 
     Args:
         sd: A `keras_sdft.StableDiffusion`.
