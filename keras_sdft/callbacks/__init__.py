@@ -1,8 +1,9 @@
 """What may happen while `Trainer.fit` runs, beyond `keras.callbacks`.
 
 Only what Keras lacks is here: preview images, a bar over all steps, the
-throughput, a stop at an exact step, weights written while training. A
-callback sees the trainer's public face; it knows no file dialect.
+throughput, a stop at an exact step, weights written while training, and logs
+that a resumed run continues. A callback uses public methods of the trainer;
+it knows no file format of models.
 """
 
 from keras_sdft.callbacks.export import Export
@@ -13,6 +14,7 @@ from keras_sdft.callbacks.previews import Previews
 from keras_sdft.callbacks.progress import Progress
 from keras_sdft.callbacks.progress import Throughput
 from keras_sdft.callbacks.steps import StopAtStep
+from keras_sdft.callbacks.tensorboard import TensorBoard
 
 __all__ = [
     "Export",
@@ -20,6 +22,7 @@ __all__ = [
     "Previews",
     "Progress",
     "StopAtStep",
+    "TensorBoard",
     "Throughput",
     "image_grid",
     "save_png",

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 
+from keras_sdft import checks
 from keras_sdft.callbacks.steps import StepCallback
-from keras_sdft.callbacks.steps import check_count
+from keras_sdft.callbacks.steps import warn_on_disk_error
 
 
 class Export(StepCallback):
@@ -16,7 +17,8 @@ class Export(StepCallback):
 
     Each export replaces the one before it, so a long run that is cut off
     still leaves weights to generate from. It holds no optimizer state:
-    training cannot be resumed from it.
+    training cannot be resumed from it. An export that fails, on a full disk
+    for example, leaves the one before it, warns, and training goes on.
 
     Args:
         directory: Path of the directory that `Trainer.export` writes.
@@ -28,11 +30,10 @@ class Export(StepCallback):
 
     def __init__(self, directory: str | os.PathLike, every_steps: int) -> None:
         super().__init__()
-        if every_steps is None:
-            raise ValueError("`every_steps` must be given. Received: None.")
         self.directory = os.fspath(directory)
-        self.every_steps = check_count("every_steps", every_steps)
+        self.every_steps = checks.integer("every_steps", every_steps, 1)
 
     def on_step_end(self, before, logs) -> None:
         if self.passed(before, self.every_steps):
-            self.model.export(self.directory, overwrite=True)
+            with warn_on_disk_error(f"The export of step {self.step}"):
+                self.model.export(self.directory, overwrite=True)

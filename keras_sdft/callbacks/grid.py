@@ -1,4 +1,4 @@
-"""Images side by side in one picture, and a PNG written in one piece.
+"""Images side by side in one image, and a PNG written in one piece.
 
 Knows pixels and labels; not how the images were made.
 """
@@ -33,7 +33,7 @@ def image_grid(
     labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Lays images out in rows, with labels to the left and on top.
+    """Arranges images in rows, with labels to the left and on top.
 
     Args:
         images: Array of shape `(N, H, W, 3)`, uint8, N >= 1.
@@ -77,7 +77,7 @@ def image_grid(
 
 
 def stack(grids: Sequence[Image.Image]) -> Image.Image:
-    """Lays pictures under each other, left-aligned, on white."""
+    """Puts images under each other, left-aligned, on white."""
     size = (
         max(grid.width for grid in grids),
         sum(grid.height + _GAP for grid in grids) - _GAP,
@@ -154,7 +154,7 @@ def _draw_label(
     size: tuple[int, int],
 ) -> None:
     font = ImageFont.load_default(_FONT_SIZE)
-    # A label on pictures of a few pixels runs over; real ones hold it.
+    # A label on images of a few pixels runs over; real ones hold it.
     across = max(8, (size[0] - 2 * _MARGIN) // 7)
     down = max(1, (size[1] - 2 * _MARGIN) // _LINE_HEIGHT)
     lines = textwrap.wrap(

@@ -1,23 +1,25 @@
-"""Images drawn from fixed seeds while training goes on.
+"""Images generated from fixed seeds while training goes on.
 
-Draws with the weights in memory through the trainer's own StableDiffusion;
-never builds a second model, never touches the training's random numbers.
+Generates with the weights in memory through the trainer's own
+StableDiffusion; never builds a second model, never touches the training's
+random numbers.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_sdft import checks
 from keras_sdft.callbacks.grid import image_grid
 from keras_sdft.callbacks.grid import save_png
 from keras_sdft.callbacks.grid import stack
 from keras_sdft.callbacks.steps import StepCallback
-from keras_sdft.callbacks.steps import check_count
+from keras_sdft.callbacks.steps import warn_on_disk_error
+from keras_sdft.callbacks.tensorboard import cut_events
 
 BEFORE_AND_AFTER = "before_and_after.png"
 # Prompts side by side in it.
@@ -25,20 +27,21 @@ _COLUMNS = 8
 
 
 class Previews(StepCallback):
-    """Draws the same prompts from the same seeds while training goes on.
+    """Generates images of the same prompts from the same seeds.
 
-    Images are drawn before the first step, every so many steps or epochs,
-    and at the end, with the averaged weights where the trainer keeps an
-    average. Prompt `i` starts from the noise of `seed + i` each time, so
-    what changes between two grids is the model. Prompts are drawn one at a
-    time, which keeps the memory beside the training small. At the end, what
-    was drawn first and last is laid side by side in
-    `before_and_after.png`.
+    Images are generated before the first step, every so many steps or
+    epochs, and at the end, with the averaged weights where the trainer keeps
+    an average. Prompt `i` starts from the noise of `seed + i` each time, so
+    what changes between two grids is the model. Prompts are processed one at
+    a time, which keeps the memory beside the training small. At the end, the
+    first and the last images are put side by side in
+    `before_and_after.png`. A file that cannot be written is told in a
+    warning, and training goes on.
 
     Args:
         prompts: A string, or a list of strings, one row of the grid each.
         directory: Path of the directory for `step_000100.png` and so on. It
-            is made when the first grid is drawn.
+            is made when the first grid is written.
         every_epochs: Int >= 1, epochs between two grids.
         every_steps: Int >= 1, optimizer steps between two grids. Give this
             or `every_epochs`.
@@ -67,50 +70,78 @@ class Previews(StepCallback):
         tensorboard_directory: str | os.PathLike | None = None,
     ) -> None:
         super().__init__()
-        if (every_epochs is None) == (every_steps is None):
-            raise ValueError(
-                "Give exactly one of `every_epochs` and `every_steps`. "
-                f"Received: every_epochs={every_epochs}, "
-                f"every_steps={every_steps}."
-            )
+        checks.exclusive(every_epochs=every_epochs, every_steps=every_steps)
         self.prompts = _checked_prompts(prompts)
         self.directory = _checked_directory(directory)
-        self.every_epochs = check_count("every_epochs", every_epochs)
-        self.every_steps = check_count("every_steps", every_steps)
-        self.num_steps = _checked_num_steps(num_steps)
-        self.guidance_scale = _checked_scale(guidance_scale)
-        self.seed = _checked_seed(seed)
+        for name, value in (
+            ("every_epochs", every_epochs),
+            ("every_steps", every_steps),
+        ):
+            if value is not None:
+                checks.integer(name, value, 1)
+        self.every_epochs, self.every_steps = every_epochs, every_steps
+        self.num_steps = checks.integer("num_steps", num_steps, 1, 1000)
+        self.guidance_scale = float(
+            checks.number("guidance_scale", guidance_scale, 0)
+        )
+        self.seed = checks.integer("seed", seed, 0)
         self.tensorboard_directory = tensorboard_directory
         self._writer: Any = None
-        self._drawn_at: int | None = None
+        self._generated_at: int | None = None
         self._first: np.ndarray | None = None
         self._last: np.ndarray | None = None
+        self._restored = False
 
     def on_train_begin(self, logs=None) -> None:
         super().on_train_begin(logs)
-        self._drawn_at = None
-        self.draw()
+        if self._restored:
+            self._restored = False
+            return
+        self._generated_at = None
+        self.generate()
         self._first = self._last
 
     def on_step_end(self, before, logs) -> None:
         if self.passed(before, self.every_steps):
-            self.draw()
+            self.generate()
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         if self.every_epochs and (epoch + 1) % self.every_epochs == 0:
-            self.draw()
+            self.generate()
 
     def on_train_end(self, logs=None) -> None:
-        if self._drawn_at != self.step:
-            self.draw()
-        save_png(self._before_and_after(), self.before_and_after)
+        if self._generated_at != self.step:
+            self.generate()
+        with warn_on_disk_error("The comparison of before and after"):
+            save_png(self._before_and_after(), self.before_and_after)
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
+    def get_state(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps of it."""
+        if self._writer is not None:
+            self._writer.flush()
+        return {
+            "step": self.step,
+            "generated_at": self._generated_at,
+            "prompts": self.prompts,
+            "first": self._first,
+            "last": self._last,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a checkpoint, if the prompts are still the same."""
+        if self.tensorboard_directory is not None:
+            cut_events(self.tensorboard_directory, state["step"])
+        if state["prompts"] == self.prompts:
+            self._generated_at = state["generated_at"]
+            self._first, self._last = state["first"], state["last"]
+            self._restored = True
+
     @property
     def before_and_after(self) -> str:
-        """Path of the picture that compares the first with the last."""
+        """Path of the image that compares the first with the last."""
         return os.path.join(self.directory, BEFORE_AND_AFTER)
 
     def _before_and_after(self) -> Any:
@@ -128,23 +159,24 @@ class Previews(StepCallback):
             )
         return stack(grids)
 
-    def draw(self) -> str:
-        """Draws all prompts now and writes the grid of this step.
+    def generate(self) -> str:
+        """Generates all prompts now and writes the grid of this step.
 
         Returns:
             Path of the PNG file.
         """
         with self.model.averaged_weights():
             images = np.concatenate(
-                [self._draw_prompt(i) for i in range(len(self.prompts))]
+                [self._generate_prompt(i) for i in range(len(self.prompts))]
             )
         path = os.path.join(self.directory, f"step_{self.step:06d}.png")
-        save_png(image_grid(images, columns=1, labels=self.prompts), path)
+        with warn_on_disk_error(f"The preview of step {self.step}"):
+            save_png(image_grid(images, columns=1, labels=self.prompts), path)
         self._write_to_tensorboard(images)
-        self._drawn_at, self._last = self.step, images
+        self._generated_at, self._last = self.step, images
         return path
 
-    def _draw_prompt(self, index: int) -> np.ndarray:
+    def _generate_prompt(self, index: int) -> np.ndarray:
         return self.model.stable_diffusion.text_to_image(
             self.prompts[index],
             batch_size=1,
@@ -162,8 +194,8 @@ class Previews(StepCallback):
             self._writer = summary.create_file_writer(
                 os.fspath(self.tensorboard_directory)
             )
-        # `TensorBoard(update_freq=N)` filters what is written while it is
-        # on; previews have their own rhythm.
+        # `keras.callbacks.TensorBoard(update_freq=N)` filters what others
+        # write as well.
         with self._writer.as_default(), summary.record_if(True):
             for index, prompt in enumerate(self.prompts):
                 summary.image(
@@ -193,32 +225,3 @@ def _checked_directory(directory: str | os.PathLike) -> str:
             f"Received a file: {directory}."
         )
     return directory
-
-
-def _checked_num_steps(num_steps: int) -> int:
-    check_count("num_steps", num_steps)
-    if num_steps is None or num_steps > 1000:
-        raise ValueError(
-            "`num_steps` must be in [1, 1000], the number of timesteps the "
-            f"model knows. Received: {num_steps!r}."
-        )
-    return num_steps
-
-
-def _checked_scale(scale: float) -> float:
-    scale = float(scale)
-    if not math.isfinite(scale) or scale < 0:
-        raise ValueError(
-            "`guidance_scale` must be a finite number of 0 or more. "
-            f"Received: {scale}."
-        )
-    return scale
-
-
-def _checked_seed(seed: int) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(
-            "`seed` must be an integer of 0 or more, so that each grid "
-            f"starts from the same noise. Received: {seed!r}."
-        )
-    return seed

@@ -11,22 +11,22 @@ from typing import Any
 
 from tqdm import tqdm
 
+from keras_sdft import checks
 from keras_sdft.callbacks.steps import StepCallback
-from keras_sdft.callbacks.steps import check_count
 
 
 class Progress(StepCallback):
     """One bar over all optimizer steps of a run.
 
     Shows steps, the loss (Keras' mean over the epoch so far), images per
-    second and the time left. Both of these are of the whole time that went
-    by, previews and validation included, but for the first step, which
+    second and the time left. Both count the whole elapsed
+    time, previews and validation included, except the first step, which
     builds the graph. Use it with `fit(..., verbose=0)`.
 
     Args:
         total_steps: Int >= 1, optimizer steps of the whole run.
         images_per_step: Int >= 1, images in one optimizer step.
-        file: Text stream to draw on. Defaults to `sys.stderr`. On a stream
+        file: Text stream to write to. Defaults to `sys.stderr`. On a stream
             that is no terminal a line is written twice a minute.
 
     Raises:
@@ -37,8 +37,10 @@ class Progress(StepCallback):
         self, total_steps: int, images_per_step: int, file=None
     ) -> None:
         super().__init__()
-        self.total_steps = check_count("total_steps", total_steps)
-        self.images_per_step = check_count("images_per_step", images_per_step)
+        self.total_steps = checks.integer("total_steps", total_steps, 1)
+        self.images_per_step = checks.integer(
+            "images_per_step", images_per_step, 1
+        )
         self._file = file
         self._bar: Any = None
         self._built_at: Any = None
@@ -56,7 +58,8 @@ class Progress(StepCallback):
             file=file,
             mininterval=0.1 if on_terminal else 30.0,
             bar_format=(
-                "{desc} {n_fmt}/{total_fmt} |{bar:20}| {elapsed} gone{postfix}"
+                "{desc} {n_fmt}/{total_fmt} |{bar:20}| {elapsed} elapsed"
+                "{postfix}"
             ),
         )
 
@@ -118,7 +121,9 @@ class Throughput(StepCallback):
 
     def __init__(self, images_per_step: int) -> None:
         super().__init__()
-        self.images_per_step = check_count("images_per_step", images_per_step)
+        self.images_per_step = checks.integer(
+            "images_per_step", images_per_step, 1
+        )
         self._start = 0.0
         self._built = False
         self._steps, self._seconds = 0, 0.0

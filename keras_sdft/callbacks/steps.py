@@ -6,18 +6,13 @@ steps. Knows nothing of images, weights or files.
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
+
 import keras
 
-
-def check_count(name: str, value: int | None) -> int | None:
-    """Returns `value`, refusing anything but `None` or an int >= 1."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(
-            f"`{name}` must be an integer of 1 or more. Received: {value!r}."
-        )
-    return value
+from keras_sdft import checks
 
 
 class StepCallback(keras.callbacks.Callback):
@@ -77,10 +72,26 @@ class StopAtStep(StepCallback):
 
     def __init__(self, step: int) -> None:
         super().__init__()
-        if step is None:
-            raise ValueError("`step` must be an integer. Received: None.")
-        self.last_step = check_count("step", step)
+        self.last_step = checks.integer("step", step, 1)
 
     def on_step_end(self, before, logs) -> None:
         if self.step >= self.last_step:
             self.model.stop_training = True
+
+
+@contextlib.contextmanager
+def warn_on_disk_error(what: str) -> Iterator[None]:
+    """Context manager that turns a disk's errors into a warning.
+
+    Hours of training are worth more than a file that can be written later.
+
+    Args:
+        what: String that begins the warning: `"The preview of step 10"`.
+    """
+    try:
+        yield
+    except OSError as error:
+        warnings.warn(
+            f"{what} was not written, and training goes on: {error}.",
+            stacklevel=3,
+        )
