@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 _HOMES = {"StableDiffusion": "models", "Trainer": "training"}
-_WITHOUT_FORMATS = ("data", "diffusion", "runs", "training")
 
 
 def __getattr__(name: str) -> _Any:
@@ -48,9 +47,6 @@ def __getattr__(name: str) -> _Any:
     # import, and `keras-sdft --help` does not need it.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name not in _WITHOUT_FORMATS:
-        # It tells the models room which foreign files there are.
-        _importlib.import_module(f"{__name__}.formats")
     if name in _HOMES:
         home = _importlib.import_module(f"{__name__}.{_HOMES[name]}")
         return getattr(home, name)

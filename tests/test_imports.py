@@ -39,6 +39,7 @@ LEAVES = {
     "files": set(),
     "keras_internals": set(),
     "onednn": {"keras_internals"},
+    "parsing": set(),
     "version": set(),
 }
 # Uses what the other packages export, and nothing below.

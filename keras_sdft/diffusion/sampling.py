@@ -21,7 +21,10 @@ SPACINGS = ("linspace", "leading", "trailing")
 
 
 def sampling_timesteps(
-    num_steps: int, num_train_timesteps: int = 1000, spacing: str = "linspace"
+    num_steps: int,
+    num_train_timesteps: int = 1000,
+    spacing: str = "linspace",
+    steps_offset: int = 1,
 ) -> np.ndarray:
     """The timesteps that sampling visits, the noisiest first.
 
@@ -29,8 +32,11 @@ def sampling_timesteps(
         num_steps: Integer in `[1, num_train_timesteps]`.
         num_train_timesteps: Integer `T`.
         spacing: `"linspace"` (both ends included, KerasCV's), `"leading"`
-            (Stable Diffusion's original, shifted by one) or `"trailing"`
-            (ends at the very last timestep, for zero-terminal-SNR models).
+            (Stable Diffusion's original, shifted by `steps_offset`) or
+            `"trailing"` (ends at the very last timestep, for
+            zero-terminal-SNR models).
+        steps_offset: Integer >= 0, what `"leading"` timesteps are shifted
+            by.
 
     Returns:
         Int32 array of shape `(num_steps,)`, strictly falling.
@@ -50,8 +56,8 @@ def sampling_timesteps(
         # A single step starts where the noise is, not where it has gone.
         rising = np.linspace(last * (num_steps == 1), last, num_steps)
     elif spacing == "leading":
-        rising = np.arange(num_steps) * (num_train_timesteps // num_steps) + 1
-        rising = np.minimum(rising, last)
+        stride = num_train_timesteps // num_steps
+        rising = np.minimum(np.arange(num_steps) * stride + steps_offset, last)
     elif spacing == "trailing":
         steps = np.arange(1, num_steps + 1) * num_train_timesteps / num_steps
         rising = np.round(steps) - 1

@@ -1,19 +1,20 @@
-"""Weights and files: one module for each dialect, name maps as data.
+"""Reads and writes whole models in other tools' formats, a file a dialect.
 
-Reads and writes whole models in the formats of diffusers and of the original
-Stable Diffusion, and KerasCV's weight files. Must not know training.
-Importing this room lets `StableDiffusion.from_preset` take foreign paths.
+The formats of diffusers and of the original Stable Diffusion, and KerasCV's
+weight files. Must not know training. `models.exported` imports this package
+when a path is resolved, so that foreign paths work however it was imported.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from keras_sdft.checks import one_of
 from keras_sdft.formats import diffusers
 from keras_sdft.formats import keras_cv
 from keras_sdft.formats import ldm
@@ -21,11 +22,16 @@ from keras_sdft.formats.checkpoint import Checkpoint
 from keras_sdft.formats.checkpoint import from_files
 from keras_sdft.formats.checkpoint import from_model
 from keras_sdft.formats.diffusers_configs import named
+from keras_sdft.formats.losses import losses
+from keras_sdft.formats.recognise import find_snapshot
 from keras_sdft.formats.recognise import recognise
 from keras_sdft.formats.safetensors_files import DTYPES
 from keras_sdft.models.exported import Resolved
 from keras_sdft.models.exported import check_prediction_type
 from keras_sdft.models.exported import register_resolver
+from keras_sdft.models.spec import AutoencoderSpec
+from keras_sdft.parsing import read_json
+from keras_sdft.parsing import reading
 
 __all__ = [
     "FORMATS",
@@ -36,10 +42,12 @@ __all__ = [
     "save",
 ]
 
+_logger = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A row of the table of formats.
+    """Functions of one format.
 
     Attributes:
         kind: What `describe` calls it.
@@ -58,11 +66,10 @@ FORMATS = {
     "diffusers": Format("diffusers folder", diffusers.read, diffusers.save),
     "ldm": Format("original checkpoint", ldm.read, ldm.save),
 }
-_NETWORKS = keras_cv.NETWORKS
 
 
 def detect(path: str | Path) -> str:
-    """The format of a file or folder, by its content.
+    """Returns the format of a file or folder, by its content.
 
     Args:
         path: A file or directory that exists.
@@ -78,7 +85,8 @@ def detect(path: str | Path) -> str:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no file or folder {str(path)!r}.")
-    return recognise(path) or "keras_cv"
+    with reading(path, "model"):
+        return recognise(find_snapshot(path)) or "keras_cv"
 
 
 def load(
@@ -87,20 +95,25 @@ def load(
     ema: bool = False,
     variant: str | None = None,
     weights_directory: str | Path | None = None,
+    vae: str | Path | None = None,
 ) -> Checkpoint:
     """Opens a model of any format; weights are read when they are used.
+
+    What is on disk and left out is logged as a warning, a line each.
 
     Args:
         path: A diffusers folder, an original `.safetensors` checkpoint, or
             whatever `StableDiffusion.from_preset` takes.
         prediction_type: `"epsilon"` or `"v_prediction"`, for files that do
-            not say; may not contradict those that do.
+            not declare it; may not contradict those that do.
         ema: Boolean, whether an original checkpoint's averaged U-Net is
             taken.
         variant: Which weights of a diffusers folder are taken, for example
             `"fp16"`.
         weights_directory: Directory with local copies of a preset's
             published files.
+        vae: Path of another autoencoder to use, as for
+            `StableDiffusion.from_preset`.
 
     Returns:
         A `Checkpoint`.
@@ -108,7 +121,11 @@ def load(
     Raises:
         ValueError: If it is not understood, damaged, or does not fit.
     """
-    found = recognise(path) if Path(path).exists() else None
+    found = None
+    if Path(path).exists():
+        path = find_snapshot(path)
+        with reading(path, "model"):
+            found = recognise(path)
     if ema and found != "ldm":
         raise ValueError(
             f"Only an original checkpoint has averages for `ema`, and "
@@ -120,29 +137,74 @@ def load(
             f"none. Received: variant={variant!r}."
         )
     if found is None:
-        from keras_sdft.models import StableDiffusion
-
-        return from_files(
-            partial(
-                StableDiffusion.from_preset,
-                path,
-                weights_directory=weights_directory,
-                prediction_type=prediction_type,
-            )
+        return _load_keras(path, prediction_type, weights_directory, vae)
+    with reading(path, FORMATS[found].kind):
+        checkpoint = FORMATS[found].read(
+            path, prediction_type=prediction_type, ema=ema, variant=variant
         )
-    checkpoint = FORMATS[found].read(
-        path, prediction_type=prediction_type, ema=ema, variant=variant
-    )
-    said = checkpoint.spec.prediction_type
-    check_prediction_type(path, said, prediction_type)
+    declared = checkpoint.spec.prediction_type
+    check_prediction_type(path, declared, prediction_type)
     if checkpoint.make_tokenizer is None:
         make = _base_tokenizer(checkpoint, weights_directory)
         checkpoint = dataclasses.replace(checkpoint, make_tokenizer=make)
+    if vae is not None:
+        checkpoint = _with_vae(checkpoint, vae)
+    _warn(checkpoint.notes)
     return checkpoint
 
 
+def _load_keras(path: Any, prediction_type: Any, *rest: Any) -> Checkpoint:
+    from keras_sdft.models import StableDiffusion
+
+    weights_directory, vae = rest
+    make = partial(
+        StableDiffusion.from_preset,
+        path,
+        weights_directory=weights_directory,
+        prediction_type=prediction_type,
+        vae=vae,
+    )
+    return _with_scheduler(from_files(make), make().origin)
+
+
+def _with_scheduler(checkpoint: Checkpoint, origin: Any) -> Checkpoint:
+    """Adds the scheduler's configuration of the model trained from."""
+    if origin is None or not diffusers.is_folder(Path(origin)):
+        return checkpoint
+    file = Path(origin) / "scheduler" / "scheduler_config.json"
+    return dataclasses.replace(checkpoint, scheduler=read_json(file))
+
+
+def _with_vae(checkpoint: Checkpoint, path: str | Path) -> Checkpoint:
+    with reading(path, "autoencoder"):
+        other = _open_vae(Path(path))
+    spec = dataclasses.replace(
+        checkpoint.spec, autoencoder=other.spec.autoencoder
+    )
+    return dataclasses.replace(
+        checkpoint,
+        spec=spec,
+        components={**checkpoint.components, "vae": other.components["vae"]},
+        notes=checkpoint.notes + other.notes,
+    )
+
+
+def _open_vae(path: Path) -> Checkpoint:
+    """Opens an autoencoder alone, or that of a whole model."""
+    path = find_snapshot(path)
+    if not path.is_dir():
+        return ldm.read_vae(path)
+    is_pipeline = diffusers.is_folder(path)
+    return diffusers.read_vae(path / "vae" if is_pipeline else path)
+
+
+def _warn(sentences: Any) -> None:
+    for sentence in sentences:
+        _logger.warning("%s", sentence)
+
+
 def _base_tokenizer(checkpoint: Checkpoint, weights_directory: Any) -> Any:
-    """The vocabulary of the nearest preset, for formats without one."""
+    """Returns the tokenizer of the nearest preset, as none is in the file."""
 
     def make_tokenizer(max_length: int, pad_token: Any) -> Any:
         from keras_sdft.models import Tokenizer
@@ -167,6 +229,8 @@ def save(
 ) -> None:
     """Writes a model, one weight in memory at a time where possible.
 
+    What the format cannot hold is logged as a warning, a line each.
+
     Args:
         model: A `keras_sdft.StableDiffusion` or a `Checkpoint`.
         path: The directory (`"keras_cv"`, `"diffusers"`) or file (`"ldm"`)
@@ -179,10 +243,14 @@ def save(
         FileExistsError: If something is there that may not be replaced.
         ValueError: If an argument or a weight does not fit.
     """
-    _check_name("format", format, FORMATS)
-    _check_name("dtype", dtype, DTYPES)
-    checkpoint = model if isinstance(model, Checkpoint) else from_model(model)
+    one_of("format", format, FORMATS)
+    one_of("dtype", dtype, DTYPES)
+    if isinstance(model, Checkpoint):
+        checkpoint = model
+    else:
+        checkpoint = _with_scheduler(from_model(model), model.origin)
     FORMATS[format].save(checkpoint, path, dtype=dtype, overwrite=overwrite)
+    _warn(losses(checkpoint, format))
 
 
 def convert(
@@ -203,29 +271,21 @@ def convert(
         overwrite: As for `save`.
         **options: Further arguments of `load`.
     """
-    _check_name("format", format, FORMATS)
-    _check_name("dtype", dtype, DTYPES)
+    one_of("format", format, FORMATS)
+    one_of("dtype", dtype, DTYPES)
     save(load(model, **options), output, format, dtype, overwrite)
 
 
-def _check_name(argument: str, name: str, table: Any) -> None:
-    if name not in table:
-        near = difflib.get_close_matches(str(name), table, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"`{argument}` must be one of {sorted(table)}. Received: "
-            f"{name!r}.{hint}"
-        )
-
-
 def _resolve(path: Path, prediction_type: str | None) -> Resolved | None:
-    """What `StableDiffusion.from_preset` asks for each path."""
+    """Resolves a path for `StableDiffusion.from_preset`."""
+    path = find_snapshot(path)
     found = recognise(path)
     if found is None:
         return None
     checkpoint = FORMATS[found].read(path, prediction_type=prediction_type)
+    _warn(checkpoint.notes)
     files: dict[str, Any] = {
-        name: checkpoint.source(name) for name in _NETWORKS
+        name: checkpoint.source(name) for name in keras_cv.NETWORKS
     }
     if checkpoint.make_tokenizer is not None:
         files["tokenizer"] = checkpoint.make_tokenizer
@@ -234,4 +294,12 @@ def _resolve(path: Path, prediction_type: str | None) -> Resolved | None:
     return Resolved(kind, base, spec, files, {}, str(path.resolve()))
 
 
-register_resolver(_resolve)
+def _resolve_vae(path: Path) -> tuple[AutoencoderSpec, dict[str, Any]]:
+    """Resolves the path of an autoencoder, for `vae`."""
+    checkpoint = _open_vae(path)
+    names = ("image_encoder", "decoder")
+    files = {name: checkpoint.source(name) for name in names}
+    return checkpoint.spec.autoencoder, files
+
+
+register_resolver(_resolve, _resolve_vae)

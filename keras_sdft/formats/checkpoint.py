@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from keras_sdft.checks import one_of
+from keras_sdft.formats.safetensors_files import NAMES
 from keras_sdft.formats.safetensors_files import Tensor
 from keras_sdft.models.spec import StableDiffusionSpec
+from keras_sdft.models.weight_files import check_finite
 from keras_sdft.models.weight_layout import find_variables
 from keras_sdft.models.weight_layout import to_ours
 from keras_sdft.models.weight_layout import to_theirs
@@ -24,13 +29,6 @@ from keras_sdft.models.weight_names import COMPONENTS
 from keras_sdft.models.weight_names import NETWORKS
 from keras_sdft.models.weight_names import Row
 from keras_sdft.models.weight_names import component_rows
-
-_WORDS = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +44,9 @@ class Checkpoint:
         make_tokenizer: Function of `(max_length, pad_token)` that returns a
             `keras_sdft.models.Tokenizer`, or `None` where the format holds
             no vocabulary.
+        scheduler: diffusers' configuration of the scheduler, or `None`
+            where the format holds none.
+        notes: What is on disk and not in this checkpoint, a sentence each.
     """
 
     format: str
@@ -53,9 +54,11 @@ class Checkpoint:
     spec: StableDiffusionSpec
     components: dict[str, dict[str, Tensor]]
     make_tokenizer: Callable[[int, Any], Any] | None = None
+    scheduler: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
     def load_network(self, name: str, model: Any) -> None:
-        """Puts the weights of one network into a built model.
+        """Loads the weights of one network into a built model.
 
         Args:
             name: `"text_encoder"`, `"image_encoder"`, `"decoder"` or
@@ -74,14 +77,14 @@ class Checkpoint:
                 variable.assign(array)
             elif not (array == row.fill).all():
                 raise ValueError(
-                    f"The weight {row.theirs!r} of {self.path!r} belongs to "
-                    "a block that should do nothing, and does not. The "
-                    "file was changed since keras_sdft wrote it; remove "
+                    f"The weight {row.theirs!r} of {self.path!r} is not "
+                    f"{row.fill}, as in a block without effect. The file was "
+                    "changed since keras_sdft wrote it: remove "
                     "'keras_sdft.vae_blocks' from its metadata."
                 )
 
     def source(self, name: str) -> NetworkSource:
-        """What `StableDiffusion` takes in place of a weight file."""
+        """Returns what `StableDiffusion` takes in place of a weight file."""
         return NetworkSource(self, name)
 
 
@@ -96,39 +99,42 @@ class NetworkSource:
         self.checkpoint.load_network(self.name, model)
 
     def describe(self) -> dict[str, Any]:
-        """A dict of `file`, `parameters` and `dtype`; reads no weight."""
+        """Returns `file`, `parameters` and `dtype`; reads no weight."""
+        used = self._tensors()
+        return {
+            "file": self.checkpoint.path,
+            "parameters": sum(math.prod(t.shape) for t in used),
+            "dtype": ", ".join(sorted({NAMES[t.dtype] for t in used})),
+        }
+
+    def check(self) -> None:
+        """Reads every weight; raises `NonFiniteWeights` at the first."""
+        for tensor in self._tensors():
+            tensor.read()
+
+    def _tensors(self) -> list[Tensor]:
         tensors = self.checkpoint.components[component_of(self.name)]
-        used = [
+        return [
             tensors[row.theirs]
             for row in network_rows(self.name, self.checkpoint.spec)
             if row.ours is not None
         ]
-        return {
-            "file": self.checkpoint.path,
-            "parameters": sum(int(np.prod(t.shape)) for t in used),
-            "dtype": ", ".join(sorted({_WORDS[t.dtype] for t in used})),
-        }
 
 
 def component_of(network: str) -> str:
-    """The component of diffusers that holds a network of ours."""
-    for component, networks in NETWORKS.items():
-        if network in networks:
-            return component
-    raise ValueError(
-        f"`network` must be one of {sum(NETWORKS.values(), ())}. "
-        f"Received: {network!r}."
-    )
+    """Returns the component of diffusers that holds a network of ours."""
+    one_of("network", network, sum(NETWORKS.values(), ()))
+    return next(c for c, names in NETWORKS.items() if network in names)
 
 
 def network_rows(network: str, spec: StableDiffusionSpec) -> tuple[Row, ...]:
-    """The rows of one network of ours."""
+    """Returns the rows of one network of ours."""
     rows = component_rows(component_of(network), spec)
     return tuple(row for row in rows if row.network == network)
 
 
 def from_model(stable_diffusion: Any) -> Checkpoint:
-    """A checkpoint of a model in memory.
+    """Returns a checkpoint of a model in memory.
 
     Args:
         stable_diffusion: A `keras_sdft.StableDiffusion`.
@@ -144,7 +150,7 @@ def from_model(stable_diffusion: Any) -> Checkpoint:
 
 
 def from_files(make: Callable[[], Any]) -> Checkpoint:
-    """A checkpoint of a model that Keras reads from files.
+    """Returns a checkpoint of a model that Keras reads from files.
 
     Args:
         make: Function that returns a `keras_sdft.StableDiffusion` whose
@@ -158,7 +164,7 @@ def from_files(make: Callable[[], Any]) -> Checkpoint:
 
 
 class _OneComponent:
-    """The variables of whichever component was asked for last."""
+    """Holds the variables of the component that was asked for last."""
 
     def __init__(self, make: Callable[[], Any]):
         self._make = make
@@ -207,15 +213,64 @@ def _tensor_of(row: Row, variables: Callable[[], dict[str, Any]]) -> Tensor:
         if row.ours is None:
             return np.full(row.shape, row.fill, "float32")
         variable = variables()[row.theirs]
-        return to_theirs(row, np.asarray(variable, dtype="float32"))
+        array = np.asarray(variable, dtype="float32")
+        check_finite("the model", row.theirs, array)
+        return to_theirs(row, array)
 
     return Tensor(row.shape, "F32", read)
+
+
+def without_extras(
+    component: str, tensors: Mapping[str, Tensor], rows: Iterable[Row]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Leaves out weights beside those of a component.
+
+    A weight is beside them if the first part of its key is none of theirs,
+    or if it belongs to a layer of the text encoder after the last that is
+    run. Any other surplus weight is kept, for `check_tensors` to refuse.
+
+    Args:
+        component: `"text_encoder"`, `"unet"` or `"vae"`.
+        tensors: Dict of `Tensor` by diffusers' key.
+        rows: The rows of the component.
+
+    Returns:
+        The tensors that are left, and notes for the user.
+    """
+    keys = {row.theirs for row in rows}
+    firsts = {key.partition(".")[0] for key in keys}
+    layers = "text_model.encoder.layers."
+    depth = len({k.split(".")[3] for k in keys if k.startswith(layers)})
+    kept, beside, late = {}, [], set()
+    for key, tensor in tensors.items():
+        number = key.removeprefix(layers).partition(".")[0]
+        if key.partition(".")[0] not in firsts:
+            beside.append(key)
+        elif (
+            key.startswith(layers)
+            and number.isdecimal()
+            and len(number) < 6
+            and int(number) >= depth
+        ):
+            late.add(number)
+        else:
+            kept[key] = tensor
+    notes = []
+    if beside:
+        listing = _listing("weights", sorted(beside))
+        notes.append(f"{listing} beside the {component} were left out.")
+    if late:
+        notes.append(
+            f"The {component} runs {depth} layers, as its configuration "
+            f"declares; the {len(late)} after them were left out."
+        )
+    return kept, notes
 
 
 def check_tensors(
     path: Any, component: str, tensors: dict[str, Tensor], rows: Iterable[Row]
 ) -> dict[str, Tensor]:
-    """Holds a file's tensors against the rows of a component.
+    """Compares a file's tensors with the rows of a component.
 
     Args:
         path: Of the file, for messages.
@@ -230,55 +285,40 @@ def check_tensors(
         ValueError: If keys are missing or unexpected, or a shape or a
             dtype is wrong; names the first five of each and the count.
     """
-    rows = list(rows)
-    wanted = {row.theirs for row in rows}
+    wanted = {row.theirs: row for row in rows}
+    pairs = [(wanted[key], t) for key, t in tensors.items() if key in wanted]
+    faults = {
+        "missing": [key for key in wanted if key not in tensors],
+        "unexpected": sorted(set(tensors) - set(wanted)),
+        "of another shape": [
+            f"{row.theirs} {tensor.shape}, expected {row.shape}"
+            for row, tensor in pairs
+            if _sides(tensor.shape) != _sides(row.shape)
+        ],
+        f"of another dtype than {', '.join(NAMES)}": [
+            f"{row.theirs} {tensor.dtype}"
+            for row, tensor in pairs
+            if tensor.dtype not in NAMES
+        ],
+    }
     problems = [
-        _listing(
-            "missing", [r.theirs for r in rows if r.theirs not in tensors]
-        ),
-        _listing("unexpected", sorted(set(tensors) - wanted)),
+        _listing(what, names) for what, names in faults.items() if names
     ]
-    present = [row for row in rows if row.theirs in tensors]
-    problems.append(
-        _listing(
-            "of another shape",
-            [
-                f"{row.theirs} {tensors[row.theirs].shape}, "
-                f"expected {row.shape}"
-                for row in present
-                if _sides(tensors[row.theirs].shape) != _sides(row.shape)
-            ],
-        )
-    )
-    problems.append(
-        _listing(
-            f"of another dtype than {', '.join(_WORDS)}",
-            [
-                f"{row.theirs} {tensors[row.theirs].dtype}"
-                for row in present
-                if tensors[row.theirs].dtype not in _WORDS
-            ],
-        )
-    )
-    problems = [problem for problem in problems if problem]
     if problems:
         raise ValueError(
             f"The weights of the {component} in {str(path)!r} do not fit: "
-            + "; ".join(problems)
-            + "."
+            f"{'; '.join(problems)}."
         )
-    return {row.theirs: _shaped(tensors[row.theirs], row) for row in rows}
+    return {key: _shaped(tensors[key], row) for key, row in wanted.items()}
 
 
 def _listing(what: str, names: list[str]) -> str:
-    if not names:
-        return ""
     more = ", ..." if len(names) > 5 else ""
     return f"{len(names)} {what} ({', '.join(names[:5])}{more})"
 
 
 def _sides(shape: tuple[int, ...]) -> list[int]:
-    """A kernel's sides, for which a 1x1 convolution is a matrix."""
+    """Returns a kernel's sides; a 1x1 convolution counts as a matrix."""
     if len(shape) == 4 and shape[2:] == (1, 1):
         return list(shape[:2])
     return list(shape)

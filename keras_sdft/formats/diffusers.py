@@ -1,12 +1,13 @@
-"""diffusers' pipeline folders.
+"""Reads and writes diffusers' pipeline folders.
 
-Knows the folder: which files there are and what keys they have been written
-with over the years. Configurations are `diffusers_configs`'s.
+Knows which files there are and what keys they have been written with over
+the years. Configurations are `diffusers_configs`'s.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,19 @@ from keras_sdft.formats import diffusers_written as written
 from keras_sdft.formats import tokenizer_files
 from keras_sdft.formats.checkpoint import Checkpoint
 from keras_sdft.formats.checkpoint import check_tensors
+from keras_sdft.formats.checkpoint import without_extras
 from keras_sdft.formats.output import staged_directory
 from keras_sdft.formats.safetensors_files import Tensor
 from keras_sdft.formats.safetensors_files import open_tensors
 from keras_sdft.formats.safetensors_files import read_header
 from keras_sdft.formats.safetensors_files import write
+from keras_sdft.models.spec import AutoencoderSpec
 from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.spec_check import check_spec
 from keras_sdft.models.weight_names import COMPONENTS
 from keras_sdft.models.weight_names import component_rows
 from keras_sdft.models.weight_names import vae_layers_per_block
+from keras_sdft.parsing import read_json
 
 INDEX_FILE = "model_index.json"
 WEIGHT_STEMS = {
@@ -44,9 +48,11 @@ ENTRIES = (
 # The blocks of the encoder and of the decoder that are ours: "1,1".
 VAE_BLOCKS = "keras_sdft.vae_blocks"
 
-# Spellings of the years before, as (pattern, replacement) on keys.
+# Older spellings, as (pattern, replacement) on keys.
 _OLD_KEYS = {
-    "text_encoder": ((r"^(?!text_model\.)", "text_model."),),
+    "text_encoder": (
+        (r"^(embeddings|encoder|final_layer_norm)\.", r"text_model.\1."),
+    ),
     "unet": (),
     "vae": (
         (r"(mid_block\.attentions\.0)\.query\.", r"\1.to_q."),
@@ -56,21 +62,40 @@ _OLD_KEYS = {
     ),
 }
 _IGNORED = re.compile(r"(^|\.)position_ids$")
+# Parts of pipelines' names, and what such a pipeline is.
+_OTHER_PIPELINES = (
+    ("UnCLIP", "an unCLIP model: it takes an image's embedding"),
+    ("Depth2Img", "a depth model: its U-Net takes a depth map too"),
+    ("Inpaint", "an inpainting model: its U-Net takes more than latents"),
+    ("InstructPix2Pix", "an instruction-editing model: its U-Net takes more"),
+    ("Upscale", "an upscaling model: its U-Net takes more than latents"),
+    ("ControlNet", "a pipeline around a ControlNet"),
+    ("XL", "another architecture"),
+    ("3", "another architecture"),
+    ("Flux", "another architecture"),
+)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path is a diffusers pipeline folder."""
+    """Returns whether a path is a diffusers pipeline folder."""
     return (path / INDEX_FILE).is_file()
 
 
 # === Reading ===
 
 
-def read(path: str | Path, variant: str | None = None, **_: Any) -> Checkpoint:
+def read(
+    path: str | Path,
+    prediction_type: str | None = None,
+    variant: str | None = None,
+    **_: Any,
+) -> Checkpoint:
     """Opens a pipeline folder.
 
     Args:
         path: The folder.
+        prediction_type: `"epsilon"` or `"v_prediction"`, for folders that
+            do not declare it.
         variant: Which weights to take where there are several, for example
             `"fp16"`; `None` for the plain ones, or the only ones.
 
@@ -82,40 +107,34 @@ def read(path: str | Path, variant: str | None = None, **_: Any) -> Checkpoint:
             2.x, a file is damaged or missing, or weights do not fit.
     """
     path = Path(path)
-    _check_pipeline(path)
-    files = {
-        name: _weight_files(path / name, name, variant) for name in COMPONENTS
-    }
-    blocks = read_vae_blocks(files["vae"][0])
+    notes = _check_pipeline(path)
+    files, more = _choose_variant(path, variant)
     merges = tokenizer_files.read_merges(path / "tokenizer")
-    scheduler = path / "scheduler" / "scheduler_config.json"
+    scheduler_path = path / "scheduler" / "scheduler_config.json"
+    scheduler = read_json(scheduler_path)
     unet_path = path / "unet" / "config.json"
-    unet_json = configs.read_json(unet_path)
+    unet_json = read_json(unet_path)
     spec = configs.named(
         StableDiffusionSpec(
             name="",
             diffusion_model=configs.read_unet(unet_json, str(unet_path)),
             text_encoder=configs.read_text_encoder(
-                *_config(path, "text_encoder")
+                *_config(path / "text_encoder")
             ),
-            autoencoder=configs.read_vae(*_config(path, "vae"), blocks),
+            autoencoder=_read_vae_spec(path / "vae", files["vae"][0]),
             resolution=_resolution(unet_json),
-            **configs.read_scheduler(
-                configs.read_json(scheduler), str(scheduler)
-            ),
             pad_token=tokenizer_files.pad_id(path / "tokenizer", merges),
         )
     )[0]
+    spec = configs.with_scheduler(
+        spec, scheduler, str(scheduler_path), prediction_type
+    )
     _check_sizes(spec, path)
-    components = {
-        name: check_tensors(
-            path / name,
-            name,
-            _normal(name, _open(files[name])),
-            component_rows(name, spec),
-        )
-        for name in COMPONENTS
-    }
+    tokenizer_files.check_added(path / "tokenizer", spec.text_encoder)
+    components = {}
+    for name in COMPONENTS:
+        components[name], left = _component(path / name, name, files, spec)
+        notes += left
 
     def make_tokenizer(max_length: int, pad_token: Any) -> Any:
         tokenizer = tokenizer_files.make_tokenizer(
@@ -124,32 +143,79 @@ def read(path: str | Path, variant: str | None = None, **_: Any) -> Checkpoint:
         tokenizer_files.check_vocabulary(path / "tokenizer", tokenizer)
         return tokenizer
 
-    return Checkpoint("diffusers", str(path), spec, components, make_tokenizer)
+    return Checkpoint(
+        "diffusers",
+        str(path),
+        spec,
+        components,
+        make_tokenizer,
+        scheduler,
+        tuple(notes + more),
+    )
 
 
-def _check_pipeline(path: Path) -> None:
-    index = configs.read_json(path / INDEX_FILE)
+def read_vae(directory: Path) -> Checkpoint:
+    """Opens the folder of an autoencoder alone, `config.json` in it.
+
+    Returns:
+        A `Checkpoint` with the component `"vae"`; only the autoencoder of
+        its spec is meant.
+    """
+    found = _find_weights(directory, "vae")
+    files = _files(_choose(found, None, directory))
+    vae = _read_vae_spec(directory, files[0])
+    spec = StableDiffusionSpec(name="", autoencoder=vae)
+    check_spec(spec, f"The autoencoder {str(directory)!r}")
+    tensors, notes = _component(directory, "vae", {"vae": files}, spec)
+    return Checkpoint(
+        "diffusers", str(directory), spec, {"vae": tensors}, notes=tuple(notes)
+    )
+
+
+def _component(
+    directory: Path,
+    name: str,
+    files: dict[str, list[Path]],
+    spec: StableDiffusionSpec,
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Opens the weights of one component; also returns notes."""
+    rows = component_rows(name, spec)
+    tensors = normal_keys(name, _open(files[name]))
+    tensors, notes = without_extras(name, tensors, rows)
+    return check_tensors(directory, name, tensors, rows), notes
+
+
+def _check_pipeline(path: Path) -> list[str]:
+    """Refuses other pipelines; returns notes on what is left out."""
+    index = read_json(path / INDEX_FILE)
     name = str(index.get("_class_name"))
-    if "XL" in name or "Flux" in name or "3" in name:
-        raise ValueError(
-            f"{str(path)!r} is a {name}. Expected Stable Diffusion 1.x or 2.x."
-        )
-    if "Inpaint" in name or "InstructPix2Pix" in name or "Upscale" in name:
-        raise ValueError(
-            f"{str(path)!r} is a {name}: its U-Net takes more than latents. "
-            "Expected a text-to-image model."
-        )
+    for part, kind in _OTHER_PIPELINES:
+        if part in name:
+            raise ValueError(
+                f"{str(path)!r} is a {name}, {kind}. Expected a text-to-image "
+                "model, Stable Diffusion 1.x or 2.x."
+            )
     missing = [c for c in COMPONENTS if not (path / c).is_dir()]
     if missing:
         raise ValueError(
             f"The pipeline {str(path)!r} ({name}) has no {missing}. Expected "
             f"the folders of a StableDiffusionPipeline: {list(FOLDERS)}."
         )
+    return [
+        f"The {part.replace('_', ' ')} of {str(path)!r} was left out: only "
+        "what makes images from text is read."
+        for part in ("safety_checker", "image_encoder")
+        if isinstance(index.get(part), list) and index[part][:1] != [None]
+    ]
 
 
-def _config(path: Path, component: str) -> tuple[dict[str, Any], str]:
-    file = path / component / "config.json"
-    return configs.read_json(file), str(file)
+def _read_vae_spec(directory: Path, weights: Path) -> AutoencoderSpec:
+    return configs.read_vae(*_config(directory), read_vae_blocks(weights))
+
+
+def _config(directory: Path) -> tuple[dict[str, Any], str]:
+    file = directory / "config.json"
+    return read_json(file), str(file)
 
 
 def _resolution(unet: dict[str, Any]) -> int:
@@ -169,10 +235,27 @@ def _check_sizes(spec: StableDiffusionSpec, path: Path) -> None:
         )
 
 
-def _weight_files(
-    directory: Path, component: str, variant: str | None
-) -> list[Path]:
-    """The safetensors files of a component: one, or those of an index."""
+def _choose_variant(
+    path: Path, variant: str | None
+) -> tuple[dict[str, list[Path]], list[str]]:
+    """Returns each component's files, and notes on what lacks the variant."""
+    found = {name: _find_weights(path / name, name) for name in COMPONENTS}
+    notes = []
+    files = {}
+    for name, variants in found.items():
+        wanted = variant
+        if wanted not in variants and any(variant in f for f in found.values()):
+            wanted = None
+            notes.append(
+                f"The {name} of {str(path)!r} has no weights of the variant "
+                f"{variant!r}; others were taken."
+            )
+        files[name] = _files(_choose(variants, wanted, path / name))
+    return files, notes if variant is not None else []
+
+
+def _find_weights(directory: Path, component: str) -> dict[str, Path]:
+    """Returns the safetensors file or the index of each variant."""
     stem = WEIGHT_STEMS[component]
     found: dict[str, Path] = {}
     for path in sorted(directory.iterdir()):
@@ -195,8 +278,7 @@ def _weight_files(
         raise ValueError(
             f"No safetensors weights in {str(directory)!r}: {reason}."
         )
-    path = _choose(found, variant, directory)
-    return _shards(path) if path.suffix == ".json" else [path]
+    return found
 
 
 def _choose(found: dict[str, Path], variant: str | None, where: Path) -> Path:
@@ -211,8 +293,12 @@ def _choose(found: dict[str, Path], variant: str | None, where: Path) -> Path:
     )
 
 
+def _files(path: Path) -> list[Path]:
+    return _shards(path) if path.suffix == ".json" else [path]
+
+
 def _shards(index: Path) -> list[Path]:
-    names = configs.read_json(index).get("weight_map")
+    names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise ValueError(f"{str(index)!r} has no 'weight_map'.")
     files = sorted({str(name) for name in names.values()})
@@ -233,8 +319,10 @@ def _open(files: list[Path]) -> dict[str, Tensor]:
     return tensors
 
 
-def _normal(component: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Today's spelling of every key."""
+def normal_keys(
+    component: str, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Returns tensors by today's spelling of their keys."""
     result = {}
     for key, tensor in tensors.items():
         if _IGNORED.search(key):
@@ -246,7 +334,7 @@ def _normal(component: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_vae_blocks(path: Path) -> tuple[int, int] | None:
-    """How many of each level's blocks are ours, where not all are."""
+    """Returns how many of each level's blocks are ours, if not all are."""
     text = read_header(path).metadata.get(VAE_BLOCKS)
     if text is None:
         return None
@@ -286,10 +374,12 @@ def save(
             (directory / name).mkdir()
         tokenizer = _tokenizer(checkpoint)
         tokenizer_files.write_tokenizer(directory / "tokenizer", tokenizer)
-        written.write_json(directory / INDEX_FILE, written.model_index(spec))
+        scheduler = written.scheduler_config(spec, checkpoint.scheduler)
         written.write_json(
-            directory / "scheduler" / "scheduler_config.json",
-            written.scheduler_config(spec),
+            directory / INDEX_FILE, written.model_index(scheduler)
+        )
+        written.write_json(
+            directory / "scheduler" / "scheduler_config.json", scheduler
         )
         text_config = written.text_encoder_config(
             spec.text_encoder,
@@ -313,7 +403,7 @@ def save(
 
 
 def vae_metadata(spec: StableDiffusionSpec) -> dict[str, str]:
-    """The inverse of `read_vae_blocks`."""
+    """Returns what `read_vae_blocks` reads."""
     vae = spec.autoencoder
     if vae.decoder_blocks == vae.encoder_blocks + 1:
         return {}

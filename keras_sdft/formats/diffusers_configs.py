@@ -7,11 +7,11 @@ approximated. Must not know weights.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from keras_sdft.models.exported import PREDICTION_TYPES
+from keras_sdft.models.exported import known_prediction_type
 from keras_sdft.models.presets import PRESETS
 from keras_sdft.models.spec import AutoencoderSpec
 from keras_sdft.models.spec import DiffusionModelSpec
@@ -19,8 +19,15 @@ from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.spec import TextEncoderSpec
 
 # Far beyond any real configuration.
-_MAX_BYTES = 50_000_000
 _MAX_WIDTH = 1 << 20
+
+# U-Nets that take more than latents, by their input channels.
+KINDS_BY_CHANNELS = {
+    5: "a depth",
+    7: "an upscaling",
+    8: "an instruction-editing",
+    9: "an inpainting",
+}
 
 # What our networks are, in the words of each configuration: a field that is
 # present and different means another network. The value is what absence
@@ -64,6 +71,15 @@ _VAE_FIXED = {
     "use_quant_conv": (True,),
 }
 _TEXT_FIXED = {"layer_norm_eps": (1e-5,)}
+_SPACINGS = ("linspace", "leading", "trailing")
+# Those for which diffusers takes "leading" where nothing is declared.
+_LEADING_SCHEDULERS = {
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "LCMScheduler",
+    "PNDMScheduler",
+    "TCDScheduler",
+}
 _SCHEDULE_FIXED = {
     "beta_start": (0.00085,),
     "beta_end": (0.012,),
@@ -74,27 +90,8 @@ _SCHEDULE_FIXED = {
 }
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object from a file that is not trusted.
-
-    Raises:
-        ValueError: If it is missing, too large or no JSON object.
-    """
-    if not path.is_file():
-        raise ValueError(f"There is no {path.name!r} in {str(path.parent)!r}.")
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"{str(path)!r} is too large to be a configuration.")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is no JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{str(path)!r} is no JSON object.")
-    return value
-
-
 def read_unet(config: Mapping[str, Any], where: str) -> DiffusionModelSpec:
-    """The spec of a `UNet2DConditionModel` configuration.
+    """Reads the spec of a `UNet2DConditionModel` configuration.
 
     Args:
         config: The JSON object.
@@ -109,12 +106,8 @@ def read_unet(config: Mapping[str, Any], where: str) -> DiffusionModelSpec:
             f"{where!r} is a Stable Diffusion XL model. Expected SD 1.x or 2.x."
         )
     if channels != config.get("out_channels", 4):
-        kind = {9: "an inpainting", 8: "an instruction-editing"}
-        raise ValueError(
-            f"{where!r} is {kind.get(channels, 'another kind of')} U-Net: it "
-            f"takes {channels} channels. Expected a text-to-image model, with "
-            "4."
-        )
+        check_channels(where, channels)
+        _check_fixed(config, {"out_channels": (channels,)}, where)
     _check_fixed(config, _UNET_FIXED, where)
     widths = _integers(config, "block_out_channels", where)
     levels = len(widths)
@@ -148,12 +141,31 @@ def read_unet(config: Mapping[str, Any], where: str) -> DiffusionModelSpec:
     return spec
 
 
+def check_channels(where: str, channels: Any) -> None:
+    """Refuses U-Nets that take more than latents, by name.
+
+    Args:
+        where: Path of the model, for the message.
+        channels: The input channels.
+
+    Raises:
+        ValueError: If they are not 4.
+    """
+    if channels != 4:
+        known = isinstance(channels, int)
+        kind = KINDS_BY_CHANNELS.get(channels) if known else None
+        raise ValueError(
+            f"{where!r} is {kind or 'another kind of'} U-Net: it takes "
+            f"{channels} channels. Expected a text-to-image model, with 4."
+        )
+
+
 def read_vae(
     config: Mapping[str, Any],
     where: str,
     own_blocks: tuple[int, int] | None = None,
 ) -> AutoencoderSpec:
-    """The spec of an `AutoencoderKL` configuration.
+    """Reads the spec of an `AutoencoderKL` configuration.
 
     Args:
         config: The JSON object.
@@ -182,7 +194,7 @@ def read_vae(
     if max(own_blocks[0], own_blocks[1] - 1) != blocks or 0 in own_blocks:
         raise ValueError(
             f"{where!r} has layers_per_block={blocks}, and the weights' "
-            f"metadata speaks of {own_blocks} blocks."
+            f"metadata declares {own_blocks} blocks."
         )
     scale = config.get("scaling_factor", 0.18215)
     if not isinstance(scale, float) or not 0 < scale < 1e6:
@@ -199,7 +211,10 @@ def read_vae(
 
 
 def read_text_encoder(config: Mapping[str, Any], where: str) -> TextEncoderSpec:
-    """The spec of a `CLIPTextModel` configuration."""
+    """Reads the spec of a `CLIPTextModel` configuration."""
+    # A whole CLIP's, of which the text encoder is a part.
+    part = config.get("text_config")
+    config = part if isinstance(part, dict) else config
     _check_fixed(config, _TEXT_FIXED, where)
     width = _integer(config, "hidden_size", where, 512)
     if _integer(config, "intermediate_size", where, 2048) != 4 * width:
@@ -223,37 +238,84 @@ def read_text_encoder(config: Mapping[str, Any], where: str) -> TextEncoderSpec:
     )
 
 
-def read_scheduler(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What a scheduler's configuration says of the network.
+def with_scheduler(
+    spec: StableDiffusionSpec,
+    config: Mapping[str, Any],
+    where: str,
+    prediction_type: str | None = None,
+) -> StableDiffusionSpec:
+    """Returns a spec with what a scheduler's configuration declares.
 
-    Returns:
-        Dict of `prediction_type` and `zero_terminal_snr`.
+    Args:
+        spec: The spec of the networks.
+        config: The JSON object.
+        where: Its path, for messages.
+        prediction_type: What the user declares, or `None`.
 
     Raises:
-        ValueError: If the schedule is not Stable Diffusion's.
+        ValueError: If the schedule is not Stable Diffusion's, or what is
+            predicted is not declared.
     """
     _check_fixed(config, _SCHEDULE_FIXED, where)
-    prediction_type = config.get("prediction_type", "epsilon")
-    if prediction_type not in ("epsilon", "v_prediction"):
+    name = config.get("_class_name")
+    if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(
-            f"{where!r} has prediction_type {prediction_type!r}. Expected "
-            "'epsilon' or 'v_prediction'."
+            f"{where!r} has _class_name={name!r}. Expected the name of a "
+            "scheduler, for example 'PNDMScheduler'."
         )
+    declared = config.get("prediction_type")
+    if declared is not None and declared not in PREDICTION_TYPES:
+        raise ValueError(
+            f"{where!r} has prediction_type {declared!r}. Expected one of "
+            f"{PREDICTION_TYPES}."
+        )
+    predicted = known_prediction_type(where, spec, declared, prediction_type)
     zero_terminal_snr = bool(config.get("rescale_betas_zero_snr", False))
-    if zero_terminal_snr and prediction_type == "epsilon":
+    if zero_terminal_snr and predicted == "epsilon":
         raise ValueError(
             f"{where!r} has rescale_betas_zero_snr=True with prediction_type "
-            "'epsilon', which says nothing at pure noise. Expected "
+            "'epsilon', which determines nothing at pure noise. Expected "
             "'v_prediction'."
         )
-    return {
-        "prediction_type": prediction_type,
-        "zero_terminal_snr": zero_terminal_snr,
-    }
+    return _with_spacing(
+        dataclasses.replace(
+            spec,
+            prediction_type=predicted,
+            zero_terminal_snr=zero_terminal_snr,
+        ),
+        config,
+        where,
+    )
+
+
+def _with_spacing(
+    spec: StableDiffusionSpec, config: Mapping[str, Any], where: str
+) -> StableDiffusionSpec:
+    leading = config["_class_name"] in _LEADING_SCHEDULERS
+    spacing = config.get(
+        "timestep_spacing", "leading" if leading else "linspace"
+    )
+    offset = config.get("steps_offset", 1)
+    if spacing not in _SPACINGS:
+        raise ValueError(
+            f"{where!r} has timestep_spacing={spacing!r}. Expected one of "
+            f"{_SPACINGS}."
+        )
+    if type(offset) is not int or not 0 <= offset < 1000:
+        raise ValueError(
+            f"{where!r} has steps_offset={offset!r}. Expected an integer in "
+            "[0, 999]."
+        )
+    return dataclasses.replace(
+        spec,
+        # The default is left open, as our own models have it.
+        timestep_spacing=None if spacing == spec.spacing else spacing,
+        steps_offset=offset,
+    )
 
 
 def named(spec: StableDiffusionSpec) -> tuple[StableDiffusionSpec, str]:
-    """A spec with its family's name, and the preset nearest to it."""
+    """Returns a spec with its family's name, and the nearest preset."""
     same = {
         name: preset.spec
         for name, preset in PRESETS.items()
@@ -276,11 +338,17 @@ def _check_fixed(
 ) -> None:
     for key, allowed in fixed.items():
         value = config.get(key, allowed[0])
-        if value not in allowed:
+        # Equal is not enough: True == 1.
+        same = [a for a in allowed if a == value and _alike(a, value)]
+        if not same:
             raise ValueError(
                 f"{where!r} has {key}={value!r}, which is another model than "
                 f"Stable Diffusion 1.x and 2.x. Expected: {allowed[0]!r}."
             )
+
+
+def _alike(a: Any, b: Any) -> bool:
+    return isinstance(a, bool) == isinstance(b, bool)
 
 
 def _integer(

@@ -6,6 +6,7 @@ Must not know weights, nor how configurations are read.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def unet_config(spec: StableDiffusionSpec) -> dict[str, Any]:
-    """The configuration of a `UNet2DConditionModel`."""
+    """Returns the configuration of a `UNet2DConditionModel`."""
     unet = spec.diffusion_model
     levels = len(unet.widths)
     heads: Any = list(unet.num_heads)
@@ -52,7 +53,7 @@ def unet_config(spec: StableDiffusionSpec) -> dict[str, Any]:
 
 
 def vae_config(spec: StableDiffusionSpec, blocks: int) -> dict[str, Any]:
-    """The configuration of an `AutoencoderKL`.
+    """Returns the configuration of an `AutoencoderKL`.
 
     Args:
         spec: A `StableDiffusionSpec`.
@@ -80,7 +81,7 @@ def vae_config(spec: StableDiffusionSpec, blocks: int) -> dict[str, Any]:
 def text_encoder_config(
     spec: TextEncoderSpec, start: int, end: int, pad: int
 ) -> dict[str, Any]:
-    """The configuration of a `CLIPTextModel`.
+    """Returns the configuration of a `CLIPTextModel`.
 
     Args:
         spec: A `TextEncoderSpec`.
@@ -110,34 +111,50 @@ def text_encoder_config(
     }
 
 
-def scheduler_config(spec: StableDiffusionSpec) -> dict[str, Any]:
-    """The configuration of the pipeline's scheduler."""
+def scheduler_config(
+    spec: StableDiffusionSpec, source: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns the configuration of the pipeline's scheduler.
+
+    Args:
+        spec: A `StableDiffusionSpec`.
+        source: The configuration that the model came with, or `None`. It is
+            kept, except for what training has changed.
+    """
+    spacing = {
+        "timestep_spacing": spec.spacing,
+        "steps_offset": spec.steps_offset,
+    }
+    conventions = {"prediction_type": spec.prediction_type}
+    # Samplers that divide by the signal cannot begin at pure noise.
+    new_end = spec.zero_terminal_snr and not (source or {}).get(
+        "rescale_betas_zero_snr"
+    )
+    if source is not None and not new_end:
+        return {**source, **conventions}
     common = {
         "_diffusers_version": "0.42.1",
         "beta_end": 0.012,
         "beta_schedule": "scaled_linear",
         "beta_start": 0.00085,
         "num_train_timesteps": 1000,
-        "prediction_type": spec.prediction_type,
-        "steps_offset": 1,
         "trained_betas": None,
+        **spacing,
+        **conventions,
     }
     if spec.zero_terminal_snr:
-        # Samplers that divide by the signal cannot begin at pure noise.
         return {
             **common,
             "_class_name": "DDIMScheduler",
             "clip_sample": False,
             "rescale_betas_zero_snr": True,
             "set_alpha_to_one": True,
-            "timestep_spacing": "trailing",
         }
     return {
         **common,
         "_class_name": "PNDMScheduler",
         "set_alpha_to_one": False,
         "skip_prk_steps": True,
-        "timestep_spacing": "leading",
     }
 
 
@@ -155,7 +172,7 @@ _MODEL_INDEX = {
 }
 
 
-def model_index(spec: StableDiffusionSpec) -> dict[str, Any]:
-    """The configuration of the pipeline itself."""
-    scheduler = scheduler_config(spec)["_class_name"]
-    return {**_MODEL_INDEX, "scheduler": ["diffusers", scheduler]}
+def model_index(scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the configuration of a pipeline with such a scheduler."""
+    name = scheduler["_class_name"]
+    return {**_MODEL_INDEX, "scheduler": ["diffusers", name]}

@@ -1,4 +1,4 @@
-"""Original Stable Diffusion keys and diffusers', as data.
+"""Original Stable Diffusion keys and diffusers', paired as data.
 
 Modules are paired by prefix; what is inside a module is renamed part by
 part. Both directions come from one dict. Must not know files.
@@ -62,24 +62,28 @@ _OPEN_CLIP_ENDS = {
 
 
 def is_open_clip(spec: StableDiffusionSpec) -> bool:
-    """Whether the text encoder has OpenCLIP's keys (SD 2.x)."""
+    """Returns whether the text encoder is OpenCLIP's (SD 2.x)."""
     return spec.text_encoder.activation == "gelu"
 
 
 @functools.lru_cache(maxsize=8)
 def original_keys(
-    spec: StableDiffusionSpec,
+    spec: StableDiffusionSpec, open_clip: bool | None = None
 ) -> Mapping[str, Mapping[str, str | tuple[str, int]]]:
     """Where each weight is in an original checkpoint.
 
     Args:
         spec: A `StableDiffusionSpec`.
+        open_clip: Boolean, whether the text encoder has OpenCLIP's keys.
+            Defaults to what files of such a model have.
 
     Returns:
         A dict by component of dicts by diffusers' key of the original key,
         or of a pair `(key, i)` for the `i`-th third of that tensor: OpenCLIP
         keeps query, key and value in one.
     """
+    if open_clip is None:
+        open_clip = is_open_clip(spec)
     modules = {
         "unet": (UNET, _unet_modules(spec)),
         "vae": (VAE, _vae_modules(spec)),
@@ -89,7 +93,7 @@ def original_keys(
     for component in COMPONENTS:
         prefix, pairs = modules[component]
         keys = [row.theirs for row in component_rows(component, spec)]
-        if component == "text_encoder" and is_open_clip(spec):
+        if component == "text_encoder" and open_clip:
             result[component] = {key: _open_clip(key) for key in keys}
         else:
             result[component] = {

@@ -1,4 +1,4 @@
-"""The spec of an original checkpoint, from the shapes of its weights.
+"""Reads the spec of an original checkpoint off the shapes of its weights.
 
 Heads and groups are those of the published models. Every count is of keys
 that exist, so a file cannot make this run long.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from keras_sdft.formats.diffusers_configs import check_channels
 from keras_sdft.formats.ldm_names import CLIP
 from keras_sdft.formats.ldm_names import OPEN_CLIP
 from keras_sdft.formats.ldm_names import UNET
@@ -19,6 +20,8 @@ from keras_sdft.models.spec import DiffusionModelSpec
 from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.spec import TextEncoderSpec
 
+# CLIP's text encoder in SD 1.x has 768, OpenCLIP's in SD 2.x 1024.
+_OPEN_CLIP_WIDTH = 1024
 FIRST_KEY = f"{UNET}input_blocks.0.0.weight"
 
 
@@ -44,7 +47,7 @@ def spec_from_sizes(
 
 
 class _Sizes:
-    """Looks shapes up, and says what is missing."""
+    """Looks shapes up; an error says what is missing."""
 
     def __init__(self, path: Path, tensors: Mapping[str, Tensor]):
         self.path = path
@@ -61,7 +64,7 @@ class _Sizes:
         return tensor.shape
 
     def count(self, pattern: str) -> int:
-        """How many of `pattern.format(0)`, `pattern.format(1)`... exist."""
+        """Counts the keys `pattern.format(0)`, `pattern.format(1)`..."""
         number = 0
         while pattern.format(number) in self.tensors:
             number += 1
@@ -70,13 +73,7 @@ class _Sizes:
 
 def _unet_spec(sizes: _Sizes) -> DiffusionModelSpec:
     first, channels = sizes.shape(FIRST_KEY, 4)[:2]
-    if channels != 4:
-        kind = {9: "an inpainting", 8: "an instruction-editing"}
-        raise ValueError(
-            f"{str(sizes.path)!r} has {kind.get(channels, 'another kind of')} "
-            f"U-Net: it takes {channels} channels. Expected a text-to-image "
-            "model, with 4."
-        )
+    check_channels(str(sizes.path), channels)
     blocks = 1
     while f"{UNET}input_blocks.{blocks}.0.op.weight" not in sizes.tensors:
         if f"{UNET}input_blocks.{blocks}.0.in_layers.0.weight" not in (
@@ -122,15 +119,31 @@ def _text_spec(sizes: _Sizes) -> TextEncoderSpec:
         )
     stem = f"{CLIP}text_model."
     words, width = sizes.shape(f"{stem}embeddings.token_embedding.weight", 2)
+    depth = sizes.count(stem + "encoder.layers.{}.layer_norm1.weight")
+    # The keys are transformers' for both; the sizes tell which one it is.
+    open_clip = width >= _OPEN_CLIP_WIDTH
     return TextEncoderSpec(
         vocabulary_size=words,
         width=width,
-        depth=sizes.count(stem + "encoder.layers.{}.layer_norm1.weight"),
+        depth=depth - (open_clip and depth == 24),
         num_heads=max(width // 64, 1),
+        activation="gelu" if open_clip else "quick_gelu",
         max_length=sizes.shape(
             f"{stem}embeddings.position_embedding.weight", 2
         )[0],
     )
+
+
+def vae_from_sizes(
+    path: Path, tensors: Mapping[str, Tensor]
+) -> AutoencoderSpec:
+    """Reads the spec of an autoencoder alone off the shapes.
+
+    Args:
+        path: For messages.
+        tensors: Dict of `Tensor` by original key.
+    """
+    return _vae_spec(_Sizes(path, tensors))
 
 
 def _vae_spec(sizes: _Sizes) -> AutoencoderSpec:

@@ -17,9 +17,11 @@ import ml_dtypes
 import numpy as np
 
 from keras_sdft.files import atomic_file
+from keras_sdft.models.weight_files import check_finite
+from keras_sdft.parsing import MAX_JSON_BYTES
+from keras_sdft.parsing import DamagedFile
+from keras_sdft.parsing import parse_json
 
-# What the format's own library refuses beyond.
-MAX_HEADER_BYTES = 100_000_000
 _SIZES = {
     "BOOL": 1,
     "U8": 1,
@@ -42,7 +44,11 @@ _FLOATS = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
+# Our names of the dtypes that can be read, by the format's.
+NAMES = {word: str(dtype) for word, dtype in _FLOATS.items()}
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -92,17 +98,20 @@ def read_header(path: str | Path) -> Header:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > MAX_HEADER_BYTES or not length:
+        if size < 8 or not length:
             raise _damaged(path, "it does not begin with a header's length")
         if length > size - 8:
             raise _damaged(
                 path, f"its header has {length} bytes, the file {size}"
             )
+        if length > MAX_JSON_BYTES:
+            raise _damaged(
+                path,
+                f"its header has {length:,} bytes, beyond the budget of "
+                f"{MAX_JSON_BYTES:,}",
+            )
         text = file.read(length)
-    try:
-        table = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, "its header is no JSON") from error
+    table = parse_json(text, path, "safetensors header")
     if not isinstance(table, dict):
         raise _damaged(path, "its header is no JSON object")
     metadata = table.pop("__metadata__", {})
@@ -117,8 +126,8 @@ def read_header(path: str | Path) -> Header:
 
 
 def _damaged(path: Path, reason: str) -> ValueError:
-    return ValueError(
-        f"{str(path)!r} is truncated, damaged or no safetensors file: "
+    return DamagedFile(
+        f"{str(path)!r} is damaged, truncated or no safetensors file: "
         f"{reason}. Fetch or write it again."
     )
 
@@ -203,7 +212,9 @@ def _reader(
         # Mapped for this tensor alone, so that what has been read does not
         # stay resident.
         mapped = np.memmap(path, _FLOATS[dtype], "r", first, shape)
-        return np.array(mapped, dtype="float32")
+        array = np.array(mapped, dtype="float32")
+        check_finite(path, name, array)
+        return array
 
     return read
 

@@ -1,4 +1,4 @@
-"""A CLIP tokenizer's files in a diffusers folder, read and written.
+"""Reads and writes a CLIP tokenizer's files in a diffusers folder.
 
 Must not know weights.
 """
@@ -11,8 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from keras_sdft.formats.diffusers_configs import read_json
 from keras_sdft.formats.diffusers_written import write_json
+from keras_sdft.models.spec import TextEncoderSpec
+from keras_sdft.parsing import DamagedFile
+from keras_sdft.parsing import read_json
+from keras_sdft.parsing import read_text
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 # What `write_tokenizer` writes.
@@ -22,11 +25,13 @@ FILES = (
     "special_tokens_map.json",
     "tokenizer_config.json",
 )
-_MAX_BYTES = 50_000_000
+# CLIP's own has 525 kB and 48,894 merges.
+_MAX_BYTES = 8_000_000
+_MAX_MERGES = 200_000
 
 
 def read_merges(directory: Path) -> list[str]:
-    """The byte-pair merges, from `merges.txt` or from `tokenizer.json`.
+    """Reads the byte-pair merges of `merges.txt` or of `tokenizer.json`.
 
     Args:
         directory: The `tokenizer` folder.
@@ -39,18 +44,22 @@ def read_merges(directory: Path) -> list[str]:
     """
     path = directory / "merges.txt"
     if path.is_file():
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"{str(path)!r} is too large for a vocabulary.")
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = read_text(path, _MAX_BYTES).split("\n")
         lines = lines[1:] if lines[0].startswith("#version") else lines
         merges = [line for line in lines if line]
     else:
-        merges = _fast_merges(directory / "tokenizer.json")
-    wrong = [merge for merge in merges if len(merge.split()) != 2]
+        path = directory / "tokenizer.json"
+        merges = _fast_merges(path)
+    if len(merges) > _MAX_MERGES:
+        raise DamagedFile(
+            f"{str(path)!r} has {len(merges):,} merges, beyond the budget of "
+            f"{_MAX_MERGES:,}."
+        )
+    wrong = [merge[:40] for merge in merges if len(merge.split()) != 2]
     if wrong:
-        raise ValueError(
-            f"The vocabulary in {str(directory)!r} has lines that are no pair "
-            f"of symbols: {wrong[:5]}."
+        raise DamagedFile(
+            f"The vocabulary {str(path)!r} has {len(wrong)} lines that are no "
+            f"pair of symbols: {wrong[:5]}."
         )
     return merges
 
@@ -62,16 +71,19 @@ def _fast_merges(path: Path) -> list[str]:
         )
     model = read_json(path).get("model")
     merges = model.get("merges") if isinstance(model, dict) else None
-    if not isinstance(merges, list):
-        raise ValueError(f"{str(path)!r} has no list of merges.")
-    return [
-        merge if isinstance(merge, str) else " ".join(map(str, merge))
-        for merge in merges
-    ]
+    if not isinstance(merges, list) or not all(map(_is_merge, merges)):
+        raise DamagedFile(f"{str(path)!r} has no list of merges.")
+    return [m if isinstance(m, str) else " ".join(m) for m in merges]
+
+
+def _is_merge(value: Any) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, list) and all(isinstance(v, str) for v in value)
+    )
 
 
 def read_pad_token(directory: Path) -> str:
-    """The token that fills captions up; the end token unless named."""
+    """Returns the token that fills captions up, by default the end."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (directory / name).is_file():
             token = read_json(directory / name).get("pad_token")
@@ -82,7 +94,7 @@ def read_pad_token(directory: Path) -> str:
 
 
 def make_tokenizer(merges: list[str], max_length: int, pad_token: Any) -> Any:
-    """A tokenizer from merges.
+    """Builds a tokenizer from merges.
 
     Args:
         merges: As `read_merges` returns.
@@ -110,7 +122,7 @@ def make_tokenizer(merges: list[str], max_length: int, pad_token: Any) -> Any:
 
 
 def pad_id(directory: Path, merges: list[str]) -> int | str:
-    """The padding of a folder's tokenizer, as a spec has it."""
+    """Returns the padding of a folder's tokenizer, as a spec has it."""
     token = read_pad_token(directory)
     if token == END:
         return "end"
@@ -124,15 +136,63 @@ def pad_id(directory: Path, merges: list[str]) -> int | str:
 
 
 def make_tokenizer_ids(directory: Path, merges: list[str]) -> dict[str, Any]:
-    """Ids by token of a folder's tokenizer."""
+    """Reads the ids by token of a folder's tokenizer."""
     if (directory / "vocab.json").is_file():
         return read_json(directory / "vocab.json")
-    model = read_json(directory / "tokenizer.json").get("model", {})
-    return model.get("vocab", {})
+    model = read_json(directory / "tokenizer.json").get("model")
+    ids = model.get("vocab") if isinstance(model, dict) else None
+    return ids if isinstance(ids, dict) else {}
+
+
+def check_added(directory: Path, spec: TextEncoderSpec) -> None:
+    """Refuses tokens that were added to CLIP's vocabulary.
+
+    Captions would be encoded to pieces of them.
+
+    Args:
+        directory: The `tokenizer` folder.
+        spec: Of the text encoder.
+
+    Raises:
+        ValueError: If there are any, or the vocabulary and the embedding
+            differ in size.
+    """
+    ids = make_tokenizer_ids(directory, [])
+    new = sorted(_added(directory) - set(ids))
+    if new:
+        raise ValueError(
+            f"The tokenizer {str(directory)!r} has {len(new)} added tokens "
+            f"({', '.join(new[:5])}), which are not supported: captions would "
+            "be encoded to pieces of them. Expected a model without, and its "
+            "embedding beside it."
+        )
+    if ids and len(ids) != spec.vocabulary_size:
+        raise ValueError(
+            f"The tokenizer {str(directory)!r} has {len(ids)} tokens, and the "
+            f"text encoder beside it {spec.vocabulary_size}. Were tokens "
+            "added to one of them? Expected as many in both."
+        )
+
+
+def _added(directory: Path) -> set[str]:
+    """Returns the tokens that any of a folder's files adds."""
+    listed: list[Any] = []
+    for name, field in (
+        ("added_tokens.json", None),
+        ("tokenizer_config.json", "added_tokens_decoder"),
+        ("tokenizer.json", "added_tokens"),
+    ):
+        if (directory / name).is_file():
+            config = read_json(directory / name)
+            found = config.get(field) if field else list(config)
+            found = list(found.values()) if isinstance(found, dict) else found
+            listed += found if isinstance(found, list) else []
+    tokens = [t.get("content") if isinstance(t, dict) else t for t in listed]
+    return {token for token in tokens if isinstance(token, str)}
 
 
 def check_vocabulary(directory: Path, tokenizer: Any) -> None:
-    """Holds a folder's ids against those that its merges give.
+    """Compares a folder's ids with those that its merges give.
 
     Raises:
         ValueError: If a token has another id, so captions would be encoded

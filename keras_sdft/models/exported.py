@@ -7,6 +7,7 @@ An exported directory holds `diffusion_model.weights.h5` and a small
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
 from collections.abc import Callable
@@ -14,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from keras import ops
 
+from keras_sdft.checks import one_of
 from keras_sdft.files import check_space
 from keras_sdft.files import staged_directory
 from keras_sdft.models import packaged
+from keras_sdft.models import weight_files
 from keras_sdft.models.presets import PRESETS
 from keras_sdft.models.presets import get_preset
+from keras_sdft.models.spec import AutoencoderSpec
 from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.spec_check import check_spec
-from keras_sdft.models.weight_files import weight_shapes
+from keras_sdft.parsing import read_json
+from keras_sdft.parsing import reading
 from keras_sdft.version import __version__
 
 FORMAT_VERSION = 1
@@ -32,8 +36,20 @@ DIFFUSION_MODEL_FILE = "diffusion_model.weights.h5"
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
+# What an export may hold; the names become names of files.
+PARTS = ("text_encoder", "image_encoder", "decoder", "diffusion_model")
+
+
 class UnknownPredictionType(ValueError):
-    """A model does not say what it predicts, and nobody else said it."""
+    """A model does not declare what it predicts, and nobody else did."""
+
+    def __init__(self, source: str | Path):
+        super().__init__(
+            f"{str(source)!r} is a Stable Diffusion 2.x model and does not "
+            "declare what it predicts. Expected `prediction_type='epsilon'` "
+            "(512-base models) or `'v_prediction'` (768 models); on the "
+            "command line, `--prediction_type v_prediction`."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +68,8 @@ class Resolved:
         origin: Path of a model that exports build upon, as they hold the
             trained parts alone; `None` where `base` is enough.
         trained_parts: Names of the parts that later exports must hold too.
+        vae: Path of the autoencoder that replaces the model's own, or
+            `None`.
     """
 
     kind: str
@@ -61,21 +79,36 @@ class Resolved:
     metadata: dict[str, Any]
     origin: str | None = None
     trained_parts: frozenset[str] = frozenset({"diffusion_model"})
+    vae: str | None = None
 
 
 Resolver = Callable[[Path, "str | None"], "Resolved | None"]
+VaeReader = Callable[[Path], "tuple[AutoencoderSpec, dict[str, Any]]"]
 _RESOLVERS: list[Resolver] = []
+_VAE_READERS: list[VaeReader] = []
+# Packages that register what they read. This package must not import them,
+# so they are named here and imported when a path is first resolved.
+_READERS = ("keras_sdft.formats",)
 
 
-def register_resolver(resolver: Resolver) -> None:
-    """Lets `resolve` understand more kinds of paths.
+def register_resolver(resolver: Resolver, read_vae: VaeReader) -> None:
+    """Makes `resolve` understand more kinds of paths.
 
     Args:
         resolver: Function of an existing path and a prediction type (or
             `None`) that returns a `Resolved`, or `None` for what it does
             not know.
+        read_vae: Function of the path of an autoencoder that returns its
+            `AutoencoderSpec` and the entries of `Resolved.files` for
+            `"image_encoder"` and `"decoder"`.
     """
     _RESOLVERS.append(resolver)
+    _VAE_READERS.append(read_vae)
+
+
+def _import_readers() -> None:
+    for name in _READERS:
+        importlib.import_module(name)
 
 
 def write_export(
@@ -136,6 +169,9 @@ def check_finite(parts: dict[str, Any]) -> None:
     Raises:
         ValueError: If there are any, with their names.
     """
+    # Resolving a path must not wait for Keras.
+    from keras import ops
+
     bad = [
         f"{part}: {weight.path}"
         for part, model in parts.items()
@@ -190,6 +226,7 @@ def _metadata(stable_diffusion: Any, steps: int) -> dict[str, Any]:
         "keras_sdft_version": __version__,
         "base": stable_diffusion.base,
         "origin": stable_diffusion.origin,
+        "vae": stable_diffusion.vae,
         "spec": stable_diffusion.spec.to_dict(),
         "prediction_type": stable_diffusion.spec.prediction_type,
         "files": _trained_files(stable_diffusion),
@@ -205,54 +242,92 @@ def _trained_files(stable_diffusion: Any) -> dict[str, str]:
 
 
 def resolve(
-    name_or_path: str | Path, prediction_type: str | None = None
+    name_or_path: str | Path,
+    prediction_type: str | None = None,
+    vae: str | Path | None = None,
 ) -> Resolved:
     """Finds out what a name or a path stands for, without loading weights.
 
     Args:
         name_or_path: A preset's name, a run directory, an exported
-            directory, or a diffusion model's weight file (`.weights.h5`, or
-            KerasCV's `.h5`).
+            directory, a diffusion model's weight file (`.weights.h5`, or
+            KerasCV's `.h5`), or another tool's model.
         prediction_type: `"epsilon"` or `"v_prediction"`, for files that do
-            not say; may not contradict those that do.
+            not declare it; may not contradict those that do.
+        vae: Path of another autoencoder to use: a folder or file of one
+            alone, or of a whole model that has one.
 
     Returns:
         A `Resolved`.
 
     Raises:
-        UnknownPredictionType: If it is not said and cannot be known.
+        UnknownPredictionType: If it is not declared and cannot be known.
         ValueError: If it is neither a preset nor a path that is understood,
             or contradicts `prediction_type`.
     """
     resolved = _resolve(name_or_path, prediction_type)
-    said = resolved.spec.prediction_type
-    check_prediction_type(name_or_path, said, prediction_type)
-    return resolved
+    declared = resolved.spec.prediction_type
+    check_prediction_type(name_or_path, declared, prediction_type)
+    return resolved if vae is None else _with_vae(resolved, vae)
 
 
-def _resolve(name_or_path: str | Path, prediction_type: str | None) -> Resolved:
-    """What a source says itself stands, whatever `prediction_type` is."""
+def _with_vae(resolved: Resolved, vae: str | Path) -> Resolved:
+    """Replaces the image encoder and the decoder."""
+    _import_readers()
+    path = Path(vae)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is no autoencoder {str(vae)!r} (`vae`). Expected a file "
+            "or a folder."
+        )
+    with reading(path, "autoencoder"):
+        autoencoder, files = _VAE_READERS[0](path)
+    channels = resolved.spec.diffusion_model.latent_channels
+    if autoencoder.latent_channels != channels:
+        raise ValueError(
+            f"The autoencoder {str(vae)!r} has {autoencoder.latent_channels} "
+            f"latent channels. Expected {channels}, as the diffusion model."
+        )
+    return dataclasses.replace(
+        resolved,
+        spec=dataclasses.replace(resolved.spec, autoencoder=autoencoder),
+        files={**resolved.files, **files},
+        vae=str(path.resolve()),
+    )
+
+
+def _resolve(
+    name_or_path: str | Path,
+    prediction_type: str | None,
+    above: tuple[str, ...] = (),
+) -> Resolved:
+    """Resolves by what a source declares, whatever `prediction_type` is.
+
+    `above` are the exports that build upon the source.
+    """
     path = Path(name_or_path)
     if str(name_or_path) not in PRESETS and path.exists():
-        for resolver in _RESOLVERS:
-            found = resolver(path, prediction_type)
-            if found is not None:
-                return found
-        if path.is_file():
-            return _resolve_file(path, prediction_type)
-        return _resolve_directory(path)
+        _import_readers()
+        with reading(path, "model"):
+            for resolver in _RESOLVERS:
+                found = resolver(path, prediction_type)
+                if found is not None:
+                    return found
+            if path.is_file():
+                return _resolve_file(path, prediction_type)
+        return _resolve_directory(path, above)
     preset = get_preset(str(name_or_path))
     name = str(name_or_path)
     return Resolved("preset", name, preset.spec, {}, {})
 
 
-def _resolve_directory(path: Path) -> Resolved:
+def _resolve_directory(path: Path, above: tuple[str, ...]) -> Resolved:
     for kind, directory in (
         ("exported directory", path),
         ("run", path / "weights"),
     ):
         if (directory / METADATA_FILE).is_file():
-            return _read_export(kind, directory)
+            return _read_export(kind, directory, above)
     raise ValueError(
         f"No {METADATA_FILE!r} in {str(path)!r} nor in its `weights` "
         "directory, so it is no export and no finished run of keras_sdft. "
@@ -260,111 +335,150 @@ def _resolve_directory(path: Path) -> Resolved:
     )
 
 
-def _read_export(kind: str, directory: Path) -> Resolved:
+def _read_export(
+    kind: str, directory: Path, above: tuple[str, ...]
+) -> Resolved:
     file = directory / METADATA_FILE
-    try:
-        metadata = json.loads(file.read_text(encoding="utf-8"))
+    metadata = read_json(file)
+    with reading(file, "export of keras_sdft"):
         version = metadata["format_version"]
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"{str(file)!r} has format version {version!r}; this "
+                f"keras_sdft ({__version__}) reads version {FORMAT_VERSION}."
+            )
         base, names = metadata["base"], dict(metadata["files"])
+        get_preset(base)
         spec = StableDiffusionSpec.from_dict(metadata["spec"])
         check_spec(spec, "Its spec")
         trained = frozenset(metadata.get("trained_parts", ["diffusion_model"]))
+        unknown = (trained - set(PARTS)) | (set(names) - {*PARTS, "tokenizer"})
+        if unknown:
+            raise ValueError(
+                f"it names the parts {sorted(unknown)}, expected of {PARTS}"
+            )
         if not trained <= set(names):
             raise ValueError(f"no files of {sorted(trained - set(names))}")
-    except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{str(file)!r} is damaged or was not written by keras_sdft: "
-            f"{error!r}."
-        ) from error
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"{str(file)!r} has format version {version}; this keras_sdft "
-            f"({__version__}) reads version {FORMAT_VERSION}."
-        )
     files = {part: _inside(directory, name) for part, name in names.items()}
-    origin = metadata.get("origin")
+    origin, vae = metadata.get("origin"), metadata.get("vae")
     if origin is not None:
-        said = spec.prediction_type
-        files = {**_origin_files(file, origin, said), **files}
+        _check_there(file, "origin", origin)
+        if str(file.resolve()) in above:
+            raise ValueError(
+                f"{str(file)!r} builds upon {origin!r}, which builds upon it."
+            )
+        # It may have been trained towards another prediction than its origin.
+        below = _resolve(
+            origin, spec.prediction_type, (*above, str(file.resolve()))
+        )
+        files = {**below.files, **files}
     elif set(files) > trained:
         origin = str(directory.resolve())
-    return Resolved(kind, base, spec, files, metadata, origin, trained)
+    resolved = Resolved(kind, base, spec, files, metadata, origin, trained)
+    if vae is not None:
+        _check_there(file, "vae", vae)
+        resolved = _with_vae(resolved, vae)
+    return resolved
 
 
-def _origin_files(
-    file: Path, origin: Any, prediction_type: str
-) -> dict[str, Any]:
-    """The parts that an export leaves to the model it was made from."""
-    if not isinstance(origin, str) or not Path(origin).exists():
+def _check_there(file: Path, field: str, path: Any) -> None:
+    if not isinstance(path, str) or not _exists(path):
         raise ValueError(
-            f"{str(file)!r} builds upon {origin!r}, which is not there. "
+            f"{str(file)!r} builds upon {path!r}, which is not there. "
             "Expected the model it was fine-tuned from; put it back, or set "
-            "'origin' to where it is now."
+            f"{field!r} to where it is now."
         )
-    # The export may have been trained towards another prediction.
+
+
+def _exists(path: str) -> bool:
     try:
-        return _resolve(origin, prediction_type).files
-    except RecursionError as error:
-        raise ValueError(
-            f"{str(file)!r} builds upon {origin!r}, which builds upon it."
-        ) from error
+        return Path(path).exists()
+    except ValueError:
+        # A null byte.
+        return False
 
 
-def _inside(directory: Path, name: str) -> Path:
-    """A file named by metadata, which must not reach outside."""
-    path = directory / name
-    if Path(name).name != name or not path.is_file():
+def _inside(directory: Path, name: Any) -> Path:
+    """Returns a file named by metadata, which must not reach outside."""
+    inside = isinstance(name, str) and Path(name).name == name
+    if not inside or not _exists(str(directory / name)):
         raise ValueError(
-            f"{METADATA_FILE!r} names the file {name!r}, which is not in "
-            f"{str(directory)!r}."
+            f"{str(directory / METADATA_FILE)!r} names the file {name!r}, "
+            f"which is not in {str(directory)!r}."
         )
-    return path
+    return directory / name
 
 
 def _resolve_file(path: Path, prediction_type: str | None) -> Resolved:
-    shapes = {shape for shape, _ in weight_shapes(path).values()}
+    shapes = {shape for shape, _ in weight_files.weight_shapes(path).values()}
     for name, preset in PRESETS.items():
         unet = preset.spec.diffusion_model
         first = (3, 3, unet.latent_channels, unet.widths[0])
         to_key = (unet.context_width, unet.widths[0])
         if first in shapes and to_key in shapes:
             files = {"diffusion_model": path}
-            spec = preset.spec
-            if prediction_type is not None:
-                # Keras' files hold weights and nothing else.
-                spec = dataclasses.replace(
-                    spec, prediction_type=prediction_type
-                )
+            # Keras' files hold weights and nothing else.
+            predicted = known_prediction_type(
+                path, preset.spec, None, prediction_type
+            )
+            spec = dataclasses.replace(preset.spec, prediction_type=predicted)
             return Resolved("weight file", name, spec, files, {})
     raise ValueError(
         f"The weights in {str(path)!r} are not those of a diffusion model "
-        f"of a known size ({sorted(PRESETS)})."
+        f"of a known size ({sorted(PRESETS)}). It has {len(shapes)} shapes of "
+        f"weights, for example {sorted(shapes)[:3]}."
     )
 
 
-def check_prediction_type(
-    source: str | Path, said: str, given: str | None
-) -> None:
-    """Holds what was given against what a source says.
+def known_prediction_type(
+    source: str | Path,
+    spec: StableDiffusionSpec,
+    declared: str | None,
+    given: str | None,
+) -> str:
+    """Returns what a model predicts, by the rule for every format.
+
+    What the source declares counts. A source that declares nothing is
+    `given`; else SD 1.x is `"epsilon"`, as all of SD 1.x was published, and
+    SD 2.x, which was published as both, must be given.
 
     Args:
         source: The name or path, for the message.
-        said: What the source says, or was told by `given`.
-        given: What the user says, or `None`.
+        spec: Its `StableDiffusionSpec`.
+        declared: What the source declares, or `None`.
+        given: What the user declares, or `None`.
+
+    Raises:
+        UnknownPredictionType: If it is not known.
+        ValueError: If `given` is no prediction type.
+    """
+    if given is not None:
+        one_of("prediction_type", given, PREDICTION_TYPES)
+    found = declared or given
+    if found is None and spec.text_encoder.activation == "gelu":
+        raise UnknownPredictionType(source)
+    return found or "epsilon"
+
+
+def check_prediction_type(
+    source: str | Path, declared: str, given: str | None
+) -> None:
+    """Compares what was given with what a source declares.
+
+    Args:
+        source: The name or path, for the message.
+        declared: What the source declares, or was told by `given`.
+        given: What the user declares, or `None`.
 
     Raises:
         ValueError: If they differ.
     """
-    if given is None or given == said:
+    if given is None or given == declared:
         return
-    if given not in PREDICTION_TYPES:
-        raise ValueError(
-            f"`prediction_type` must be one of {PREDICTION_TYPES}. "
-            f"Received: {given!r}."
-        )
+    one_of("prediction_type", given, PREDICTION_TYPES)
     raise ValueError(
-        f"`prediction_type` is {given!r}, and {str(source)!r} says of itself "
-        f"that it predicts {said!r}; drawing with the wrong one gives noise. "
+        f"`prediction_type` is {given!r}, and {str(source)!r} declares "
+        f"{declared!r}; sampling with the wrong one gives noise. "
         "Leave `prediction_type` out. If the source is mistaken, correct it "
         "there (a pipeline's scheduler_config.json, a single file's "
         "metadata). To fine-tune a model towards another prediction, pass "
@@ -373,46 +487,64 @@ def check_prediction_type(
     )
 
 
-def describe(name_or_path: str | Path) -> dict[str, Any]:
-    """What a preset, run, exported directory or weight file holds.
+def describe(
+    name_or_path: str | Path, check_weights: bool = False
+) -> dict[str, Any]:
+    """Describes a preset, run, exported directory, weight file or model.
 
-    No network is built and no weight is read.
+    No network is built.
 
     Args:
         name_or_path: As for `StableDiffusion.from_preset`.
+        check_weights: Boolean, whether every weight of a file is read, to
+            find those that are NaN or infinite; takes seconds a gigabyte.
 
     Returns:
-        A dict of `kind`, `base`, `spec`, `prediction_type`, `steps` and
-        `parts`, the last a dict by part of `file`, and, where the file is
-        on this machine, `parameters` and `dtype`.
+        A dict of `kind`, `base`, `spec`, `prediction_type`, `steps`,
+        `parts`, and `damage`. `parts` is a dict by part of `file`, and,
+        where the file is on this machine, `parameters` and `dtype`;
+        `damage` the first non-finite weight of each part, if it was asked
+        for and there is one.
     """
-    said = None
+    declared = None
     try:
         resolved = resolve(name_or_path)
-        said = resolved.spec.prediction_type
+        declared = resolved.spec.prediction_type
     except UnknownPredictionType:
         # Everything else can still be told.
         resolved = _resolve(name_or_path, PREDICTION_TYPES[0])
-    parts = _preset_parts(resolved.base)
-    for part, path in resolved.files.items():
+    parts, damage = _preset_parts(resolved.base), []
+    for part, source in resolved.files.items():
         if part == "tokenizer":
             continue
-        if callable(path):
-            parts[part] = path.describe()
-            continue
-        weights = weight_shapes(path).values()
-        parts[part] = {
-            "file": str(path),
-            "parameters": sum(_size(shape) for shape, _ in weights),
-            "dtype": ", ".join(sorted({dtype for _, dtype in weights})),
-        }
+        parts[part] = _describe_part(source)
+        try:
+            if check_weights and callable(source):
+                source.check()
+            elif check_weights:
+                weight_files.check_weights(source)
+        except weight_files.NonFiniteWeights as error:
+            damage.append(str(error))
     return {
         "kind": resolved.kind,
         "base": resolved.base,
-        "spec": {**resolved.spec.to_dict(), "prediction_type": said},
-        "prediction_type": said or "not said, give it",
+        "spec": {**resolved.spec.to_dict(), "prediction_type": declared},
+        "prediction_type": declared or "not declared, give it",
         "steps": resolved.metadata.get("steps"),
+        "vae": resolved.vae,
         "parts": parts,
+        "damage": damage or None,
+    }
+
+
+def _describe_part(source: Any) -> dict[str, Any]:
+    if callable(source):
+        return source.describe()
+    weights = weight_files.weight_shapes(source).values()
+    return {
+        "file": str(source),
+        "parameters": sum(math.prod(shape) for shape, _ in weights),
+        "dtype": ", ".join(sorted({dtype for _, dtype in weights})),
     }
 
 
@@ -427,10 +559,3 @@ def _preset_parts(name: str) -> dict[str, Any]:
         part: packaged.describe(preset.weights, part)
         for part in packaged.parts(preset.weights)
     }
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size

@@ -139,10 +139,11 @@ def sample(
         Float32 tensor `(B, h, w, C)`.
     """
     schedule = NoiseSchedule(zero_terminal_snr=spec.zero_terminal_snr)
-    # The noise that sampling begins with is the last timestep's alone.
-    spacing = "trailing" if spec.zero_terminal_snr else "linspace"
     timesteps = sampling_timesteps(
-        num_steps, schedule.num_train_timesteps, spacing
+        num_steps,
+        schedule.num_train_timesteps,
+        spec.spacing,
+        spec.steps_offset,
     )
     return ddim(predict, noise, schedule, timesteps, spec.prediction_type)
 

@@ -98,6 +98,10 @@ class StableDiffusionSpec:
             last timestep is pure noise; sampling must then begin there.
         pad_token: What fills a caption up to its full length: `"end"` (the
             end token) or an integer id.
+        timestep_spacing: How sampling spaces its timesteps: `"linspace"`,
+            `"leading"` or `"trailing"`; `None` for the default,
+            `"trailing"` for zero terminal SNR, else `"linspace"`.
+        steps_offset: What `"leading"` timesteps are shifted by.
     """
 
     name: str
@@ -108,6 +112,15 @@ class StableDiffusionSpec:
     prediction_type: str = "epsilon"
     pad_token: int | str = "end"
     zero_terminal_snr: bool = False
+    timestep_spacing: str | None = None
+    steps_offset: int = 1
+
+    @property
+    def spacing(self) -> str:
+        """The timestep spacing that sampling uses."""
+        # Zero terminal SNR: sampling must begin at the last timestep.
+        default = "trailing" if self.zero_terminal_snr else "linspace"
+        return self.timestep_spacing or default
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, fit for JSON."""

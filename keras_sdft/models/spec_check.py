@@ -1,4 +1,4 @@
-"""Is a spec from a file one that a network can be built from?
+"""Checks that a network can be built from a spec that a file holds.
 
 A file's numbers are not trusted: whoever lists a network's weights does as
 many steps as the spec says there are layers. Must not know formats.
@@ -127,6 +127,10 @@ def _conventions(spec: StableDiffusionSpec) -> dict[str, bool]:
         "prediction_type": spec.prediction_type in ("epsilon", "v_prediction"),
         "pad_token": pad == "end" or (type(pad) is int and 0 <= pad < 1 << 24),
         "zero_terminal_snr": isinstance(spec.zero_terminal_snr, bool),
+        "timestep_spacing": spec.timestep_spacing is None
+        or spec.timestep_spacing in ("linspace", "leading", "trailing"),
+        "steps_offset": type(spec.steps_offset) is int
+        and 0 <= spec.steps_offset < 1000,
     }
 
 

@@ -85,6 +85,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         self.spec = spec or get_preset(base).spec
         self.base = base
         self.origin: str | None = None
+        self.vae: str | None = None
         self.trained_parts = {"diffusion_model"}  # what an export must hold
         self.dtype = dtype
         self._files = dict(files or {})
@@ -107,6 +108,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         jit_compile: bool = False,
         weights_directory: str | Path | None = None,
         prediction_type: str | None = None,
+        vae: str | Path | None = None,
     ) -> StableDiffusion:
         """A model by name, or from what a fine-tune wrote.
 
@@ -123,6 +125,8 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             jit_compile: Boolean, whether networks are compiled by XLA.
             weights_directory: Directory with copies of the published files.
             prediction_type: What it predicts, for files that do not say.
+            vae: Path of another autoencoder to use: a folder or file of one
+                alone, or of a whole model that has one.
 
         Returns:
             A `StableDiffusion`.
@@ -132,7 +136,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
                 damaged, or `prediction_type` contradicts what it says.
             FileNotFoundError: If published weights cannot be had.
         """
-        resolved = resolve(name_or_path, prediction_type)
+        resolved = resolve(name_or_path, prediction_type, vae)
         preset = get_preset(resolved.base)
         files = {
             part: fetch(source, weights_directory)
@@ -152,6 +156,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             remat=remat,
         )
         model.origin = resolved.origin
+        model.vae = resolved.vae
         model.trained_parts.update(resolved.trained_parts)
         return model
 

@@ -89,8 +89,8 @@ FOREIGN = {
     "a Flux": "double_blocks.0.img_attn.qkv.weight",
     "a Stable Diffusion 3": "joint_blocks.0.x_block.attn.qkv.weight",
     "a ControlNet": "control_model.input_blocks.0.0.weight",
-    "a textual inversion": "emb_params",
-    "the U-Net of a diff": "down_blocks.0.resnets.0.time_emb_proj.weight",
+    "an embedding": "emb_params",
+    "a U-Net alone": "down_blocks.0.resnets.0.time_emb_proj.weight",
     "no Stable Diffusion": "fc.weight",
 }
 
@@ -121,7 +121,7 @@ def test_other_models_are_named(what, key, tmp_path):
 def test_kohya_loras_are_named(tmp_path):
     path = tmp_path / "lora.safetensors"
     write(path, {"lora_unet_a.lora_down.weight": zeros(4, 8)})
-    with pytest.raises(ValueError, match="is a LoRA. Expected a whole model"):
+    with pytest.raises(ValueError, match="is a LoRA. Expected a whole text"):
         resolve(path)
 
 
@@ -211,7 +211,7 @@ def test_damaged_json(text, pipeline):
 def test_missing_and_unexpected_keys_are_counted(pipeline):
     def edit(tensors):
         for index in range(7):
-            tensors[f"extra.{index}"] = zeros(1)
+            tensors[f"mid_block.extra.{index}"] = zeros(1)
         for key in [k for k in tensors if "attn2.to_q" in k][:6]:
             del tensors[key]
 
@@ -235,14 +235,14 @@ def test_shapes_must_fit(pipeline):
 
 def test_unexpected_keys_of_single_files(saved, tmp_path):
     def edit(tensors):
-        tensors["surprise"] = zeros(1)
+        tensors[f"{UNET}surprise"] = zeros(1)
         # These are known and left alone.
         tensors["alphas_cumprod"] = zeros(1000)
         tensors["model_ema.num_updates"] = zeros()
 
     path = shutil.copy(saved["ldm"], tmp_path / "more.safetensors")
     rewrite(path, edit)
-    with pytest.raises(ValueError, match=r"1 unexpected weights \(surprise\)"):
+    with pytest.raises(ValueError, match=r"1 unexpected .*surprise\)"):
         formats.load(path)
 
 

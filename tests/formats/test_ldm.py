@@ -15,8 +15,11 @@ from keras_sdft.formats.safetensors_files import open_tensors
 from keras_sdft.formats.safetensors_files import read_header
 from keras_sdft.formats.safetensors_files import write
 from keras_sdft.models import PRESETS
+from keras_sdft.models.exported import known_prediction_type
 from tests.formats.reference import GOLDEN
+from tests.formats.reference import full_size_file
 from tests.formats.reference import single_file_shapes
+from tests.formats.reference import transformers_shapes
 
 UNET = "model.diffusion_model."
 
@@ -130,30 +133,23 @@ def test_a_whole_open_clip_has_a_layer_that_is_not_run():
     assert spec_from_sizes(Path("x"), tensors).text_encoder.depth == 23
 
 
-def without_metadata(path, **metadata):
+def without_metadata(path, more=(), **metadata):
     tensors = {
         key: Tensor(tensor.shape, "F32", lambda array=array: array)
         for key, tensor in open_tensors(path).items()
         for array in [tensor.read()]
     }
-    write(path, tensors, metadata=metadata)
+    write(path, tensors | dict(more), metadata=metadata)
 
 
 def test_prediction_must_be_given_where_it_cannot_be_known(tmp_path):
     path = tmp_path / "single.safetensors"
     formats.convert(GOLDEN / "sd2", path, "ldm")
-    spec = json.loads(read_header(path).metadata[ldm.SPEC])
-    found = dict.fromkeys(("spec", "tensors"))
-    found["spec"] = formats.load(path).spec
-    ask = ldm._with_prediction_type
-    tensors, metadata = open_tensors(path), {}
+    spec, tensors = formats.load(path).spec, open_tensors(path)
+    assert ldm.declarations(path, spec, tensors, {}) is None
     with pytest.raises(ValueError, match="--prediction_type"):
-        ask(path, found["spec"], tensors, metadata, None)
-    told = ask(path, found["spec"], tensors, metadata, "epsilon")
-    assert told.prediction_type == "epsilon"
-    metadata = {ldm.PREDICTION_TYPE: "v"}
-    told = ask(path, found["spec"], tensors, metadata, None)
-    assert told.prediction_type == "v_prediction" == spec["prediction_type"]
+        known_prediction_type(path, spec, None, None)
+    assert known_prediction_type(path, spec, None, "epsilon") == "epsilon"
     with pytest.raises(ValueError, match="must be one of.*'sample'"):
         formats.load(path, prediction_type="sample")
 
@@ -199,9 +195,100 @@ def test_damaged_metadata(tmp_path):
         formats.load(path)
 
 
-def test_the_mark_of_zero_terminal_snr(single):
-    folder, path = single
-    tensors = open_tensors(path) | {"ztsnr": of_shape(())}
-    spec = formats.load(path).spec
-    told = ldm._with_prediction_type(path, spec, tensors, {}, "v_prediction")
-    assert told.zero_terminal_snr and not spec.zero_terminal_snr
+@pytest.mark.parametrize(
+    "word, meaning",
+    [
+        ("v", "v_prediction"),
+        ("v_prediction", "v_prediction"),
+        ("V-Prediction", "v_prediction"),
+        ("vpred", "v_prediction"),
+        ("epsilon", "epsilon"),
+        ("eps", "epsilon"),
+    ],
+)
+def test_predictions_in_other_spellings(word, meaning):
+    spec, metadata = PRESETS["sd1.4"].spec, {ldm.PREDICTION_TYPE: word}
+    assert ldm.declarations(Path("x"), spec, {}, metadata) == meaning
+
+
+@pytest.mark.parametrize(
+    "metadata, words",
+    [
+        ({ldm.PREDICTION_TYPE: "sample"}, "'sample'. Expected 'epsilon' or"),
+        (
+            {
+                ldm.PREDICTION_TYPE: "epsilon",
+                "modelspec.architecture": "stable-diffusion-v2-768-v",
+            },
+            "contradicts itself",
+        ),
+        ({ldm.SPEC: "", ldm.PREDICTION_TYPE: "v"}, "contradicts itself"),
+        ({"modelspec.architecture": "stable-diffusion-v1"}, "width 1024"),
+    ],
+)
+def test_metadata_that_contradicts_itself(metadata, words):
+    spec = PRESETS["sd2.1-base"].spec
+    with pytest.raises(ValueError, match=words):
+        ldm.declarations(Path("x"), spec, {}, metadata)
+    marked = {ldm.PREDICTION_TYPE: "eps"}
+    with pytest.raises(ValueError, match="the weight 'v_pred'"):
+        ldm.declarations(Path("x"), spec, {"v_pred": None}, marked)
+
+
+def test_the_mark_of_zero_terminal_snr(tmp_path):
+    path = tmp_path / "single.safetensors"
+    formats.convert(GOLDEN / "sd2", path, "ldm")
+    metadata = read_header(path).metadata
+    without_metadata(path, {"ztsnr": of_shape(())}, **metadata)
+    assert formats.load(path).spec.zero_terminal_snr
+    formats.convert(GOLDEN / "sd1", path, "ldm", overwrite=True)
+    metadata = read_header(path).metadata
+    without_metadata(path, {"ztsnr": of_shape(())}, **metadata)
+    with pytest.raises(ValueError, match="zero terminal SNR.*'epsilon'"):
+        formats.load(path)
+
+
+@pytest.mark.parametrize("layers", [23, 24])
+def test_sd_2_with_the_keys_of_transformers(layers, tmp_path):
+    """The text encoder's sizes tell, not how its keys are spelled."""
+    shapes = transformers_shapes("sd2.1-base", layers)
+    path = full_size_file(tmp_path / "x.safetensors", shapes)
+    spec = formats.load(path, prediction_type="v_prediction").spec
+    wanted = PRESETS["sd2.1-base"].spec
+    assert spec.text_encoder == wanted.text_encoder
+    assert (spec.pad_token, spec.resolution) == (0, 768)
+    with pytest.raises(ValueError, match="--prediction_type v_prediction"):
+        formats.load(path)
+
+
+def test_text_keys_without_their_first_part(tmp_path):
+    stem = "cond_stage_model.transformer."
+    shapes = {
+        key.replace(f"{stem}text_model.", stem): shape
+        for key, shape in single_file_shapes("sd1.4").items()
+    }
+    path = full_size_file(tmp_path / "x.safetensors", shapes)
+    wanted = PRESETS["sd1.4"].spec
+    assert formats.load(path).spec.text_encoder == wanted.text_encoder
+
+
+def test_the_declared_resolution_is_read(tmp_path):
+    shapes = single_file_shapes("sd1.4")
+    for text, side in (("768x768", 768), ("512x768", 576), ("odd", 512)):
+        path = full_size_file(
+            tmp_path / "x.safetensors",
+            shapes,
+            **{"modelspec.resolution": text},
+        )
+        assert formats.load(path).spec.resolution == side
+
+
+def test_weights_beside_the_model_are_left_out_with_a_warning(
+    single, tmp_path, caplog
+):
+    _, path = single
+    metadata = read_header(path).metadata
+    more = {"global_step": of_shape(()), "helper.weight": of_shape((2,))}
+    without_metadata(path, more, **metadata)
+    formats.load(path)
+    assert "2 weights" in caplog.text and "global_step" in caplog.text

@@ -1,43 +1,24 @@
 """What a network predicts: said by the source, or given, never guessed."""
 
-import os
-
-import numpy as np
 import pytest
 
 from keras_sdft import formats
 from keras_sdft.cli import main
 from keras_sdft.cli.model import missing_prediction_type
-from keras_sdft.formats import safetensors_files
-from keras_sdft.formats.safetensors_files import Tensor
 from keras_sdft.models import StableDiffusion
 from keras_sdft.models import describe
 from keras_sdft.models import resolve
 from keras_sdft.models.exported import UnknownPredictionType
 from keras_sdft.models.exported import write_export
+from tests.formats.reference import full_size_file
 from tests.formats.reference import single_file_shapes
-
-
-def full_size_file(path, name, **metadata):
-    """A published model's header over a hole: 2 GB that take no room."""
-    tensors = {
-        key: Tensor(shape, "F16", None)
-        for key, shape in single_file_shapes(name).items()
-    }
-    header = safetensors_files._header(
-        sorted(tensors), tensors, "float16", metadata
-    )
-    path.write_bytes(header)
-    size = sum(2 * int(np.prod(tensor.shape)) for tensor in tensors.values())
-    os.truncate(path, len(header) + size)
-    return path
 
 
 @pytest.fixture(scope="module")
 def silent(tmp_path_factory):
     """A single file of SD 2.x as it is published: it does not say."""
     path = tmp_path_factory.mktemp("silent") / "768-v.safetensors"
-    return full_size_file(path, "sd2.1-base")
+    return full_size_file(path, single_file_shapes("sd2.1-base"))
 
 
 @pytest.fixture
@@ -71,7 +52,7 @@ def test_a_silent_file_is_what_it_is_told(given, side, silent, vocabulary):
 def test_a_file_may_say_it_in_the_standards_word(tmp_path):
     path = full_size_file(
         tmp_path / "v.safetensors",
-        "sd2.1-base",
+        single_file_shapes("sd2.1-base"),
         **{"modelspec.prediction_type": "v"},
     )
     assert resolve(path).spec.prediction_type == "v_prediction"
@@ -80,7 +61,9 @@ def test_a_file_may_say_it_in_the_standards_word(tmp_path):
 
 
 def test_a_silent_file_of_sd_1_predicts_noise_unless_told(tmp_path):
-    path = full_size_file(tmp_path / "one.safetensors", "sd1.4")
+    path = full_size_file(
+        tmp_path / "one.safetensors", single_file_shapes("sd1.4")
+    )
     assert resolve(path).spec.prediction_type == "epsilon"
     told = resolve(path, "v_prediction").spec
     assert told.prediction_type == "v_prediction"
@@ -88,19 +71,19 @@ def test_a_silent_file_of_sd_1_predicts_noise_unless_told(tmp_path):
 
 def test_looking_needs_no_answer(silent, capsys):
     description = describe(silent)
-    assert description["prediction_type"] == "not said, give it"
+    assert description["prediction_type"] == "not declared, give it"
     assert description["parts"]["diffusion_model"]["dtype"] == "float16"
     assert main(["inspect", str(silent)]) == 0
-    assert "not said" in capsys.readouterr().out
+    assert "not declared" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["tiny", *sorted(formats.FORMATS)])
 def test_what_a_source_says_is_not_overruled(name, saved):
     path = saved.get(name, name)
     StableDiffusion.from_preset(path, prediction_type="epsilon")
-    with pytest.raises(ValueError, match="predicts 'epsilon'.*`Trainer`"):
+    with pytest.raises(ValueError, match="declares 'epsilon'.*`Trainer`"):
         StableDiffusion.from_preset(path, prediction_type="v_prediction")
-    with pytest.raises(ValueError, match="'v_prediction', and .* says"):
+    with pytest.raises(ValueError, match="'v_prediction', and .* declares"):
         formats.load(path, prediction_type="v_prediction")
     with pytest.raises(ValueError, match="must be one of.*'v'"):
         resolve(path, "v")

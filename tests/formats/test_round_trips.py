@@ -1,5 +1,8 @@
 """Every format into every other, bit for bit."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -146,3 +149,16 @@ def test_names_of_formats_and_dtypes_are_checked(tiny, tmp_path):
         formats.save(tiny, tmp_path / "x", "diffusers", "float61")
     with pytest.raises(FileNotFoundError):
         formats.detect(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["diffusers", "ldm"])
+def test_how_the_library_is_imported_decides_nothing(name, saved):
+    code = "import sys; from keras_sdft.models import resolve; "
+    code += "print(resolve(sys.argv[1]).kind)"
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(saved[name])],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.stdout.strip() == formats.FORMATS[name].kind, found.stderr

@@ -42,7 +42,7 @@ def test_weights_are_read(file):
 
 def test_truncated_files_are_named(file):
     file.write_bytes(file.read_bytes()[:2000])
-    with pytest.raises(ValueError, match="w.*h5' is no readable weight file"):
+    with pytest.raises(ValueError, match="w.*h5' is damaged, or no Keras"):
         load_weights(network(4, 5), file)
 
 
