@@ -24,7 +24,7 @@ GRIDS = ("things", "coloured", "styled", "unknown", "reconstructions")
 
 TEMPLATE = """# The embedded model
 
-A small latent diffusion model of icons, 128x128 pixels, made from nothing
+A small latent diffusion model of icons, 128x128 pixels, trained from scratch
 by `scripts/pretrain_tiny` for demonstrations and tests. Apache-2.0.
 
 ## Parts
@@ -37,8 +37,8 @@ by `scripts/pretrain_tiny` for demonstrations and tests. Apache-2.0.
 
 {data}
 
-Colours were turned in some pictures, and captions written, by the scripts.
-Pictures of the `*-composition` folders and the ink style were not trained
+The scripts changed the hue of some images and wrote the captions.
+Images of the `*-composition` folders and the ink style were not trained
 on by the diffusion model.
 
 ## Training
@@ -48,8 +48,8 @@ on by the diffusion model.
 | image encoder and decoder | {autoencoder_steps} | {autoencoder_minutes} |
 | text encoder and U-Net | {steps} (batch {batch_size}) | {minutes} |
 
-The text encoder and the U-Net were taught {examples} pictures with {captions}
-first captions; the autoencoder all of them.
+The text encoder and the U-Net were trained on {examples} images with
+{captions} first captions; the autoencoder on all of them.
 {remark}
 ![loss by quarter of the schedule](curves.svg)
 
@@ -61,21 +61,21 @@ first captions; the autoencoder all of them.
 |---|---|
 {results}
 
-`psnr_*`: dB, of pictures whose names the autoencoder never saw. `ratio_t`:
-denoising error with a wrong caption over that with the right one, at
-timestep t. `val_*`: denoising error on colours and things never seen
-together, by quarter of the schedule. `top1`, `top5`: whether the nearest of
-`gallery` real pictures to a drawn one is the one asked for.
+`psnr_*`: dB, of images whose names were not trained on. `ratio_t`: denoising
+error with a wrong caption over that with the right one, at timestep t.
+`val_*`: denoising error on colours and things never seen together, by quarter
+of the schedule. `top1`, `top5`: whether the nearest of
+`gallery` real images to a generated one is the one asked for.
 
 {grids}
 
 ## Limits
 
-It draws the things it was shown, a little like water-colours: small
-eyes, letters and thin lines smear. It knows no counts and no scenes. Other
-sizes than 128x128 repeat or stretch things. Words it does not know are
-spelled in bytes and mean little. It is of no use beyond learning and
-testing.
+It generates the things it was trained on, somewhat blurred: small eyes,
+letters and thin lines are lost. It can neither count nor compose scenes.
+Sizes other than 128x128 repeat or stretch things. Words outside its
+vocabulary are split into bytes and have little effect. It is meant for
+learning and testing only.
 """
 
 
