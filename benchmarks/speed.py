@@ -16,7 +16,7 @@ Every job is a process of its own, and never two at once: ours, then each
 peer, then again ours. Both sides have the same shapes, batches, data types
 and optimizer, and their own default number of threads. The first steps are
 not counted among the others: the end of the very first is a case by itself.
-The machine must have nothing else to do, or the figures mean nothing.
+The machine must be idle, or the figures mean nothing.
 """
 
 import argparse
