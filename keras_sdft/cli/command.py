@@ -64,7 +64,6 @@ class Command:
             help. Each checks itself when it is made.
         defaults: Dict, defaults that differ from the groups', by flag.
         positional: String, the flag that is given without its name.
-        skip: Strings, fields of the groups that are no flags here.
         common: Strings, the flags that `--help` shows, beside those that
             must be given, where all are too many.
         example: String, a command line.
@@ -75,14 +74,13 @@ class Command:
     groups: tuple[type, ...]
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     positional: str | None = None
-    skip: frozenset[str] = frozenset()
     common: tuple[str, ...] = ()
-    example: str = ""
+    example: str
     needs_tensorflow: bool = True
 
     @functools.cached_property
     def flags(self) -> Flags:
-        return Flags(self.groups, self.defaults, self.positional, self.skip)
+        return Flags(self.groups, self.defaults, self.positional)
 
     @property
     def summary(self) -> str:
@@ -90,22 +88,12 @@ class Command:
 
     def options(self, **given: Any) -> Options:
         """Returns the options of plain values; others have their defaults."""
-        defaults = {
-            name: flag.default
-            for name, flag in self.flags.by_name.items()
-            if not flag.is_required
-        }
+        flags = self.flags.by_name.values()
+        defaults = {f.name: f.default for f in flags if not f.is_required}
         return Options(defaults | given)
 
     def parse(self, arguments: Sequence[str]) -> Options:
-        """Reads the flags, without what they are checked for.
-
-        Args:
-            arguments: Strings, without the names of program and command.
-
-        Raises:
-            UsageError: If a flag or value is wrong, or one is missing.
-        """
+        """Reads the flags; see `Flags.read`."""
         return Options(self.flags.read(arguments))
 
     def check(self, options: Options) -> None:
@@ -120,14 +108,14 @@ class Command:
 
     def help_text(self, name: str, everything: bool) -> str:
         """Returns the help, of at most 80 lines unless `everything`."""
-        prog = f"{PROGRAM} {name}"
-        summary = self.summary
-        if self.example:
-            summary += f"\n\nexample:\n  {self.example}"
         note = "--config FILE  read lines `flag: value` of a YAML file"
-        text = self.flags.help_text(prog, summary, note=note)
-        if everything or text.count("\n") <= _HELP_LINES or not self.common:
+        summary = f"{self.summary}\n\nexample:\n  {self.example}"
+        make = functools.partial(
+            self.flags.help_text, f"{PROGRAM} {name}", summary
+        )
+        text = make(note)
+        if everything or text.count("\n") <= _HELP_LINES:
             return text
         count = len(self.flags.by_name)
         note += f"\n--help-all     explain all {count} flags"
-        return self.flags.help_text(prog, summary, self.common, note)
+        return make(note, self.common)

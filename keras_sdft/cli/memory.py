@@ -1,4 +1,4 @@
-"""Is there room for a run? Asked before it begins, and told.
+"""Whether there is memory for a run: told, and checked, before it begins.
 
 Reads what the GPU or the operating system has left; what training needs is
 the trainer's to say.
@@ -15,28 +15,21 @@ if TYPE_CHECKING:
     from keras_sdft.cli.command import Options
     from keras_sdft.cli.training_data import Data
 
-# Names of the files of a control group: its limit, what it uses, and how
-# its list of statistics calls files that can be dropped. Version 2, then 1.
+# Files of a control group: its limit, what it uses, and the name that its
+# statistics have for files that can be dropped. Version 2, then 1.
 _GROUP_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
-    (
-        "memory.limit_in_bytes",
-        "memory.usage_in_bytes",
-        "total_inactive_file",
-    ),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
 def check_memory(options: Options, trainer: Any, data: Data) -> None:
-    """Tells what training needs and what there is, and refuses too much.
+    """Prints what training needs and what there is, and refuses too much.
 
-    Args:
-        options: The options of any kind of training.
-        trainer: A compiled `keras_sdft.Trainer`.
-        data: `Data`.
+    The estimate was measured on CPUs. On a GPU too little is a warning.
 
     Raises:
-        ValueError: If there is too little, and `check_memory` is set.
+        ValueError: If a CPU has too little, and `check_memory` is set.
     """
     import tensorflow as tf
 
@@ -45,23 +38,34 @@ def check_memory(options: Options, trainer: Any, data: Data) -> None:
         for name, one in data.training.element_spec.items()
     }
     estimate = trainer.memory_estimate(spec)
-    where, room = room_for_training()
+    where, available = available_memory()
     needed = estimate.on_device if where == "GPU" else estimate.total
     print(estimate, flush=True)
-    if room is None:
+    if available is None:
         print(f"  what the {where} has is not known", flush=True)
         return
-    print(f"  {f'the {where} has':<30}{room / 1e9:8.2f} GB", flush=True)
-    if needed > room and options.check_memory:
-        raise ValueError(
-            f"Training needs about {needed / 1e9:.1f} GB, and the {where} "
-            f"has {room / 1e9:.1f} GB for it. {_remedies(options)} To begin "
-            "all the same, add `--check_memory false`."
+    print(f"  {f'the {where} has':<30}{available / 1e9:8.2f} GB", flush=True)
+    if needed <= available or not options.check_memory:
+        return
+    message = (
+        f"Training needs about {needed / 1e9:.1f} GB, and the {where} has "
+        f"{available / 1e9:.1f} GB for it."
+    )
+    if where == "GPU":
+        print(
+            f"Warning: {message} This is an estimate that was measured on "
+            f"CPUs alone. If memory runs out: {_remedies(options)}.",
+            flush=True,
         )
+        return
+    raise ValueError(
+        f"{message} Try {_remedies(options)}. To begin all the same, add "
+        "`--check_memory false`."
+    )
 
 
 def _remedies(options: Options) -> str:
-    """What is left to change, what saves most first."""
+    """Returns what is left to change, what saves most first."""
     size, parts = options.batch_size, options.gradient_accumulation_steps
     half = size // 2
     found = {
@@ -80,20 +84,18 @@ def _remedies(options: Options) -> str:
         "no `--train_text_encoder`": options.train_text_encoder,
         "no `--gradient_accumulation_steps`": size == 1 and parts > 1,
     }
-    left = [text for text, applies in found.items() if applies]
-    return f"Try {'; '.join(left)}."
+    return "; ".join(text for text, applies in found.items() if applies)
 
 
-def room_for_training() -> tuple[str, int | None]:
-    """What this process may take in all, with what it has taken already.
+def available_memory() -> tuple[str, int | None]:
+    """Returns `"GPU"` or `"CPU"`, and the bytes that training may take there.
 
-    Returns:
-        Tuple of `"GPU"` or `"CPU"`, and bytes, or `None` if not known.
+    What this process has taken already is among them. `None` is not known.
     """
     import tensorflow as tf
 
     if not tf.config.list_logical_devices("GPU"):
-        return "CPU", room_on_host()
+        return "CPU", available_on_host()
     # TensorFlow's limit already leaves out what others hold.
     with tf.compat.v1.Session() as session:
         limits = [
@@ -104,27 +106,25 @@ def room_for_training() -> tuple[str, int | None]:
     return "GPU", min(limits, default=None)
 
 
-def room_on_host(root: Path = Path("/")) -> int | None:
-    """What this process may take of the machine's memory.
+def available_on_host(root: Path = Path("/")) -> int | None:
+    """Returns the bytes that this process may take of the machine's memory.
+
+    Within the limits of the control groups that it is in, and with what it
+    holds already. `None` where the operating system is not Linux.
 
     Args:
         root: Path under which `proc` and `sys` are.
-
-    Returns:
-        Integer, bytes: what is available, within the limits of control
-        groups, and what the process holds already. `None` where the
-        operating system is not Linux.
     """
     try:
-        machine = _kilobytes(root / "proc/meminfo")["MemAvailable"]
-        resident = _kilobytes(root / "proc/self/status")["VmRSS"]
+        machine = _bytes_by_name(root / "proc/meminfo")["MemAvailable"]
+        resident = _bytes_by_name(root / "proc/self/status")["VmRSS"]
     except (OSError, KeyError):
         return None
-    return resident + min([machine, *_group_rooms(root)])
+    return resident + min([machine, *_left_in_groups(root)])
 
 
-def _kilobytes(path: Path) -> dict[str, int]:
-    """The lines `name: number kB` of a file, in bytes."""
+def _bytes_by_name(path: Path) -> dict[str, int]:
+    """Returns the lines `name: number kB` of a file, in bytes."""
     rows = (line.split() for line in path.read_text().splitlines())
     return {
         row[0].rstrip(":"): int(row[1]) * 1024
@@ -133,8 +133,8 @@ def _kilobytes(path: Path) -> dict[str, int]:
     }
 
 
-def _group_rooms(root: Path) -> Iterator[int]:
-    """What each control group that the process is in has left."""
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """Yields the bytes that each control group of the process has left."""
     for directory in _groups(root):
         for limit, used, files in _GROUP_FILES:
             try:
@@ -143,14 +143,13 @@ def _group_rooms(root: Path) -> Iterator[int]:
                 stat = (directory / "memory.stat").read_text()
             except OSError:
                 continue
-            if most == "max":
-                continue
-            droppable = dict(line.split() for line in stat.splitlines())
-            yield int(most) - taken + int(droppable.get(files, 0))
+            if most != "max":
+                droppable = dict(line.split() for line in stat.splitlines())
+                yield int(most) - taken + int(droppable.get(files, 0))
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """Directories of the process's groups, and of those around them."""
+    """Yields the directories of the process's groups, and their parents."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:

@@ -12,7 +12,9 @@ import dataclasses
 import itertools
 import types
 import typing
+from collections.abc import Collection
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,54 +55,51 @@ class Flag:
     default: Any
     text: str
     group: type
-    alias: str | None = None
+    alias: str | None
 
     @property
     def is_required(self) -> bool:
         return self.default is dataclasses.MISSING
 
     @property
-    def is_boolean(self) -> bool:
-        return bool in _members(self.hint)
+    def types(self) -> list[Any]:
+        """The types of a union, or the one type."""
+        unions = (typing.Union, types.UnionType)
+        is_union = typing.get_origin(self.hint) in unions
+        return list(typing.get_args(self.hint)) if is_union else [self.hint]
 
     @property
-    def takes_several(self) -> bool:
-        kinds = map(typing.get_origin, _members(self.hint))
-        return any(kind in (list, tuple) for kind in kinds)
-
-    @property
-    def takes_one(self) -> bool:
-        return not self.takes_several or str in _members(self.hint)
+    def lists(self) -> list[Any]:
+        return [t for t in self.types if typing.get_origin(t) in (list, tuple)]
 
     @property
     def choices(self) -> list[str]:
-        members = _members(self.hint)
-        lists = [m for m in members if typing.get_origin(m) is Literal]
-        return [value for each in lists for value in typing.get_args(each)]
+        found = [t for t in self.types if typing.get_origin(t) is Literal]
+        return [value for each in found for value in typing.get_args(each)]
 
     @property
     def metavar(self) -> str:
-        if self.is_boolean:
+        if bool in self.types:
             return "[true|false]"
         if self.choices:
             return f"{{{','.join(self.choices)}}}"
-        if self.takes_several:
-            items = [a for m in _members(self.hint) for a in typing.get_args(m)]
-            word = "TEXT" if str in items else "N"
-            return f"{word} [{word} ...]"
-        numbers = {int, float} & set(_members(self.hint))
-        return "N" if numbers and str not in _members(self.hint) else "TEXT"
+        items = [item for each in self.lists for item in typing.get_args(each)]
+        is_text = str in [*self.types, *items] or not items
+        is_text &= not {int, float} & set(self.types) or str in self.types
+        word = "TEXT" if is_text else "N"
+        return f"{word} [{word} ...]" if self.lists else word
 
-    def must_be(self) -> str:
-        """Returns what a value may be, for an error."""
-        kinds = [_KINDS[m] for m in _members(self.hint) if m in _KINDS]
-        if self.is_boolean:
+    @property
+    def kinds(self) -> str:
+        """What a value must be, for an error."""
+        kinds = [_KINDS[t] for t in self.types if t in _KINDS]
+        if bool in self.types:
             kinds = ["true", "false"]
         elif self.choices:
             kinds = [f"one of {self.choices}"]
-        elif self.takes_several:
+        elif self.lists:
             kinds = [f"a list as in `--{self.name} {self.metavar}`"]
-        if type(None) in _members(self.hint):
+        if type(None) in self.types:
             kinds.append("null")
         return " or ".join(kinds)
 
@@ -114,7 +113,6 @@ class Flags:
         defaults: Dict, defaults that differ from the groups', by name.
         positional: String, the field that is given without a flag, or
             `None`.
-        skip: Strings, fields that are no flags.
     """
 
     def __init__(
@@ -122,19 +120,17 @@ class Flags:
         groups: Iterable[type],
         defaults: Mapping[str, Any] | None = None,
         positional: str | None = None,
-        skip: Iterable[str] = (),
     ) -> None:
         self.positional = positional
-        self._converter = jsonargparse.ArgumentParser(exit_on_error=False)
         self.by_name: dict[str, Flag] = {}
+        self._converter = jsonargparse.ArgumentParser(exit_on_error=False)
         for group in groups:
-            flags = _flags_of(group, {*skip, *self.by_name}, defaults or {})
-            self.by_name |= {flag.name: flag for flag in flags}
-            names = {field.name for field in dataclasses.fields(group)}
-            skipped = names - {flag.name for flag in flags}
+            known = set(self.by_name)
             self._converter.add_class_arguments(
-                group, as_group=False, skip=skipped
+                group, as_group=False, skip=known & _names(group)
             )
+            for flag in _flags_of(group, defaults or {}):
+                self.by_name.setdefault(flag.name, flag)
         self._converter.set_defaults(dict(defaults or {}))
 
     def read(self, arguments: Sequence[str]) -> dict[str, Any]:
@@ -170,36 +166,29 @@ class Flags:
     def _split(
         self, arguments: Sequence[str]
     ) -> tuple[dict[str, Any], list[str]]:
+        """Returns the values of flags, and the files of `--config`."""
         given: dict[str, Any] = {}
-        several: dict[str, list[str]] = {}
         paths: list[str] = []
         rest = list(arguments)
         while rest:
             word = rest.pop(0)
+            name, equals, value = word.partition("=")
             if not word.startswith("-"):
                 if self.positional is None or self.positional in given:
                     raise UsageError(f"{word!r} stands without a flag.")
                 given[self.positional] = word
-                continue
-            name, equals, value = word.partition("=")
-            if name == "--config":
+            elif name == "--config":
                 paths.append(value if equals else _next(name, rest))
-                continue
-            flag = self._find(name)
-            if flag.takes_several:
-                values = [value] if equals else _all_next(name, rest)
-                given[flag.name] = several.setdefault(flag.name, [])
-                several[flag.name] += values
-            elif equals:
-                given[flag.name] = value
-            elif flag.is_boolean:
-                follows = rest and rest[0].lower() in _BOOLEANS
-                given[flag.name] = rest.pop(0) if follows else "true"
             else:
-                given[flag.name] = _next(name, rest)
-        for name, values in several.items():
-            if self.by_name[name].takes_one and len(values) == 1:
-                given[name] = values[0]
+                flag = self._find(name)
+                values = [value] if equals else _values_after(name, flag, rest)
+                if flag.lists:
+                    values = given.get(flag.name, []) + values
+                given[flag.name] = values if flag.lists else values[0]
+        for name, found in given.items():
+            is_text = str in self.by_name[name].types
+            if isinstance(found, list) and len(found) == 1 and is_text:
+                given[name] = found[0]
         return given, paths
 
     def _find(self, word: str) -> Flag:
@@ -207,14 +196,12 @@ class Flags:
             if word in (f"--{flag.name}", f"--{flag.alias}"):
                 return flag
         known = [f"--{name}" for name in [*self.by_name, "config", "help"]]
-        ours = our_spelling(word, known)
-        hint = f" Here it is {ours}." if ours else did_you_mean(word, known)
+        hint = _hint(word, known)
         raise UsageError(f"There is no flag {word!r}.{hint}")
 
     def _read_file(self, path: str) -> dict[str, Any]:
         try:
-            text = Path(path).read_text(encoding="utf-8")
-            content = yaml.safe_load(text)
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise UsageError(
                 f"`--config` cannot be read. Received: {path!r}: "
@@ -232,9 +219,7 @@ class Flags:
         names = {f.alias: f.name for f in self.by_name.values() if f.alias}
         for name in content:
             if name not in self.by_name and name not in names:
-                ours = our_spelling(str(name), list(self.by_name))
-                hint = did_you_mean(name, self.by_name)
-                hint = f" Here it is {ours}." if ours else hint
+                hint = _hint(str(name), self.by_name)
                 raise UsageError(f"{path}: there is no flag {name!r}.{hint}")
         return {names.get(name, name): v for name, v in content.items()}
 
@@ -244,17 +229,16 @@ class Flags:
         """Finds the value that is wrong: they are converted one by one."""
         for name, value in values.items():
             flag = self.by_name[name]
-            others = {field.name for field in dataclasses.fields(flag.group)}
             single = jsonargparse.ArgumentParser(exit_on_error=False)
-            single.add_class_arguments(flag.group, skip=others - {name})
+            single.add_class_arguments(
+                flag.group, skip=_names(flag.group) - {name}
+            )
             try:
                 single.parse_object({name: value})
             except argparse.ArgumentError:
-                shown = value[0] if value and flag.takes_several else value
-                shown = value if len(str(value)) < 60 else shown
                 return UsageError(
-                    f"`{name}` must be {flag.must_be()}. Received: "
-                    f"{name}={shown!r}.{did_you_mean(value, flag.choices)}"
+                    f"`{name}` must be {flag.kinds}. Received: "
+                    f"{name}={value!r}.{did_you_mean(value, flag.choices)}"
                 )
         return UsageError(" ".join(str(error).split()))
 
@@ -262,24 +246,22 @@ class Flags:
         self,
         command: str,
         summary: str,
-        only: Sequence[str] | None = None,
         note: str = "",
+        only: Sequence[str] | None = None,
     ) -> str:
         """Returns the help.
 
         Args:
             command: String, `"keras-sdft train"`.
             summary: String, what it does.
+            note: String, to stand at the end.
             only: Strings, the flags to show beside those that must be
                 given, or `None` for all of them in their groups.
-            note: String, to stand at the end.
         """
-        usage = f"{command} --FLAG VALUE ..."
-        if self.positional is not None:
-            usage = f"{command} {self.positional.upper()} [--FLAG VALUE ...]"
+        place = f" {self.positional.upper()}" if self.positional else ""
         parser = argparse.ArgumentParser(
             prog=command,
-            usage=usage,
+            usage=f"{command}{place} --FLAG VALUE ...",
             description=summary,
             epilog=note,
             add_help=False,
@@ -288,12 +270,16 @@ class Flags:
         for title, flags in self._sections(only):
             section = parser.add_argument_group(title)
             for flag in flags:
-                _add_help(section, flag, flag.name == self.positional)
+                is_positional = flag.name == self.positional
+                names = [flag.name] if is_positional else [f"--{flag.name}"]
+                names += [f"--{flag.alias}"] if flag.alias else []
+                metavar = flag.name.upper() if is_positional else flag.metavar
+                section.add_argument(*names, metavar=metavar, help=_help(flag))
         return parser.format_help()
 
     def _sections(
         self, only: Sequence[str] | None
-    ) -> Iterable[tuple[str, list[Flag]]]:
+    ) -> Iterator[tuple[str, list[Flag]]]:
         flags = list(self.by_name.values())
         if only is not None:
             yield "required", [flag for flag in flags if flag.is_required]
@@ -305,16 +291,16 @@ class Flags:
             yield " ".join(text.split()).rstrip("."), list(members)
 
 
-def _flags_of(
-    group: type, skip: set[str], defaults: Mapping[str, Any]
-) -> list[Flag]:
+def _names(group: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(group)}
+
+
+def _flags_of(group: type, defaults: Mapping[str, Any]) -> Iterator[Flag]:
     hints = typing.get_type_hints(group)
-    texts = {
-        parameter.arg_name: parameter.description or ""
-        for parameter in docstring_parser.parse(group.__doc__ or "").params
-    }
-    return [
-        Flag(
+    documented = docstring_parser.parse(group.__doc__ or "").params
+    texts = {each.arg_name: each.description or "" for each in documented}
+    for field in dataclasses.fields(group):
+        yield Flag(
             field.name,
             hints[field.name],
             defaults.get(field.name, field.default),
@@ -322,15 +308,17 @@ def _flags_of(
             group,
             field.metadata.get("alias"),
         )
-        for field in dataclasses.fields(group)
-        if field.name not in skip
-    ]
 
 
-def _members(hint: Any) -> list[Any]:
-    """Returns the types of a union, or the one type."""
-    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return list(typing.get_args(hint)) if is_union else [hint]
+def _values_after(name: str, flag: Flag, rest: list[str]) -> list[str]:
+    """Takes the values of a flag from the words after it."""
+    if bool in flag.types:
+        follows = rest and rest[0].lower() in _BOOLEANS
+        return [rest.pop(0) if follows else "true"]
+    values = [_next(name, rest)]
+    while flag.lists and rest and not rest[0].startswith("--"):
+        values.append(rest.pop(0))
+    return values
 
 
 def _next(name: str, rest: list[str]) -> str:
@@ -339,21 +327,15 @@ def _next(name: str, rest: list[str]) -> str:
     return rest.pop(0)
 
 
-def _all_next(name: str, rest: list[str]) -> list[str]:
-    values = [_next(name, rest)]
-    while rest and not rest[0].startswith("--"):
-        values.append(rest.pop(0))
-    return values
+def _hint(word: str, known: Collection[str]) -> str:
+    ours = our_spelling(word, known)
+    return f" Here it is {ours}." if ours else did_you_mean(word, known)
 
 
-def _add_help(section: Any, flag: Flag, is_positional: bool) -> None:
-    text = flag.text.replace("%", "%%")
+def _help(flag: Flag) -> str:
+    text = flag.text
     if flag.default not in (None, dataclasses.MISSING):
         shown = str(flag.default)
         shown = shown.lower() if isinstance(flag.default, bool) else shown
-        text += f" (default: {shown.replace('%', '%%')})"
-    if is_positional:
-        section.add_argument(flag.name, metavar=flag.name.upper(), help=text)
-        return
-    names = [f"--{flag.name}"] + ([f"--{flag.alias}"] if flag.alias else [])
-    section.add_argument(*names, metavar=flag.metavar, help=text)
+        text += f" (default: {shown})"
+    return text.replace("%", "%%")

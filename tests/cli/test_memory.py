@@ -4,8 +4,8 @@ import pytest
 import tensorflow as tf
 
 from keras_sdft.cli import memory
+from keras_sdft.cli.memory import available_on_host
 from keras_sdft.cli.memory import check_memory
-from keras_sdft.cli.memory import room_on_host
 from keras_sdft.cli.training_data import Data
 from keras_sdft.data import Unreadable
 from tests.cli.options import options_of
@@ -42,7 +42,7 @@ def has(monkeypatch):
     """Sets what the machine has."""
 
     def set_room(where, room):
-        monkeypatch.setattr(memory, "room_for_training", lambda: (where, room))
+        monkeypatch.setattr(memory, "available_memory", lambda: (where, room))
 
     return set_room
 
@@ -90,9 +90,19 @@ def test_the_refusal_can_be_switched_off(trainer, data, has, capsys):
     assert "3.00 GB" in capsys.readouterr().out
 
 
-def test_a_gpu_does_not_hold_the_program(trainer, data, has):
+def test_a_gpu_does_not_hold_the_program(trainer, data, has, capsys):
     has("GPU", 3 * GB)
     check_memory(options_of(), trainer, data)
+    assert "Warning" not in capsys.readouterr().out
+
+
+def test_on_a_gpu_too_little_is_a_warning(trainer, data, has, capsys):
+    has("GPU", 1 * GB)
+    check_memory(options_of(), trainer, data)
+    output = capsys.readouterr().out
+    assert "Warning: Training needs about 2.0 GB, and the GPU has 1.0" in output
+    assert "estimate that was measured on CPUs alone" in output
+    assert "`--remat`" in output
 
 
 def test_what_is_not_known_is_not_refused(trainer, data, has, capsys):
@@ -125,7 +135,7 @@ def machine(tmp_path):
             path = root / "sys/fs/cgroup" / name.replace("__", "/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_name(path.name.replace("-", ".")).write_text(text)
-        return room_on_host(root) / 2**20
+        return available_on_host(root) / 2**20
 
     return with_memory
 
@@ -170,10 +180,10 @@ def test_groups_of_version_1(machine):
 
 
 def test_elsewhere_nothing_is_known(tmp_path):
-    assert room_on_host(tmp_path) is None
+    assert available_on_host(tmp_path) is None
 
 
 def test_this_machine_has_memory():
-    where, room = memory.room_for_training()
+    where, room = memory.available_memory()
     assert where in ("CPU", "GPU")
     assert room is None or room > 100 * 2**20
