@@ -36,7 +36,7 @@ _DECIDING = sorted(
     }
     # How often an image is shown, and when to give up, decides nothing.
     - {"repeats", "max_unreadable"}
-    | {"model", "mixed_precision", "train_text_encoder", "cache_dtype"}
+    | {"model", "mixed_precision", "cache_dtype"}
 )
 
 
@@ -55,7 +55,7 @@ class Caches:
     reason: str = ""
 
     def fill(self, sd: Any, keep_text_encoder: bool) -> None:
-        """Encodes what is missing, says so, and lets go of the encoders.
+        """Encodes what is missing, says so, and releases the encoders.
 
         Args:
             sd: `keras_sdft.StableDiffusion`.
@@ -97,31 +97,30 @@ def _tell_stale(cache: Any) -> None:
         )
 
 
-def make_caches(options: Options, sd: Any, overwrite: bool = False) -> Caches:
+def make_caches(
+    options: Options, sd: Any, captions: bool, overwrite: bool = False
+) -> Caches:
     """Decides on the caches of a run; they are planned when data is read.
 
     Args:
-        options: `Options`.
+        options: The options of `train`.
         sd: `keras_sdft.StableDiffusion`.
+        captions: Boolean, whether captions may come from the cache.
         overwrite: Boolean, whether a stale cache is replaced in a directory
             that was asked for. One that nobody asked for always is.
-
-    Returns:
-        `Caches`.
     """
-    from keras_sdft import models
-
     if options.no_cache:
         return Caches()
-    contexts = not options.train_text_encoder
     directory, asked = options.cache, options.cache is not None
     if not asked:
         reason = data.Cache.obstacle(
-            options.crop, options.shuffle_tags and contexts
+            options.crop, options.shuffle_tags and captions
         )
         if reason:
             return Caches(reason=reason)
-        directory = default_directory(options, sd.img_height)
+        directory = default_directory(options, sd.img_height, captions)
+    from keras_sdft import models
+
     # Asked once, before the first encoder is built.
     sources = functools.cache(lambda: models.encoder_sources(sd))
     make = functools.partial(
@@ -129,7 +128,7 @@ def make_caches(options: Options, sd: Any, overwrite: bool = False) -> Caches:
         stable_diffusion=sd,
         dtype=options.cache_dtype,
         # As the cache has it, unless the text encoder is to learn.
-        contexts=None if contexts else False,
+        contexts=None if captions else False,
         overwrite=overwrite or not asked,
         defer=True,
         sources=sources,
@@ -144,24 +143,17 @@ def make_caches(options: Options, sd: Any, overwrite: bool = False) -> Caches:
     return Caches(training, validation)
 
 
-def default_directory(options: Options, resolution: int) -> str:
-    """Where a run's cache is if no other place is given.
+def default_directory(options: Options, resolution: int, captions: bool) -> str:
+    """Returns where a run's cache is if no other place is given.
 
     Each set of options that are encoded has a folder of its own, so that
     going back and forth between two encodes nothing twice.
-
-    Args:
-        options: `Options`.
-        resolution: Integer, pixels.
-
-    Returns:
-        String, an absolute path.
     """
     values = {name: getattr(options, name) for name in _DECIDING}
     for name in ("data", "validation_data", "model"):
         if values[name] is not None and os.path.exists(values[name]):
             values[name] = os.path.realpath(values[name])
-    text = json.dumps([resolution, values], sort_keys=True)
+    text = json.dumps([resolution, captions, values], sort_keys=True)
     key = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     stem = Path(options.data.rstrip("/\\")).stem.replace(":", "-") or "data"
     beside = Path(options.output_dir).absolute().parent / DEFAULT_FOLDER
@@ -169,14 +161,10 @@ def default_directory(options: Options, resolution: int) -> str:
 
 
 def check_cache(options: Options, inputs: dict[str, str | None]) -> None:
-    """Refuses a cache inside of what is read, and the reverse.
-
-    Args:
-        options: `Options`.
-        inputs: Dict, what is read, by flag.
+    """Refuses a cache inside of what is read, by flag, and the reverse.
 
     Raises:
-        ValueError: If they do.
+        ValueError: If one contains the other.
     """
     if options.cache is None:
         return
@@ -193,7 +181,7 @@ def check_cache(options: Options, inputs: dict[str, str | None]) -> None:
 
 
 def _pays(options: Options) -> Callable[[Any], str | None]:
-    """Why a cache that nobody asked for is not worth it."""
+    """Returns a function that says why a cache is not worth it."""
 
     def reason(needs: Any) -> str | None:
         if needs.is_complete:

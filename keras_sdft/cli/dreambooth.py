@@ -6,17 +6,13 @@ wrong is found before class images are generated, which may take an hour.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from keras_sdft import checks
 from keras_sdft import data
-from keras_sdft.cli.checks import check
-from keras_sdft.cli.checks import check_model
 from keras_sdft.cli.class_images import generate_class_images
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
@@ -24,17 +20,18 @@ from keras_sdft.cli.memory import check_memory
 from keras_sdft.cli.options import TRAINING
 from keras_sdft.cli.options import check_counts
 from keras_sdft.cli.repeated_warnings import each_warning_once
+from keras_sdft.cli.run import RunLabels
+from keras_sdft.cli.run import inputs_of
+from keras_sdft.cli.run import load_for_training
+from keras_sdft.cli.run import resolved
+from keras_sdft.cli.run import run_training
 from keras_sdft.cli.run_directory import RunDirectory
+from keras_sdft.cli.training import check_training
+from keras_sdft.cli.training import make_callbacks
+from keras_sdft.cli.training import make_trainer
+from keras_sdft.cli.training import resolve_defaults
 from keras_sdft.cli.training_data import load_photos
 from keras_sdft.cli.training_data import load_subject
-from keras_sdft.cli.training_parts import make_callbacks
-from keras_sdft.cli.training_parts import make_trainer
-from keras_sdft.cli.training_parts import resolve_defaults
-from keras_sdft.cli.training_run import RunLabels
-from keras_sdft.cli.training_run import inputs_of
-from keras_sdft.cli.training_run import load_for_training
-from keras_sdft.cli.training_run import resolved
-from keras_sdft.cli.training_run import run_training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,9 +88,6 @@ _FOLDERS = ("instance_data_dir", "class_data_dir", "validation_data_dir")
 def dreambooth(options: Options) -> None:
     """Teaches a model a subject from a few photos.
 
-    Args:
-        options: `Options`.
-
     Raises:
         ValueError: If an option is out of its range, if folders or prompts
             are not as they must be, or if the loss became NaN or infinite.
@@ -116,8 +110,7 @@ def _dreambooth(options: Options) -> None:
     callbacks = make_callbacks(options, run, photos)
     check_memory(options, trainer, photos)
     if options.class_prompt is not None:
-        with _answering(sd, base):
-            _generate(options, sd)
+        _generate(options, sd, base)
     loaded = load_subject(options, sd, photos)
     saved = resolved(options, inputs)
     if options.class_data_dir is not None:
@@ -129,13 +122,7 @@ def _dreambooth(options: Options) -> None:
 
 
 def with_prompts(options: Options) -> Options:
-    """Fills token and class into the prompts.
-
-    Args:
-        options: `Options`.
-
-    Returns:
-        The same with prompts that are no templates any more.
+    """Returns the options with token and class filled into the prompts.
 
     Raises:
         ValueError: If a prompt has a field that no value was given for.
@@ -164,9 +151,7 @@ def _filled(options: Options, flag: str) -> Any:
 
 
 def check_dreambooth(
-    options: Options,
-    run: RunDirectory,
-    inputs: dict[str, str | None],
+    options: Options, run: RunDirectory, inputs: dict[str, str | None]
 ) -> str | None:
     """Checks everything that needs no model.
 
@@ -177,12 +162,7 @@ def check_dreambooth(
 
     Returns:
         The subject's token, or `None` if nothing tells it.
-
-    Raises:
-        ValueError: If anything is not as it must be.
-        OSError: If a folder is missing or may not be replaced.
     """
-    check(options)
     token = data.check_dreambooth_prompts(
         options.instance_prompt, options.class_prompt, options.token
     )
@@ -195,7 +175,7 @@ def check_dreambooth(
     _check_held_out(options)
     made = {"class_data_dir": options.class_data_dir}
     run.check(inputs, options.overwrite, made)
-    spec = check_model(options)
+    spec = check_training(options)
     if options.class_prompt is not None:
         folder = options.class_data_dir or ""
         missing = data.missing_class_images(
@@ -234,27 +214,29 @@ def _tell_of_token(token: str | None, sd: Any) -> None:
         print(f"Note: {problem}", file=sys.stderr, flush=True)
 
 
-@contextlib.contextmanager
-def _answering(sd: Any, spec: Any) -> Iterator[None]:
-    """Inside, the model is asked what it answers before it is trained."""
-    trained, sd.spec = sd.spec, spec
+def _generate(options: Options, sd: Any, base: Any) -> None:
+    """Generates the missing class images.
+
+    Args:
+        options: The options of `dreambooth`.
+        sd: `keras_sdft.StableDiffusion`.
+        base: Its spec from before it was set to be trained: what the model
+            predicts until then.
+    """
+    trained, sd.spec = sd.spec, base
     try:
-        yield
+        new = generate_class_images(
+            sd,
+            options.class_prompt,
+            options.class_data_dir,
+            options.num_class_images,
+            batch_size=options.sample_batch_size,
+            seed=options.seed,
+            num_steps=options.class_num_steps,
+            guidance_scale=options.class_guidance_scale,
+        )
     finally:
         sd.spec = trained
-
-
-def _generate(options: Options, sd: Any) -> None:
-    new = generate_class_images(
-        sd,
-        str(options.class_prompt),
-        str(options.class_data_dir),
-        options.num_class_images,
-        batch_size=options.sample_batch_size,
-        seed=options.seed,
-        num_steps=options.class_num_steps,
-        guidance_scale=options.class_guidance_scale,
-    )
     print(
         f"Class images: {len(new)} generated, {options.num_class_images} "
         f"wanted, in {options.class_data_dir}",

@@ -18,11 +18,10 @@ from keras_sdft.cli.command import Options
 from keras_sdft.cli.model import MixedPrecision
 from keras_sdft.cli.model import PredictionType
 from keras_sdft.cli.options import DataOptions
-from keras_sdft.cli.train import check_source
+from keras_sdft.cli.run import inputs_of
+from keras_sdft.cli.run import load_for_training
 from keras_sdft.cli.training_data import check_data
 from keras_sdft.cli.training_data import load_data
-from keras_sdft.cli.training_run import inputs_of
-from keras_sdft.cli.training_run import load_for_training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,9 +62,6 @@ class EncodeOptions:
 def encode(options: Options) -> None:
     """Encodes captioned images once, for training from the cache.
 
-    Args:
-        options: `Options`.
-
     Raises:
         ValueError: If an option is out of its range, the cache is stale, or
             the disk is too small.
@@ -76,10 +72,10 @@ def encode(options: Options) -> None:
     check_data(training)
     inputs = inputs_of(training, ("data", "validation_data"))
     check_cache(training, inputs)
-    for flag in ("data", "validation_data"):
-        check_source(flag, inputs[flag])
     sd = load_for_training(training)
-    caches = make_caches(training, sd, options.overwrite)
+    caches = make_caches(
+        training, sd, not options.no_captions, options.overwrite
+    )
     loaded = load_data(training, sd, caches)
     caches.fill(sd, keep_text_encoder=False)
     if len(loaded.report):
@@ -91,13 +87,9 @@ def encode(options: Options) -> None:
 def as_training(options: Options) -> Options:
     """Returns the options of a training that the cache is for."""
     values = dict(vars(options))
-    del values["overwrite"]
-    learns = values.pop("no_captions")
+    del values["overwrite"], values["no_captions"]
     return train.COMMAND.options(
-        **values,
-        train_text_encoder=learns,
-        output_dir=options.cache,
-        max_train_steps=1,
+        **values, output_dir=options.cache, max_train_steps=1
     )
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
 
+from keras_sdft.cli.training import parts_of
+
 if TYPE_CHECKING:
     from keras_sdft.cli.command import Options
     from keras_sdft.cli.training_data import Data
@@ -68,6 +70,7 @@ def _remedies(options: Options) -> str:
     """Returns what is left to change, what saves most first."""
     size, parts = options.batch_size, options.gradient_accumulation_steps
     half = size // 2
+    others = [part.name.replace("_", " ") for part in parts_of(options)[1:]]
     found = {
         f"`--batch_size {half} --gradient_accumulation_steps "
         f"{parts * size // max(half, 1)}`, the same step in smaller parts": (
@@ -81,7 +84,7 @@ def _remedies(options: Options) -> str:
             options.optimizer != "lion"
         ),
         "no `--ema_decay`": options.ema_decay is not None,
-        "no `--train_text_encoder`": options.train_text_encoder,
+        f"without the {' and the '.join(others)}": bool(others),
         "no `--gradient_accumulation_steps`": size == 1 and parts > 1,
     }
     return "; ".join(text for text, applies in found.items() if applies)

@@ -1,4 +1,4 @@
-"""The model that a command line names, and the words of its flags.
+"""The model that a command line names, and the values of its flags.
 
 Imports TensorFlow when a model is asked for, not before.
 """
@@ -56,26 +56,3 @@ def load_model(
         weights_directory=weights_directory,
         prediction_type=prediction_type,
     )
-
-
-def missing_prediction_type(
-    name_or_path: str, given: PredictionType | None
-) -> PredictionType | None:
-    """What `load_model` must be told where `given` is meant for training.
-
-    A model that says what it predicts is loaded as that, and may be trained
-    towards `given`; for one that does not, `given` says both.
-
-    Args:
-        name_or_path: As for `load_model`.
-        given: What the model is to be trained to predict, or `None`.
-
-    Returns:
-        `given`, or `None` if the model itself says what it predicts.
-    """
-    import keras_sdft
-
-    if given is None:
-        return None
-    spec = keras_sdft.models.describe(name_or_path)["spec"]
-    return given if spec["prediction_type"] is None else None

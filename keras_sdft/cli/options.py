@@ -12,16 +12,8 @@ from typing import Literal
 
 from keras_sdft import checks
 from keras_sdft import data
+from keras_sdft import training
 from keras_sdft.cli.model import MixedPrecision
-from keras_sdft.cli.model import PredictionType
-
-Weighting = Literal["constant", "min_snr", "p2", "debiased"]
-Loss = Literal["mse", "huber"]
-TimestepBias = Literal["none", "earlier", "later", "range"]
-Optimizer = Literal["adamw", "adafactor", "lion", "muon", "schedule_free_adamw"]
-Scheduler = Literal[
-    "constant", "linear", "cosine", "cosine_with_restarts", "polynomial"
-]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,110 +100,6 @@ class DataOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ObjectiveOptions:
-    """The objective: what is learned from a noised image.
-
-    Args:
-        prediction_type: What the model learns to predict. Defaults to what
-            it predicts; needed for files that do not say.
-        change_prediction_type: Let prediction_type be another than the
-            model's, which it must then learn anew.
-        zero_terminal_snr: Let the noise schedule end in pure noise; for
-            v_prediction only. Defaults to the model's own schedule.
-        loss: How an error counts.
-        huber_delta: Error from which the loss huber grows linearly.
-        weighting: Weight of each timestep in the loss.
-        snr_gamma: Ceiling on the signal-to-noise ratio for the weighting
-            min_snr. Defaults to 5.
-        p2_gamma: How strongly the weighting p2 turns from timesteps with
-            little noise. Defaults to 1.
-        offset_noise: Strength of noise that is constant over the image; 0.1
-            is strong.
-        multires_noise_iterations: Levels of multi-resolution noise; 0 is
-            none, 6 to 10 usual.
-        multires_noise_discount: Weight of each coarser level against the
-            one before.
-        input_perturbation: Strength of further noise in what the model
-            sees, not in what it shall answer; 0.1 is usual.
-        timestep_range: First timestep and the end, which is left out; 0
-            1000 are all.
-        timestep_bias_strategy: Which timesteps are sampled more often; the
-            earlier ones have little noise.
-        timestep_bias_multiplier: How much more often.
-        timestep_bias_portion: How large a share of the timesteps earlier
-            and later mean.
-        timestep_bias_begin: First timestep of the strategy range.
-        timestep_bias_end: End of the strategy range, left out.
-        train_text_encoder: Train the text encoder as well.
-    """
-
-    prediction_type: PredictionType | None = None
-    change_prediction_type: bool = False
-    zero_terminal_snr: bool | None = None
-    loss: Loss = "mse"
-    huber_delta: float = 0.1
-    weighting: Weighting = "constant"
-    snr_gamma: float | None = None
-    p2_gamma: float | None = None
-    offset_noise: float = 0.0
-    multires_noise_iterations: int = 0
-    multires_noise_discount: float = 0.3
-    input_perturbation: float = 0.0
-    timestep_range: list[int] | None = None
-    timestep_bias_strategy: TimestepBias = "none"
-    timestep_bias_multiplier: float = 1.0
-    timestep_bias_portion: float = 0.25
-    timestep_bias_begin: int | None = None
-    timestep_bias_end: int | None = None
-    train_text_encoder: bool = False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerOptions:
-    """The optimizer: how weights follow gradients.
-
-    Args:
-        optimizer: Which one.
-        learning_rate: Step size. Null for the optimizer's own, 1e-5 for
-            adamw, muon and schedule_free_adamw, 1e-6 for lion, 5e-4 for
-            adafactor.
-        text_encoder_learning_rate: Step size of the text encoder. Defaults
-            to learning_rate.
-        text_encoder_stop_step: Optimizer steps after which the text encoder
-            stays as it is. Null for never.
-        lr_scheduler: Course of the learning rate over the run.
-        lr_warmup_steps: Optimizer steps of linear rise from 0 before it.
-        lr_num_cycles: How often cosine_with_restarts starts.
-        lr_power: Exponent of polynomial.
-        lr_end: Learning rate that polynomial ends at.
-        weight_decay: Decoupled weight decay. Null for the optimizer's
-            own, 1e-2 for adamw, muon and schedule_free_adamw, 1e-1 for
-            lion, 0 for adafactor.
-        adam_beta1: Decay of the first moment, of adamw and
-            schedule_free_adamw.
-        adam_beta2: Decay of the second moment.
-        adam_epsilon: Added to the denominator.
-        max_grad_norm: Ceiling on the norm of all gradients together; null
-            for none.
-    """
-
-    optimizer: Optimizer = "adamw"
-    learning_rate: float | None = None
-    text_encoder_learning_rate: float | None = None
-    text_encoder_stop_step: int | None = None
-    lr_scheduler: Scheduler = "constant"
-    lr_warmup_steps: int = 0
-    lr_num_cycles: int = 1
-    lr_power: float = 1.0
-    lr_end: float = 1e-7
-    weight_decay: float | None = None
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-8
-    max_grad_norm: float | None = 1.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class PreviewOptions:
     """The previews: images that are generated while training goes on.
 
@@ -278,7 +166,9 @@ TRAINING = (
     RunOptions,
     data.ImageOptions,
     data.EpochOptions,
-    ObjectiveOptions,
-    OptimizerOptions,
+    training.Objective,
+    training.Noise,
+    training.OptimizerOptions,
+    *training.PART_OPTIONS,
     PreviewOptions,
 )

@@ -1,4 +1,4 @@
-"""Warnings of a command that looks at the same data more than once.
+"""Warnings of a command that reads the same data more than once.
 
 Knows loggers by name, and no message.
 """
@@ -9,18 +9,14 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-_ROOM = "keras_sdft"
-
 
 @contextlib.contextmanager
 def each_warning_once() -> Iterator[None]:
-    """Inside, the library logs each message once.
+    """Context manager in which the library logs each message once.
 
     A filter of a logger does not see what its children log, so each of them
     gets it, those that are made later excepted.
     """
-    from keras_sdft import data  # noqa: F401  (makes its loggers)
-
     seen: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
@@ -29,28 +25,24 @@ def each_warning_once() -> Iterator[None]:
         seen.add(message)
         return not known
 
-    loggers = [
-        logger
-        for name, logger in logging.root.manager.loggerDict.items()
-        if name.startswith(_ROOM) and isinstance(logger, logging.Logger)
-    ]
-    for logger in loggers:
-        logger.addFilter(is_new)
+    names = [n for n in logging.root.manager.loggerDict if "keras_sdft" in n]
+    for name in names:
+        logging.getLogger(name).addFilter(is_new)
     try:
         yield
     finally:
-        for logger in loggers:
-            logger.removeFilter(is_new)
+        for name in names:
+            logging.getLogger(name).removeFilter(is_new)
 
 
 @contextlib.contextmanager
 def muted(name: str) -> Iterator[None]:
-    """Inside, a module of the library warns of nothing.
+    """Context manager in which a module of the library warns of nothing.
 
     Args:
         name: String, the module: `"data.sources.dreambooth"`.
     """
-    logger = logging.getLogger(f"{_ROOM}.{name}")
+    logger = logging.getLogger(f"keras_sdft.{name}")
     was, logger.disabled = logger.disabled, True
     try:
         yield

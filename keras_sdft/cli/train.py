@@ -1,7 +1,7 @@
 """`keras-sdft train`: a folder of captioned images in, a run directory out.
 
-Puts the package's public names together in the order of the road; the work
-is theirs. Everything is checked before the run directory is made.
+Calls the package's public names in the order of the data flow. Everything is
+checked before the run directory is made.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import os
 from keras_sdft import data
 from keras_sdft.cli.caching import check_cache
 from keras_sdft.cli.caching import make_caches
-from keras_sdft.cli.checks import check
-from keras_sdft.cli.checks import check_model
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.memory import check_memory
@@ -21,17 +19,19 @@ from keras_sdft.cli.options import TRAINING
 from keras_sdft.cli.options import CacheOptions
 from keras_sdft.cli.options import DataOptions
 from keras_sdft.cli.options import check_counts
+from keras_sdft.cli.run import RunLabels
+from keras_sdft.cli.run import inputs_of
+from keras_sdft.cli.run import load_for_training
+from keras_sdft.cli.run import resolved
+from keras_sdft.cli.run import run_training
 from keras_sdft.cli.run_directory import RunDirectory
+from keras_sdft.cli.training import check_training
+from keras_sdft.cli.training import make_callbacks
+from keras_sdft.cli.training import make_trainer
+from keras_sdft.cli.training import needs_captions
+from keras_sdft.cli.training import resolve_defaults
 from keras_sdft.cli.training_data import check_data
 from keras_sdft.cli.training_data import load_data
-from keras_sdft.cli.training_parts import make_callbacks
-from keras_sdft.cli.training_parts import make_trainer
-from keras_sdft.cli.training_parts import resolve_defaults
-from keras_sdft.cli.training_run import RunLabels
-from keras_sdft.cli.training_run import inputs_of
-from keras_sdft.cli.training_run import load_for_training
-from keras_sdft.cli.training_run import resolved
-from keras_sdft.cli.training_run import run_training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,26 +51,20 @@ class ValidationOptions:
 def train(options: Options) -> None:
     """Fine-tunes a model on captioned images.
 
-    Args:
-        options: `Options`.
-
     Raises:
-        ValueError: If an option is out of its range, or the loss became
-            NaN or infinite.
+        ValueError: If an option is out of its range, or the loss became NaN
+            or infinite.
         OSError: If a file is missing or may not be replaced.
     """
-    check(options)
     check_data(options)
     inputs = inputs_of(options, ("data", "validation_data"))
     run = RunDirectory(options.output_dir)
     run.check(inputs, options.overwrite, {"cache": options.cache})
     check_cache(options, inputs)
-    for flag in ("data", "validation_data"):
-        check_source(flag, inputs[flag])
-    check_model(options)
+    check_training(options)
     options = resolve_defaults(options)
     sd = load_for_training(options)
-    caches = make_caches(options, sd)
+    caches = make_caches(options, sd, captions=not needs_captions(options))
     loaded = load_data(options, sd, caches)
     trainer = make_trainer(options, sd, loaded.steps)
     callbacks = make_callbacks(options, run, loaded)
@@ -79,33 +73,8 @@ def train(options: Options) -> None:
     saved = resolved(options, inputs)
     if options.cache is not None:
         saved["cache"] = os.path.abspath(options.cache)
-    run_training(
-        options,
-        run,
-        saved,
-        loaded,
-        trainer,
-        callbacks,
-        RunLabels("train", options.data, "YOUR PROMPT"),
-    )
-
-
-def check_source(flag: str, source: str | None) -> None:
-    """Refuses the path of nothing before a model is fetched.
-
-    Args:
-        flag: String, the name of the flag.
-        source: String, its value, or `None`.
-
-    Raises:
-        FileNotFoundError: If it is a path and does not exist.
-    """
-    if source is None or source.startswith("tfds:") or os.path.exists(source):
-        return
-    raise FileNotFoundError(
-        f"`{flag}` does not exist: {os.path.abspath(source)}. Expected a "
-        "folder of captioned images, a .csv or .jsonl file, or 'tfds:NAME'."
-    )
+    labels = RunLabels("train", options.data, "YOUR PROMPT")
+    run_training(options, run, saved, loaded, trainer, callbacks, labels)
 
 
 COMMAND = Command(

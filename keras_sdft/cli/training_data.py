@@ -1,13 +1,13 @@
 """From flags to batches: the data of one run, and how long the run is.
 
-The only place that knows which flag becomes which argument of the data
-room. TensorFlow is imported inside the functions.
+TensorFlow is imported inside the functions.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -17,7 +17,6 @@ from keras_sdft.cli.repeated_warnings import muted
 if TYPE_CHECKING:
     from keras_sdft.cli.caching import Caches
     from keras_sdft.cli.command import Options
-
 
 # Validation data is written as the training data is, and read as it is.
 _OF_VALIDATION = (
@@ -37,10 +36,11 @@ class Data:
             endless one.
         validation: The same for validation, or `None`.
         report: `keras_sdft.data.Unreadable`.
-        images_per_step: Int, images in one optimizer step.
-        steps_per_epoch: Int, optimizer steps in one epoch.
-        steps: Int, optimizer steps of the run.
+        images_per_step: Integer, images in one optimizer step.
+        steps_per_epoch: Integer, optimizer steps in one epoch.
+        steps: Integer, optimizer steps of the run.
         endless: Boolean, whether `training` has no end of its own.
+        validation_every_epochs: Integer, epochs between two validations.
     """
 
     training: Any
@@ -50,50 +50,60 @@ class Data:
     steps_per_epoch: int
     steps: int
     endless: bool = False
+    validation_every_epochs: int = 1
 
     @property
     def epochs(self) -> int:
         """Epochs that `steps` need; the last one may be cut short."""
         return math.ceil(self.steps / self.steps_per_epoch)
 
+    @property
+    def validation_freq(self) -> list[int]:
+        """Epochs, counted from 1, after which is validated; the last is."""
+        every = self.validation_every_epochs
+        found = set(range(every, self.epochs + 1, every))
+        return sorted(found | {self.epochs})
+
 
 def check_data(options: Options) -> None:
-    """Checks the options of data against each other.
+    """Checks the options of data together, and that what they name exists.
 
     Raises:
-        ValueError: If one has no effect.
+        ValueError: If an option has no effect.
+        FileNotFoundError: If a path of data is that of nothing.
     """
     groups = (data.SourceOptions, data.TagOptions)
     data.LoadOptions(**options.values_of(*groups), **_of_training(options))
+    for flag in ("data", "validation_data"):
+        source = getattr(options, flag)
+        if source is None or source.startswith("tfds:"):
+            continue
+        if not os.path.exists(source):
+            raise FileNotFoundError(
+                f"`{flag}` does not exist: {os.path.abspath(source)}. "
+                "Expected a folder of captioned images, a .csv or .jsonl "
+                "file, or 'tfds:NAME'."
+            )
 
 
-def load_data(options: Options, sd: Any, caches: Caches | None = None) -> Data:
+def load_data(options: Options, sd: Any, caches: Caches) -> Data:
     """Reads training and validation data.
 
     Args:
-        options: `Options`.
+        options: The options of `train` or `encode`.
         sd: `keras_sdft.StableDiffusion`, for its tokenizer and image size.
         caches: `Caches` that they are read from, once they are filled.
-            `None` (the default) reads none.
-
-    Returns:
-        `Data`.
-
-    Raises:
-        ValueError: If the data breaks its convention.
-        FileNotFoundError: If it is missing.
     """
     report = data.Unreadable()
-    common = _common(options, sd, report)
     images = options.batch_size * options.gradient_accumulation_steps
     training = data.load(
         options.data,
         sd.tokenizer,
         batch_size=images,
-        cache=None if caches is None else caches.training,
+        cache=caches.training,
         **options.values_of(data.SourceOptions, data.TagOptions),
         **_of_training(options),
-        **common,
+        **_common(options, sd, report),
     )
     validation = None
     if options.validation_data is not None:
@@ -103,28 +113,26 @@ def load_data(options: Options, sd: Any, caches: Caches | None = None) -> Data:
             batch_size=options.batch_size,
             shuffle=False,
             drop_remainder=False,
-            cache=None if caches is None else caches.validation,
+            cache=caches.validation,
             **{name: getattr(options, name) for name in _OF_VALIDATION},
-            **common,
+            **_common(options, sd, report),
         )
     per_epoch = int(training.cardinality())
-    steps = _steps(options, per_epoch)
-    return Data(training, validation, report, images, per_epoch, steps)
+    return Data(
+        training,
+        validation,
+        report,
+        images,
+        per_epoch,
+        _steps(options, per_epoch),
+        validation_every_epochs=options.validation_every_epochs,
+    )
 
 
 def load_photos(options: Options, sd: Any) -> Data:
-    """Reads the photos of a subject, as a rehearsal without class images.
+    """Reads the photos of a subject once, before there are class images.
 
-    Args:
-        options: `Options`.
-        sd: `keras_sdft.StableDiffusion`.
-
-    Returns:
-        `Data` whose `training` is one pass over the photos.
-
-    Raises:
-        ValueError: If the folder or an option is not as it must be.
-        FileNotFoundError: If the folder is missing.
+    What is wrong with them, and how long the run is, is known after it.
     """
     report = data.Unreadable()
     images = options.batch_size * options.gradient_accumulation_steps
@@ -150,14 +158,12 @@ def load_photos(options: Options, sd: Any) -> Data:
                 max_unreadable=options.max_unreadable,
                 **_common(options, sd, report),
             )
-    if options.class_prompt is not None:
-        images *= 2
     steps = _steps(options, int(training.cardinality()))
     return Data(
         training,
         validation,
         report,
-        images,
+        images if options.class_prompt is None else 2 * images,
         min(options.validation_every_steps, steps),
         steps,
         endless=True,
@@ -170,12 +176,9 @@ def load_subject(options: Options, sd: Any, photos: Data) -> Data:
     A pass over a few photos is too short for an epoch of Keras'.
 
     Args:
-        options: `Options`.
+        options: The options of `dreambooth`.
         sd: `keras_sdft.StableDiffusion`.
         photos: `Data` of `load_photos`.
-
-    Returns:
-        `Data`.
     """
     subject = options.values_of(data.SubjectOptions)
     if options.class_prompt is None:

@@ -1,153 +1,96 @@
-import numpy as np
+"""What is wrong with flags is found before anything is loaded."""
+
 import pytest
 
-import keras_sdft
 from keras_sdft.cli import dreambooth
 from keras_sdft.cli import train
-from keras_sdft.cli.checks import check
-from keras_sdft.cli.checks import check_model
-from keras_sdft.cli.checks import weighting
+from keras_sdft.cli.training import check_training
 from keras_sdft.cli.training_data import check_data
 from tests.cli.options import options_of
 from tests.cli.options import subject_of
 
-# What has no effect, with what it has one.
-IDLE = [
-    ({"huber_delta": 0.5}, {"loss": "huber"}),
-    ({"snr_gamma": 1.0}, {"weighting": "min_snr"}),
-    ({"p2_gamma": 0.5}, {"weighting": "p2"}),
-    ({"multires_noise_discount": 0.5}, {"multires_noise_iterations": 6}),
-    (
-        {"timestep_bias_multiplier": 2.0},
-        {"timestep_bias_strategy": "later"},
-    ),
-    ({"change_prediction_type": True}, {"prediction_type": "v_prediction"}),
-    ({"text_encoder_learning_rate": 1e-6}, {"train_text_encoder": True}),
-    ({"text_encoder_stop_step": 5}, {"train_text_encoder": True}),
-    ({"lr_num_cycles": 2}, {"lr_scheduler": "cosine_with_restarts"}),
-    ({"lr_power": 2.0}, {"lr_scheduler": "polynomial"}),
-    ({"lr_end": 1e-8}, {"lr_scheduler": "polynomial"}),
-    ({"adam_beta1": 0.8}, {"optimizer": "schedule_free_adamw"}),
-    ({"bucket_step": 128}, {"buckets": True}),
-    ({"bucket_min_side": 64}, {"buckets": True}),
-    ({"bucket_max_side": 256}, {"buckets": True}),
-    ({"bucket_max_aspect_ratio": 2.0}, {"buckets": True}),
-    ({"keep_tokens": 1}, {"shuffle_tags": True}),
-    ({"tag_separator": ";"}, {"shuffle_tags": True}),
-    ({"mask_column": "mask"}, {"masks": "files"}),
-]
+V_PREDICTION = {
+    "prediction_type": "v_prediction",
+    "change_prediction_type": True,
+}
 
 
-def check_all(module, options):
+def check_all(module, options, photos):
     """What `main` and a training command check before a model is loaded."""
     module.COMMAND.check(options)
-    check(options)
+    check_training(options)
     if module is train:
-        check_data(options)
-
-
-@pytest.mark.parametrize(
-    ("idle", "owner"), IDLE, ids=[next(iter(idle)) for idle, _ in IDLE]
-)
-def test_what_has_no_effect_is_refused(idle, owner):
-    other = {"optimizer": "lion"} if "adam_beta1" in idle else {}
-    if set(idle) == {"bucket_step"}:
-        other = {"buckets": False}
-    name, flag = next(iter(idle)), next(iter(owner))
-    with pytest.raises(ValueError, match=f"`{name}` has no effect") as caught:
-        check_all(train, options_of(**idle, **other))
-    assert f"{flag}" in str(caught.value).split("without")[1]
-    check_all(train, options_of(**idle, **owner))
+        check_data(options.replace(data=str(photos)))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {
-                "timestep_bias_strategy": "later",
-                "timestep_bias_multiplier": 2.0,
-                "timestep_bias_begin": 3,
-            },
-            "`timestep_bias_begin` has no effect",
-        ),
-        (
-            {
-                "timestep_bias_strategy": "range",
-                "timestep_bias_multiplier": 2.0,
-                "timestep_bias_portion": 0.5,
-            },
-            "`timestep_bias_portion` has no effect",
-        ),
-        ({"timestep_bias_strategy": "later"}, "changes nothing"),
-        ({"timestep_range": [5]}, "two numbers"),
+        # One of each group.
+        ({"batch_size": 0}, "`batch_size` must be an integer >= 1"),
+        ({"resolution": 100}, "`resolution` must be .* Nearest valid: 128"),
+        ({"max_train_steps": None}, "exactly one of `max_train_steps`"),
+        ({"ema_decay": 1.0}, "`ema_decay` must be"),
+        ({"huber_delta": 0.5}, "`huber_delta` has no effect without `loss"),
+        ({"timestep_range": (5,)}, "`timestep_range` must be two integers"),
+        ({"lr_power": 2.0}, "`lr_power` has no effect without"),
+        ({"text_encoder_stop_step": 5}, "no effect without `train_text_enc"),
+        ({"bucket_step": 128}, "`bucket_step` has no effect without `buckets"),
+        ({"keep_tokens": 1}, "`keep_tokens` has no effect without `shuffle"),
+        ({"preview_num_steps": 0}, "`preview_num_steps` must be an integer"),
+        ({"validation_every_epochs": 0}, "`validation_every_epochs` must be"),
+        ({"no_cache": True, "cache": "c"}, "`cache` has no effect with `no_c"),
+        # Between groups.
+        ({"mask_column": "mask"}, "`mask_column` has no effect without"),
         ({"lr_warmup_steps": 12}, "`lr_warmup_steps` must be less"),
-        (
-            {"optimizer": "schedule_free_adamw", "lr_scheduler": "cosine"},
-            "takes the place of a schedule",
-        ),
         (
             {"optimizer": "schedule_free_adamw", "ema_decay": 0.99},
             "keeps an average",
         ),
-        ({"weight_decay": -1.0}, "`weight_decay` must be >= 0"),
-        ({"snr_gamma": 0.0, "weighting": "min_snr"}, "`snr_gamma` must be"),
-        ({"loss": "huber", "huber_delta": 0.0}, "`huber_delta` must be > 0"),
-        ({"input_perturbation": -0.1}, "`input_perturbation` must be >= 0"),
+        # Against the model.
+        ({"prediction_type": "v_prediction"}, "weights predict 'epsilon'"),
+        ({"zero_terminal_snr": True}, "cannot be used with `prediction_type"),
         (
-            {"train_text_encoder": True, "text_encoder_stop_step": 0},
-            "`text_encoder_stop_step` must be >= 1",
+            V_PREDICTION | {"zero_terminal_snr": True, "weighting": "p2"},
+            "zero terminal SNR",
         ),
+        ({"model": "tinny"}, "Did you mean 'tiny'"),
     ],
 )
-def test_contradictions_are_refused(changes, message):
+def test_mistakes_are_refused(changes, message, photos):
     with pytest.raises(ValueError, match=message):
-        check_all(train, options_of(**changes))
+        check_all(train, options_of(**changes), photos)
 
 
-def test_contradictions_of_dreambooth():
+def test_what_has_an_effect_passes(photos):
+    changes = {
+        "loss": "huber",
+        "huber_delta": 0.5,
+        "lr_scheduler": "polynomial",
+        "lr_power": 2.0,
+        "train_text_encoder": True,
+        "text_encoder_stop_step": 5,
+        "masks": "files",
+        "mask_column": "mask",
+        "zero_terminal_snr": True,
+        "timestep_range": (0, 500),
+    }
+    check_all(train, options_of(**V_PREDICTION, **changes), photos)
+
+
+def test_mistakes_of_dreambooth(photos):
     with pytest.raises(ValueError, match="`prior_loss_weight` has no effect"):
-        check_all(dreambooth, subject_of(prior_loss_weight=0.5))
+        check_all(dreambooth, subject_of(prior_loss_weight=0.5), photos)
     given = {"prior_loss_weight": 0.5, "class_prompt": "a photo of dog"}
-    check_all(dreambooth, subject_of(**given))
+    check_all(dreambooth, subject_of(**given), photos)
     with pytest.raises(ValueError, match="`num_class_images` must be an int"):
-        check_all(dreambooth, subject_of(num_class_images=0))
+        check_all(dreambooth, subject_of(num_class_images=0), photos)
 
 
-def test_an_epsilon_model_is_not_asked_for_the_velocity():
-    with pytest.raises(ValueError, match="predicts 'epsilon': tiny"):
-        check_model(options_of(prediction_type="v_prediction"))
-    asked = {"prediction_type": "v_prediction", "change_prediction_type": True}
-    assert check_model(options_of(**asked))["resolution"] == 128
-    check_model(options_of(prediction_type="epsilon"))
-
-
-@pytest.mark.parametrize("name", ["min_snr", "p2", "debiased", "constant"])
-def test_zero_terminal_snr(name):
-    with pytest.raises(ValueError, match="predicts 'epsilon'"):
-        check_model(options_of(weighting=name, zero_terminal_snr=True))
-    options = options_of(
-        weighting=name,
-        zero_terminal_snr=True,
-        prediction_type="v_prediction",
-        change_prediction_type=True,
-    )
-    if name == "constant":
-        check_model(options)
-        return
-    with pytest.raises(ValueError, match="zero terminal SNR"):
-        check_model(options)
-
-
-def test_gamma_reaches_the_weighting():
-    snr = keras_sdft.diffusion.NoiseSchedule().snr
-    options = options_of(weighting="min_snr", snr_gamma=1.0)
-    np.testing.assert_allclose(
-        weighting(options)(snr, "epsilon"), np.minimum(snr, 1.0) / snr
-    )
-    assert weighting(options_of(weighting="min_snr")) == "min_snr"
-    options = options_of(weighting="p2", p2_gamma=0.5)
-    np.testing.assert_allclose(
-        weighting(options)(snr, "epsilon"), (1.0 + snr) ** -0.5, rtol=1e-6
-    )
-    assert weighting(options_of(weighting="p2")) == "p2"
+def test_missing_data_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="`data` does not exist: /"):
+        check_data(options_of(data="nowhere"))
+    options = options_of(data=str(tmp_path), validation_data="nowhere")
+    with pytest.raises(FileNotFoundError, match="`validation_data` does not"):
+        check_data(options)
+    check_data(options_of(data="tfds:mnist"))

@@ -185,7 +185,7 @@ def test_options_are_refused_before_class_images(
     for wrong, message in (
         (["--offset_noise=-1"], "offset_noise"),
         (["--ema_decay=1.5"], "ema_decay"),
-        (["--timestep_range", "500", "100"], "range of timesteps"),
+        (["--timestep_range", "500", "100"], "two integers"),
         (["--crop=center", "--caption_dropout=2"], "caption_dropout"),
         (["--masks=files"], "mask"),
         (
@@ -194,7 +194,7 @@ def test_options_are_refused_before_class_images(
         ),
         (
             ["--lr_scheduler=polynomial", "--lr_end=1"],
-            "end_learning_rate",
+            "`lr_end` must be less",
         ),
     ):
         assert main([*arguments, *prior(tmp_path), *wrong]) == 2
@@ -247,8 +247,8 @@ def test_folders_that_cannot_be(unloadable, arguments, subject, capsys):
         (["--instance_prompt=a {token} dog"], "no `--token` was given"),
         (["--instance_prompt=a sks {class}"], "no class was given"),
         (["--instance_prompt=a {subject} dog"], "{token}"),
-        (["--prediction_type=v_prediction"], "predicts 'epsilon'"),
-        (["--zero_terminal_snr"], "predicts 'epsilon'"),
+        (["--prediction_type=v_prediction"], "weights predict 'epsilon'"),
+        (["--zero_terminal_snr"], "cannot be used with `prediction"),
         (
             ["--num_class_images=0"],
             "`num_class_images` must be an integer >= 1",

@@ -63,7 +63,7 @@ def test_encode_and_then_train_from_it(
     monkeypatch.setattr(type(micro), "image_encoder", property(no_encoding))
     monkeypatch.setattr(type(micro), "text_encoder", property(no_encoding))
     chosen = options(cache=str(cache), validation_data=str(photos))
-    caches = make_caches(chosen, micro)
+    caches = make_caches(chosen, micro, True)
     data = load_data(chosen, micro, caches)
     caches.fill(micro, keep_text_encoder=False)
     for dataset in (data.training, data.validation):
@@ -116,10 +116,10 @@ def test_mistakes_write_nothing(
 def test_a_run_has_a_cache_unless_told_otherwise(
     micro, options, tmp_path, capsys
 ):
-    chosen = options(batch_size=2, train_text_encoder=True)
-    caches = make_caches(chosen, micro)
+    chosen = options(batch_size=2)
+    caches = make_caches(chosen, micro, captions=False)
     data = load_data(chosen, micro, caches)
-    folder = default_directory(chosen, 64)
+    folder = default_directory(chosen, 64, False)
     assert os.path.dirname(folder) == str(tmp_path / "runs/keras_sdft_cache")
     assert not os.path.exists(folder)
     caches.fill(micro, keep_text_encoder=True)
@@ -130,18 +130,18 @@ def test_a_run_has_a_cache_unless_told_otherwise(
         "token_ids",
         "example_weight",
     }
-    assert make_caches(options(no_cache=True), micro) == Caches()
+    assert make_caches(options(no_cache=True), micro, True) == Caches()
 
 
 def test_options_have_folders_of_their_own(options):
     folders = {
-        default_directory(options(**changes), size)
+        default_directory(options(**changes), size, True)
         for changes in ({}, {"horizontal_flip": True}, {"model": "sd1.4"})
         for size in (64, 128)
     }
     assert len(folders) == 6
     same = options(seed=7, learning_rate=1.0, output_dir=options().output_dir)
-    assert default_directory(same, 64) in folders
+    assert default_directory(same, 64, True) in folders
 
 
 @pytest.mark.parametrize(
@@ -159,18 +159,18 @@ def test_options_have_folders_of_their_own(options):
 )
 def test_why_there_is_no_cache_is_told(micro, options, capsys, changes, reason):
     chosen = options(**changes)
-    caches = make_caches(chosen, micro)
+    caches = make_caches(chosen, micro, True)
     data = load_data(chosen, micro, caches)
     caches.fill(micro, keep_text_encoder=False)
     assert f"No cache: {reason}" in capsys.readouterr().out
     assert {"images", "token_ids"} <= set(data.training.element_spec)
-    assert not os.path.exists(default_directory(chosen, 64))
+    assert not os.path.exists(default_directory(chosen, 64, True))
 
 
 def test_a_full_disk_is_left_alone(micro, options, capsys, monkeypatch):
     monkeypatch.setattr(caching, "_SHARE", 0.0)
     chosen = options()
-    caches = make_caches(chosen, micro)
+    caches = make_caches(chosen, micro, True)
     load_data(chosen, micro, caches)
     caches.fill(micro, keep_text_encoder=False)
     assert "No cache: it would take 0.0 GB of the" in capsys.readouterr().out
@@ -179,7 +179,7 @@ def test_a_full_disk_is_left_alone(micro, options, capsys, monkeypatch):
 def test_what_was_asked_for_is_refused_by_name(micro, options, tmp_path):
     chosen = options(cache=str(tmp_path / "cache"), crop="random")
     with pytest.raises(ValueError, match="`crop='random'` cannot be cached"):
-        load_data(chosen, micro, make_caches(chosen, micro))
+        load_data(chosen, micro, make_caches(chosen, micro, True))
 
 
 def test_flags_that_contradict_each_other(options, photos):
@@ -196,4 +196,4 @@ def test_encode_reads_what_train_reads():
     training = as_training(chosen)
     assert training.buckets and training.horizontal_flip
     assert (training.repeats, training.masks) == (3, "alpha")
-    assert training.train_text_encoder
+    assert not hasattr(training, "no_captions")

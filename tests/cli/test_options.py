@@ -1,8 +1,5 @@
-import typing
-
 import pytest
 
-from keras_sdft.cli import options as options_module
 from keras_sdft.cli import train
 from keras_sdft.cli.command_line import parse
 
@@ -18,21 +15,6 @@ DREAMBOOTH = [
 
 def read(*arguments):
     return parse(list(arguments))[1]
-
-
-def test_the_choices_are_those_of_the_library():
-    from keras_sdft.diffusion import weighting
-    from keras_sdft.training import denoising
-    from keras_sdft.training import optimizers
-    from keras_sdft.training import schedules
-
-    for choices, names in (
-        (options_module.Weighting, weighting.WEIGHTINGS),
-        (options_module.Loss, denoising.LOSSES),
-        (options_module.Optimizer, optimizers.OPTIMIZERS),
-        (options_module.Scheduler, schedules.SCHEDULES),
-    ):
-        assert set(typing.get_args(choices)) == set(names)
 
 
 def test_dropout_is_for_full_fine_tunes():

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import keras_sdft
-from keras_sdft.cli.checks import check
+from keras_sdft.cli.command_line import COMMANDS
 from keras_sdft.cli.command_line import parse
 from keras_sdft.cli.dreambooth import with_prompts
 
@@ -19,7 +19,7 @@ SECTIONS = [
     "When",
     "The command",
     "The script",
-    "The knobs that matter",
+    "The options that matter",
     "What the curves look like",
     "Memory",
     "Files it touches",
@@ -58,7 +58,8 @@ def test_flags_are_understood_and_do_not_contradict(path):
     options = options_of(path)
     given = yaml.safe_load(path.read_text())
     assert set(given) <= set(vars(options))
-    check(options)
+    name = "dreambooth" if path.stem == "dreambooth" else "train"
+    COMMANDS[name].check(options)
     if path.stem == "dreambooth":
         filled = with_prompts(options)
         prompts = (filled.instance_prompt, filled.class_prompt)
@@ -99,12 +100,12 @@ def test_its_commands_are_understood(path, monkeypatch):
 
 
 @each_recipe
-def test_knobs_are_flags(path):
+def test_options_that_matter_are_flags(path):
     options = vars(options_of(path)) | vars(options_of(RECIPES[1]))
-    table = page_of(path).split("## The knobs that matter")[1]
+    table = page_of(path).split("## The options that matter")[1]
     table = table.split("\n## ")[0]
-    knobs = re.findall(r"^\| (.*?) \|", table, re.M)
-    for name in re.findall(r"`(\w+)[^`]*`", "".join(knobs)):
+    names = re.findall(r"^\| (.*?) \|", table, re.M)
+    for name in re.findall(r"`(\w+)[^`]*`", "".join(names)):
         assert name in options, name
 
 

@@ -5,6 +5,7 @@ import types
 import pytest
 
 from keras_sdft import data as data_room
+from keras_sdft.cli.caching import Caches
 from keras_sdft.cli.training_data import load_data
 from keras_sdft.cli.training_data import load_photos
 from keras_sdft.cli.training_data import load_subject
@@ -55,8 +56,8 @@ def calls(monkeypatch):
     ],
 )
 def test_flags_reach_the_data(calls, name, value):
-    load_data(options_of(), SD)
-    load_data(options_of(**{name: value}), SD)
+    load_data(options_of(), SD, Caches())
+    load_data(options_of(**{name: value}), SD, Caches())
     (_, plain), (_, given) = calls
     plain.pop("report"), given.pop("report")
     assert given[name] == value != plain[name]
@@ -64,7 +65,7 @@ def test_flags_reach_the_data(calls, name, value):
 
 
 def test_buckets_have_their_limits(calls):
-    load_data(options_of(), SD)
+    load_data(options_of(), SD, Caches())
     load_data(
         options_of(
             buckets=True,
@@ -74,6 +75,7 @@ def test_buckets_have_their_limits(calls):
             bucket_max_aspect_ratio=2.0,
         ),
         SD,
+        Caches(),
     )
     assert calls[0][1]["buckets"] is False
     limited = calls[1][1]
@@ -91,7 +93,7 @@ def test_a_batch_is_a_whole_optimizer_step(calls):
         horizontal_flip=True,
         buckets=True,
     )
-    data = load_data(options, SD)
+    data = load_data(options, SD, Caches())
     (source, training), (other, validation) = calls
     assert (source, other) == ("photos", "held_out")
     assert training["batch_size"] == data.images_per_step == 6
@@ -107,7 +109,7 @@ def test_a_batch_is_a_whole_optimizer_step(calls):
 
 def test_epochs_are_passes_over_the_data(calls):
     options = options_of(max_train_steps=None, num_train_epochs=4)
-    assert load_data(options, SD).steps == 20
+    assert load_data(options, SD, Caches()).steps == 20
 
 
 def test_photos_are_rehearsed_and_then_endless(calls):

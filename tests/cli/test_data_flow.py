@@ -1,4 +1,4 @@
-"""The whole road, for real: train, generate, inspect on the tiny preset."""
+"""The whole data flow: train, generate and inspect the tiny preset."""
 
 import csv
 import hashlib

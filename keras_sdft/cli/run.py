@@ -12,73 +12,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from typing import Any
 
+import keras_sdft
 from keras_sdft.cli.model import load_model
-from keras_sdft.cli.model import missing_prediction_type
-from keras_sdft.cli.training_parts import fit
+from keras_sdft.cli.training import fit
+from keras_sdft.cli.training import parts_of
 
 if TYPE_CHECKING:
     from keras_sdft.cli.command import Options
     from keras_sdft.cli.run_directory import RunDirectory
     from keras_sdft.cli.training_data import Data
-
-
-def load_for_training(options: Options) -> Any:
-    """Loads the model that is to be trained.
-
-    Args:
-        options: The options of any kind of training.
-
-    Returns:
-        A `keras_sdft.StableDiffusion`.
-    """
-    return load_model(
-        options.model,
-        options.resolution,
-        options.resolution,
-        options.mixed_precision,
-        options.weights_directory,
-        missing_prediction_type(options.model, options.prediction_type),
-        options.remat,
-    )
-
-
-def inputs_of(options: Options, names: Iterable[str]) -> dict[str, str | None]:
-    """What is read, by flag; a preset's name is no path.
-
-    Args:
-        options: The options of any kind of training.
-        names: Flags of the data, beside the model and its files.
-    """
-    from keras_sdft import models
-
-    flags = ("model", *names, "weights_directory")
-    inputs = {name: getattr(options, name) for name in flags}
-    if options.model in models.PRESETS:
-        del inputs["model"]
-    return inputs
-
-
-def resolved(options: Options, inputs: dict[str, str | None]) -> dict[str, Any]:
-    """Returns the options as they are saved with the run.
-
-    Paths are absolute, so the file works from any folder; `overwrite` is
-    false, because a saved permission to replace a run would be used by the
-    next one.
-
-    Args:
-        options: The options of any kind of training.
-        inputs: Dict of `inputs_of`.
-
-    Returns:
-        Dict of plain values, by flag.
-    """
-    values = dict(vars(options))
-    for name, path in inputs.items():
-        if path is not None and os.path.exists(path):
-            values[name] = os.path.abspath(path)
-    values["output_dir"] = os.path.abspath(values["output_dir"])
-    values["overwrite"] = False
-    return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +36,58 @@ class RunLabels:
     command: str
     data: str
     prompt: str
+
+
+def load_for_training(options: Options) -> Any:
+    """Loads the model that is to be trained.
+
+    A model that declares what it predicts is loaded as that, and may be
+    trained towards `prediction_type`; for one that does not, it says both.
+    """
+    declared = keras_sdft.models.describe(options.model)["spec"]
+    is_missing = declared["prediction_type"] is None
+    return load_model(
+        options.model,
+        options.resolution,
+        options.resolution,
+        options.mixed_precision,
+        options.weights_directory,
+        options.prediction_type if is_missing else None,
+        options.remat,
+    )
+
+
+def inputs_of(options: Options, names: Iterable[str]) -> dict[str, str | None]:
+    """Returns what is read, by flag; a preset's name is no path.
+
+    Args:
+        options: The options of any kind of training.
+        names: Flags of the data, beside the model and its files.
+    """
+    flags = ("model", *names, "weights_directory")
+    inputs = {name: getattr(options, name) for name in flags}
+    if options.model in keras_sdft.models.PRESETS:
+        del inputs["model"]
+    return inputs
+
+
+def resolved(options: Options, inputs: dict[str, str | None]) -> dict[str, Any]:
+    """Returns the values of flags as they are saved with the run.
+
+    Paths are absolute, so the file works from any folder; `overwrite` is
+    false, because a saved permission to replace a run would be used by the
+    next one.
+    """
+    values: dict[str, Any] = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(options).items()
+    }
+    for name, path in inputs.items():
+        if path is not None and os.path.exists(path):
+            values[name] = os.path.abspath(path)
+    values["output_dir"] = os.path.abspath(values["output_dir"])
+    values["overwrite"] = False
+    return values
 
 
 def run_training(
@@ -151,8 +145,9 @@ def _opening(
         f"  {options.optimizer}, learning rate {options.learning_rate:g}, "
         f"{options.lr_scheduler}",
     ]
-    if options.train_text_encoder:
-        lines.append("  the text encoder learns too")
+    names = [part.name.replace("_", " ") for part in parts_of(options)]
+    if len(names) > 1:
+        lines.append(f"  what learns: {', '.join(names)}")
     if len(data.report):
         lines.append(f"  {len(data.report)} unreadable images left out")
     return "\n".join(lines)
@@ -175,18 +170,11 @@ def _report_unreadable(run: RunDirectory, data: Data) -> None:
 def _closing(
     options: Options, run: RunDirectory, history: Any, labels: RunLabels
 ) -> str:
-    command = [
-        "keras-sdft",
-        "generate",
-        "--model",
-        str(run.path),
-        "--prompt",
-        (options.preview_prompts or [labels.prompt])[0],
-        "--output",
-        "out.png",
-    ]
+    prompt = (options.preview_prompts or [labels.prompt])[0]
+    command = ["keras-sdft", "generate", "--model", str(run.path)]
+    command += ["--prompt", prompt, "--output", "out.png"]
     lines = [
-        f"Done: {_losses(history.history)}",
+        f"Done: {_losses(history)}",
         f"  weights   {run.weights}",
         f"  history   {run.history}",
         f"  logs      tensorboard --logdir {shlex.quote(str(run.logs))}",
@@ -196,12 +184,21 @@ def _closing(
     return "\n".join([*lines, "Try it:", f"  {shlex.join(command)}"])
 
 
-def _losses(history: dict[str, list[float]]) -> str:
-    """The losses of the first and of the last epoch."""
-    names = ("loss", "instance_loss", "prior_loss", "val_loss")
-    return "; ".join(
-        f"{name} {history[name][0]:.4f} in the first epoch, "
-        f"{history[name][-1]:.4f} in the last"
-        for name in names
-        if name in history
-    )
+def _losses(history: Any) -> str:
+    """Returns the losses of the first and of the last epoch."""
+    losses = history.history
+    last = len(history.epoch)
+    names = [n for n in ("loss", "instance_loss", "prior_loss") if n in losses]
+    texts = [f"{name} {losses[name][-1]:.4f}" for name in names]
+    if last > 1:
+        texts = [
+            f"{name} {losses[name][0]:.4f} in epoch 1, "
+            f"{losses[name][-1]:.4f} in epoch {last}"
+            for name in names
+        ]
+    if "val_loss" in losses:
+        values = losses["val_loss"]
+        texts.append(f"val_loss {values[-1]:.4f} at the end")
+        if len(values) > 1:
+            texts[-1] += f" ({values[0]:.4f} when it was first computed)"
+    return "; ".join(texts)

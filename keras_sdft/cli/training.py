@@ -1,0 +1,216 @@
+"""From flags to the trainer and the callbacks of one run.
+
+Names no option of what is trained: groups of them are handed on whole.
+TensorFlow is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from typing import Any
+
+import keras_sdft
+from keras_sdft import training
+
+if TYPE_CHECKING:
+    from keras_sdft.cli.command import Options
+    from keras_sdft.cli.run_directory import RunDirectory
+    from keras_sdft.cli.training_data import Data
+
+
+def check_training(options: Options) -> dict[str, Any]:
+    """Checks groups of options together, and against the model.
+
+    What one group can say is wrong it says itself. Reads at most the heads
+    of weight files.
+
+    Returns:
+        Dict, the model's spec.
+
+    Raises:
+        ValueError: If two options contradict each other, or there is no
+            such model, or it cannot be trained so.
+    """
+    optimizer = options.of(training.OptimizerOptions)
+    if options.max_train_steps is not None:
+        optimizer.check_steps(options.max_train_steps)
+    if optimizer.is_schedule_free and options.ema_decay is not None:
+        raise ValueError(
+            f"`optimizer={optimizer.optimizer}` keeps an average of the "
+            f"weights by itself. Received: ema_decay={options.ema_decay}. "
+            "Leave it out."
+        )
+    spec = keras_sdft.models.describe(options.model)["spec"]
+    options.of(training.Objective).resolve(
+        spec["prediction_type"], spec.get("zero_terminal_snr", False)
+    )
+    return spec
+
+
+def resolve_defaults(options: Options) -> Options:
+    """Returns the options with numbers for learning rate and decay.
+
+    What the optimizer's own are is saved with the run.
+    """
+    resolved = options.of(training.OptimizerOptions).resolved
+    return options.replace(**dataclasses.asdict(resolved))
+
+
+def parts_of(
+    options: Options, make_optimizer: Callable[[float], Any] | None = None
+) -> list[Any]:
+    """Returns what learns, a list of `keras_sdft.training.Part`.
+
+    Args:
+        options: The options of any kind of training.
+        make_optimizer: Function that makes an optimizer of a learning rate.
+            Without it the parts can be looked at, and not trained.
+    """
+    make_optimizer = make_optimizer or (lambda rate: None)
+    parts: list[Any] = [training.DiffusionModel()]
+    for group in training.PART_OPTIONS:
+        parts = options.of(group).apply(parts, make_optimizer)
+    return parts
+
+
+def needs_captions(options: Options) -> bool:
+    """Whether captions are encoded in every step, as their encoder learns."""
+    return any("text_encoder" in part.networks for part in parts_of(options))
+
+
+def make_trainer(options: Options, sd: Any, steps: int) -> Any:
+    """Makes and compiles the trainer.
+
+    Args:
+        options: The options of any kind of training.
+        sd: `keras_sdft.StableDiffusion`.
+        steps: Integer, optimizer steps of the run, for schedules.
+    """
+    optimizer = options.of(training.OptimizerOptions)
+    trainer = keras_sdft.Trainer(
+        sd,
+        **_of_objective(options),
+        **_of_noise(options),
+        train_text_encoder=options.train_text_encoder,
+        text_encoder_stop_step=options.text_encoder_stop_step,
+        gradient_accumulation_steps=options.gradient_accumulation_steps,
+        ema_decay=options.ema_decay,
+        seed=options.seed,
+    )
+    rate = options.text_encoder_learning_rate
+    trainer.compile(
+        optimizer=optimizer.make(steps),
+        text_encoder_optimizer=rate and optimizer.make(steps, rate),
+        jit_compile=options.jit_compile,
+    )
+    return trainer
+
+
+def _of_objective(options: Options) -> dict[str, Any]:
+    values = options.values_of(training.Objective)
+    snr_gamma, p2_gamma = values.pop("snr_gamma"), values.pop("p2_gamma")
+    diffusion: Any = keras_sdft.diffusion
+    if snr_gamma is not None:
+        values["weighting"] = functools.partial(
+            diffusion.min_snr, gamma=snr_gamma
+        )
+    if p2_gamma is not None:
+        values["weighting"] = functools.partial(diffusion.p2, gamma=p2_gamma)
+    return values
+
+
+def _of_noise(options: Options) -> dict[str, Any]:
+    values = options.values_of(training.Noise)
+    bias = {
+        name.removeprefix("timestep_bias_"): values.pop(name)
+        for name in list(values)
+        if name.startswith("timestep_bias_")
+    }
+    strategy = bias.pop("strategy")
+    if strategy != "none":
+        make = keras_sdft.diffusion.timestep_bias
+        values["timestep_bias"] = make(strategy, **bias)
+    return values
+
+
+def make_callbacks(
+    options: Options, run: RunDirectory, data: Data
+) -> list[Any]:
+    """Makes the callbacks of a run; none writes before `fit`.
+
+    Returns:
+        List of Keras callbacks, in the order in which they depend on each
+        other's logs; the last one shows the progress.
+    """
+    import keras
+
+    from keras_sdft import callbacks
+
+    result = [
+        # First, so that nothing is made or saved of weights that broke.
+        keras.callbacks.TerminateOnNaN(raise_error=True),
+        callbacks.Throughput(data.images_per_step),
+        callbacks.StopAtStep(data.steps),
+        callbacks.HistoryFile(run.history),
+        keras.callbacks.TensorBoard(
+            os.fspath(run.logs),
+            write_graph=False,
+            update_freq=options.log_every_steps,
+        ),
+    ]
+    if options.preview_prompts:
+        result.append(
+            callbacks.Previews(
+                options.preview_prompts,
+                run.previews,
+                every_steps=options.preview_every_steps,
+                num_steps=options.preview_num_steps,
+                guidance_scale=options.preview_guidance_scale,
+                seed=options.seed,
+                tensorboard_directory=run.logs / "previews",
+            )
+        )
+    if options.save_every_steps:
+        result.append(callbacks.Export(run.weights, options.save_every_steps))
+    result.append(callbacks.Progress(data.steps, data.images_per_step))
+    return result
+
+
+def fit(
+    options: Options, trainer: Any, data: Data, callbacks: list[Any]
+) -> Any:
+    """Trains for exactly `data.steps` steps.
+
+    Returns:
+        A `keras.callbacks.History`.
+
+    Raises:
+        ValueError: If the loss became NaN or infinite.
+    """
+    try:
+        return trainer.fit(
+            data.training,
+            epochs=data.epochs,
+            steps_per_epoch=data.steps_per_epoch if data.endless else None,
+            validation_data=data.validation,
+            validation_freq=data.validation_freq,
+            callbacks=callbacks,
+            verbose=0,
+            # The data is shuffled already; Keras warns if it is asked to.
+            shuffle=False,
+        )
+    except RuntimeError as error:
+        if "NaN or Inf loss" not in str(error):
+            raise
+        raise ValueError(
+            "The loss became NaN or infinite, so training stopped and no "
+            "weights were written at its end. Try a lower `learning_rate`"
+            f" (it was {options.learning_rate}), or `mixed_precision: no` "
+            f"(it was {options.mixed_precision})."
+        ) from error
+    finally:
+        callbacks[-1].close()

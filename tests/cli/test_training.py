@@ -1,0 +1,131 @@
+"""Groups of options reach the trainer, the optimizer and `fit`."""
+
+import types
+
+import numpy as np
+import pytest
+
+import keras_sdft
+from keras_sdft.cli.training import make_trainer
+from keras_sdft.cli.training import needs_captions
+from keras_sdft.cli.training import parts_of
+from keras_sdft.cli.training import resolve_defaults
+from keras_sdft.cli.training_data import Data
+from tests.cli.options import options_of
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Makes a trainer of flags; returns what it was made with."""
+    seen = types.SimpleNamespace()
+
+    class Trainer:
+        def __init__(self, sd, **arguments):
+            seen.arguments = arguments
+
+        def compile(self, **arguments):
+            seen.compiled = arguments
+
+    monkeypatch.setattr(keras_sdft, "Trainer", Trainer)
+
+    def make(**changes):
+        make_trainer(options_of(**changes), None, steps=100)
+        return seen
+
+    return make
+
+
+def test_flags_reach_the_trainer(trained):
+    plain = dict(trained().arguments)
+    for name, value in (
+        ("prediction_type", "v_prediction"),
+        ("weighting", "debiased"),
+        ("loss", "huber"),
+        ("offset_noise", 0.1),
+        ("train_text_encoder", True),
+        ("gradient_accumulation_steps", 2),
+        ("ema_decay", 0.99),
+        ("seed", 3),
+    ):
+        given = trained(**{name: value}).arguments
+        assert given[name] == value != plain[name]
+        assert {k for k in plain if plain[k] != given[k]} == {name}
+
+
+def test_gamma_range_and_bias(trained):
+    weighting = trained(weighting="min_snr", snr_gamma=2.0).arguments
+    assert weighting["weighting"].keywords == {"gamma": 2.0}
+    given = trained(
+        timestep_bias_strategy="range",
+        timestep_bias_multiplier=3.0,
+        timestep_bias_begin=10,
+        timestep_bias_end=20,
+    ).arguments["timestep_bias"]
+    expected = np.ones(1000)
+    expected[10:20] = 3.0
+    np.testing.assert_array_equal(given, expected)
+
+
+def test_the_optimizer_is_made_of_its_group(trained):
+    seen = trained(
+        optimizer="schedule_free_adamw",
+        learning_rate=1e-4,
+        adam_beta1=0.8,
+        max_grad_norm=0.5,
+        jit_compile=True,
+    ).compiled
+    optimizer = seen["optimizer"]
+    assert type(optimizer).__name__ == "ScheduleFreeAdamW"
+    assert float(optimizer.learning_rate) == pytest.approx(1e-4)
+    assert (optimizer.beta_1, optimizer.global_clipnorm) == (0.8, 0.5)
+    assert seen["jit_compile"] is True
+    assert trained().compiled["jit_compile"] is False
+
+
+def test_the_text_encoder_has_a_rate_of_its_own(trained):
+    assert (
+        trained(train_text_encoder=True).compiled["text_encoder_optimizer"]
+        is None
+    )
+    seen = trained(
+        train_text_encoder=True,
+        learning_rate=1e-4,
+        text_encoder_learning_rate=1e-5,
+    )
+    first = seen.compiled["optimizer"]
+    second = seen.compiled["text_encoder_optimizer"]
+    assert float(first.learning_rate) == pytest.approx(1e-4)
+    assert float(second.learning_rate) == pytest.approx(1e-5)
+
+
+def test_parts_decide_what_may_be_cached():
+    assert [part.name for part in parts_of(options_of())] == ["diffusion_model"]
+    assert not needs_captions(options_of())
+    options = options_of(train_text_encoder=True, text_encoder_stop_step=7)
+    assert parts_of(options)[1].stop_step == 7
+    assert needs_captions(options)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "decay"),
+    [("adamw", 1e-5, 1e-2), ("lion", 1e-6, 1e-1), ("adafactor", 5e-4, 0.0)],
+)
+def test_what_the_optimizer_uses_is_saved(name, rate, decay):
+    options = resolve_defaults(options_of(optimizer=name))
+    assert (options.learning_rate, options.weight_decay) == (rate, decay)
+    given = options_of(optimizer=name, learning_rate=3e-4, weight_decay=0.5)
+    options = resolve_defaults(given)
+    assert (options.learning_rate, options.weight_decay) == (3e-4, 0.5)
+
+
+def test_the_last_epoch_is_validated_too():
+    def frequency(steps, every):
+        data = Data(
+            None, None, None, 1, 2, steps, validation_every_epochs=every
+        )
+        return data.validation_freq
+
+    assert frequency(10, 1) == [1, 2, 3, 4, 5]
+    assert frequency(10, 2) == [2, 4, 5]
+    assert frequency(7, 2) == [2, 4]
+    assert frequency(3, 5) == [2]
