@@ -6,9 +6,8 @@ Knows networks' layers; not losses, optimizers or files.
 from keras_sdft.adapters.lora import AttachedLoRA
 from keras_sdft.adapters.lora import LoRA
 from keras_sdft.adapters.lora import attach_weights
-from keras_sdft.adapters.low_rank import LowRankWeights
 from keras_sdft.adapters.targets import TARGETS
-from keras_sdft.adapters.targets import modules
+from keras_sdft.formats.lora_files import LowRankWeights
 
 __all__ = [
     "TARGETS",
@@ -16,5 +15,4 @@ __all__ = [
     "LoRA",
     "LowRankWeights",
     "attach_weights",
-    "modules",
 ]

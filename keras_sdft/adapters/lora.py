@@ -20,8 +20,9 @@ from keras_sdft import checks
 from keras_sdft.adapters import targets as target_layers
 from keras_sdft.adapters.low_rank import Dropout
 from keras_sdft.adapters.low_rank import LowRank
-from keras_sdft.adapters.low_rank import LowRankWeights
+from keras_sdft.formats.lora_files import LowRankWeights
 from keras_sdft.models import adapted
+from keras_sdft.models.weight_names import modules
 
 # By component of diffusers, then by its module name.
 Weights = Mapping[str, Mapping[str, LowRankWeights]]
@@ -143,7 +144,7 @@ def _made(
     weights: Mapping[str, LowRankWeights],
     strength: Any,
 ) -> dict[str, LowRank]:
-    known = target_layers.modules(component, sd.spec)
+    known = modules(component, sd.spec)
     unknown = sorted(set(weights) - set(known))
     if unknown:
         raise ValueError(
@@ -234,7 +235,7 @@ class LoRA:
         )
         fresh = {name: self._fresh(name) for name in self.components}
         if not any(fresh.values()):
-            known = target_layers.modules("unet", stable_diffusion.spec)
+            known = modules("unet", stable_diffusion.spec)
             raise ValueError(
                 "`targets` match no layer. Received: targets="
                 f"{self.targets!r}. Layers are named as "

@@ -12,7 +12,6 @@ References:
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -21,28 +20,7 @@ import numpy as np
 from keras import ops
 
 from keras_sdft.diffusion import StatelessSeed
-
-
-@dataclasses.dataclass(frozen=True)
-class LowRankWeights:
-    """The values of one layer's adapter.
-
-    Attributes:
-        down: Float32 array `(in, rank)` or `(height, width, in, rank)`.
-        up: Float32 array `(rank, out)` or `(1, 1, rank, out)`.
-        alpha: Float; the addition is scaled by `alpha / rank`.
-        magnitude: Float32 array `(out,)` of DoRA, or `None`.
-    """
-
-    down: np.ndarray
-    up: np.ndarray
-    alpha: float
-    magnitude: np.ndarray | None = None
-
-    @property
-    def rank(self) -> int:
-        """The number of rows of `up`."""
-        return int(self.up.shape[-2])
+from keras_sdft.formats.lora_files import LowRankWeights
 
 
 class LowRank:

@@ -14,7 +14,7 @@ from typing import Any
 
 from keras_sdft import checks
 from keras_sdft.models.weight_layout import find_layers
-from keras_sdft.models.weight_names import component_rows
+from keras_sdft.models.weight_names import modules
 
 # diffusers' component and the network of ours that it is.
 NETWORKS = {"unet": "diffusion_model", "text_encoder": "text_encoder"}
@@ -27,20 +27,6 @@ _LINEAR = r"(\.attentions\.|\.encoder\.layers\.).*"
 _ALL = _LINEAR + r"|.*\.(resnets|downsamplers|upsamplers)\..*"
 _NAMED = {"attention": r".*" + _ATTENTION, "linear": _LINEAR, "all": _ALL}
 TARGETS = tuple(_NAMED)
-
-
-def modules(component: str, spec: Any) -> dict[str, str]:
-    """Returns the paths of our layers with a kernel, by diffusers' name.
-
-    Args:
-        component: `"unet"` or `"text_encoder"`.
-        spec: A `StableDiffusionSpec`.
-    """
-    return {
-        row.theirs.removesuffix(".weight"): row.ours.removesuffix(".kernel")
-        for row in component_rows(component, spec)
-        if row.ours is not None and row.ours.endswith(".kernel")
-    }
 
 
 def select(

@@ -7,6 +7,7 @@ spellings are data. Must not know layers or training.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import json
 import re
@@ -17,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from keras_sdft import checks
-from keras_sdft.adapters import LowRankWeights
-from keras_sdft.adapters import modules
 from keras_sdft.formats import safetensors_files
 from keras_sdft.formats.ldm_names import original_keys
 from keras_sdft.models.spec import StableDiffusionSpec
+from keras_sdft.models.weight_names import component_rows
+from keras_sdft.models.weight_names import modules
 
 DIALECTS = ("diffusers", "kohya")
 COMPONENTS = ("unet", "text_encoder")
@@ -63,6 +64,28 @@ _FOREIGN = (
     (r"^emb_params$|^emp_params$|^clip_[lg]$", "an embedding, not a LoRA"),
     (r"^model\.diffusion_model\.", "a whole model, not a LoRA"),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRankWeights:
+    """The values of one layer's adapter.
+
+    Attributes:
+        down: Float32 array `(in, rank)` or `(height, width, in, rank)`.
+        up: Float32 array `(rank, out)` or `(1, 1, rank, out)`.
+        alpha: Float; the addition is scaled by `alpha / rank`.
+        magnitude: Float32 array `(out,)` of DoRA, or `None`.
+    """
+
+    down: np.ndarray
+    up: np.ndarray
+    alpha: float
+    magnitude: np.ndarray | None = None
+
+    @property
+    def rank(self) -> int:
+        """The number of rows of `up`."""
+        return int(self.up.shape[-2])
 
 
 def read(
@@ -246,8 +269,6 @@ def _shapes(
     component: str, spec: StableDiffusionSpec
 ) -> dict[str, tuple[int, ...]]:
     """Shapes of diffusers' weights, by module."""
-    from keras_sdft.models.weight_names import component_rows
-
     return {
         row.theirs.removesuffix(".weight"): row.shape
         for row in component_rows(component, spec)

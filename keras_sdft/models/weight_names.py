@@ -200,6 +200,20 @@ def component_rows(
     return vae_rows(spec.autoencoder)
 
 
+def modules(component: str, spec: Any) -> dict[str, str]:
+    """Returns the paths of our layers with a kernel, by diffusers' name.
+
+    Args:
+        component: `"unet"` or `"text_encoder"`.
+        spec: A `StableDiffusionSpec`.
+    """
+    return {
+        row.theirs.removesuffix(".weight"): row.ours.removesuffix(".kernel")
+        for row in component_rows(component, spec)
+        if row.ours is not None and row.ours.endswith(".kernel")
+    }
+
+
 @functools.lru_cache(maxsize=16)
 def unet_rows(spec: DiffusionModelSpec) -> tuple[Row, ...]:
     """The rows of the U-Net."""
