@@ -79,7 +79,7 @@ def encode(options: Options) -> None:
     loaded = load_data(training, sd, caches)
     caches.fill(sd, keep_text_encoder=False)
     if len(loaded.report):
-        print("Unreadable images, left out:")
+        print("Report images, left out:")
         print(loaded.report.table(20))
     print(f"Train from it: keras-sdft train --cache {options.cache} ...")
 

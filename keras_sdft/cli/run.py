@@ -148,8 +148,7 @@ def _opening(
     names = [part.name.replace("_", " ") for part in parts_of(options)]
     if len(names) > 1:
         lines.append(f"  what learns: {', '.join(names)}")
-    if len(data.report):
-        lines.append(f"  {len(data.report)} unreadable images left out")
+    lines += [f"  {line}" for line in data.report.summary().splitlines()]
     return "\n".join(lines)
 
 
@@ -163,7 +162,7 @@ def _device() -> str:
 def _report_unreadable(run: RunDirectory, data: Data) -> None:
     if len(data.report):
         data.report.write(os.fspath(run.skipped))
-        print(f"Unreadable images, left out (see {run.skipped}):")
+        print(f"Report images, left out (see {run.skipped}):")
         print(data.report.table(20))
 
 

@@ -35,7 +35,7 @@ class Data:
         training: `tf.data.Dataset` of the batches of one epoch, or an
             endless one.
         validation: The same for validation, or `None`.
-        report: `keras_sdft.data.Unreadable`.
+        report: `keras_sdft.data.Report`.
         images_per_step: Integer, images in one optimizer step.
         steps_per_epoch: Integer, optimizer steps in one epoch.
         steps: Integer, optimizer steps of the run.
@@ -94,7 +94,7 @@ def load_data(options: Options, sd: Any, caches: Caches) -> Data:
         sd: `keras_sdft.StableDiffusion`, for its tokenizer and image size.
         caches: `Caches` that they are read from, once they are filled.
     """
-    report = data.Unreadable()
+    report = data.Report()
     images = options.batch_size * options.gradient_accumulation_steps
     training = data.load(
         options.data,
@@ -134,7 +134,7 @@ def load_photos(options: Options, sd: Any) -> Data:
 
     What is wrong with them, and how long the run is, is known after it.
     """
-    report = data.Unreadable()
+    report = data.Report()
     images = options.batch_size * options.gradient_accumulation_steps
     training = data.load_dreambooth(
         options.instance_data_dir,

@@ -19,12 +19,12 @@ from keras_sdft.data.prompts import fill_prompt
 from keras_sdft.data.rare_tokens import TokenReport
 from keras_sdft.data.rare_tokens import check_token
 from keras_sdft.data.rare_tokens import rare_tokens
+from keras_sdft.data.report import Report
 from keras_sdft.data.sources.class_images import add_to_record
 from keras_sdft.data.sources.class_images import check_disk_space
 from keras_sdft.data.sources.class_images import missing_class_images
 from keras_sdft.data.sources.dreambooth import check_dreambooth_folders
 from keras_sdft.data.sources.reading import read_examples
-from keras_sdft.data.unreadable import Unreadable
 
 __all__ = [
     "BatchOptions",
@@ -36,11 +36,11 @@ __all__ = [
     "Examples",
     "ImageOptions",
     "LoadOptions",
+    "Report",
     "SourceOptions",
     "SubjectOptions",
     "TagOptions",
     "TokenReport",
-    "Unreadable",
     "add_to_record",
     "check_disk_space",
     "check_dreambooth_folders",

@@ -127,11 +127,7 @@ def assign(
     of_record = np.zeros(len(examples.records), np.int64)
     of_record[records] = nearest
     used, bucket_of = np.unique(of_record[examples.rows], return_inverse=True)
-    result = Assignment(tuple(table[index] for index in used), bucket_of)
-    logger.info(
-        "%d buckets (width x height: images):\n%s", len(used), result.table()
-    )
-    return result
+    return Assignment(tuple(table[index] for index in used), bucket_of)
 
 
 def nearest_sizes(

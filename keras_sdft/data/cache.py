@@ -37,7 +37,7 @@ from keras_sdft.data.cache_state import write_state
 from keras_sdft.data.cache_state import writing
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.options import Options
-from keras_sdft.data.sources.folders import free_bytes
+from keras_sdft.files import free_bytes
 
 
 class Cache:

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_sdft.data.cache_shards import write_whole
-from keras_sdft.data.sources.folders import existing_folder
-from keras_sdft.data.sources.folders import free_bytes
+from keras_sdft.files import existing_directory
+from keras_sdft.files import free_bytes
 from keras_sdft.version import __version__
 
 FORMAT_VERSION = 1
@@ -184,7 +184,7 @@ def check_space(directory: str, needed: int) -> None:
         PermissionError: If the directory cannot be written to.
         ValueError: If more bytes are needed than are free.
     """
-    folder = existing_folder(directory)
+    folder = existing_directory(directory)
     with writing(directory):
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

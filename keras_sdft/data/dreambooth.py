@@ -16,9 +16,9 @@ from keras_sdft.data.options import DreamboothLoadOptions
 from keras_sdft.data.pipeline import Pipeline
 from keras_sdft.data.prior import PriorRecords
 from keras_sdft.data.prompts import check_dreambooth_prompts
+from keras_sdft.data.report import Report
 from keras_sdft.data.sources.dreambooth import check_dreambooth_folders
 from keras_sdft.data.sources.folders import read_photos
-from keras_sdft.data.unreadable import Unreadable
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -30,7 +30,7 @@ def load_dreambooth(
     tokenizer: Tokenizer,
     *,
     cache: Any = None,
-    report: Unreadable | None = None,
+    report: Report | None = None,
     **options: Any,
 ) -> tf.data.Dataset:
     """Loads photos of a subject as batches for `keras_sdft.Trainer`.
@@ -80,11 +80,12 @@ def load_dreambooth(
     instance, folder = chosen.instance_prompt, chosen.class_data_dir
     check_dreambooth_prompts(instance, chosen.class_prompt, chosen.token)
     check_dreambooth_folders(instance_data_dir, folder, chosen.class_prompt)
-    photos = pipeline.checked(read_photos(instance_data_dir, instance))
+    photos = read_photos(instance_data_dir, instance)
+    photos = pipeline.checked(os.fspath(instance_data_dir), photos)
     photos = photos.repeated(chosen.repeats)
     if chosen.class_prompt is None:
         return pipeline.batches(photos)
     classes = read_photos(folder, chosen.class_prompt)
-    classes = pipeline.checked(classes, needs_mask=False)
+    classes = pipeline.checked(os.fspath(folder), classes, needs_mask=False)
     weight = chosen.prior_loss_weight
     return pipeline.batches(photos, PriorRecords(photos, classes, weight))

@@ -30,7 +30,7 @@ from keras_sdft.data.masks import PIXELS_PER_LATENT
 from keras_sdft.data.masks import latent_mask
 from keras_sdft.data.masks import read_masked
 from keras_sdft.data.options import Options
-from keras_sdft.data.unreadable import Unreadable
+from keras_sdft.data.report import Report
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class ExampleBuilder:
         tokens: `CaptionTokens`.
         sizes: Sequence of `(height, width)` in pixels, the buckets.
         options: `Options`.
-        report: `Unreadable`, which receives the images that cannot be read.
+        report: `Report`, which receives the images that cannot be read.
         first_class: Integer, where class images begin among the examples.
             `None` (the default) if there are none.
         weight: Float, by which the weights of all but class images are
@@ -64,7 +64,7 @@ class ExampleBuilder:
         tokens: CaptionTokens,
         sizes: tuple[tuple[int, int], ...],
         options: Options,
-        report: Unreadable,
+        report: Report,
         *,
         first_class: int | None = None,
         weight: float = 1.0,

@@ -9,12 +9,18 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
 from typing import Protocol
 
 import numpy as np
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+# Rows of an epoch, about 50 bytes each, that repeats may make.
+MAX_REPEATED = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,6 +93,24 @@ class Columns:
         )
 
 
+@dataclasses.dataclass
+class Findings:
+    """What a reader found beside examples, for the report.
+
+    Attributes:
+        left_out: Dict of images' names by the reason why they are left out.
+        notes: List of sentences, how the source was read.
+    """
+
+    left_out: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def leave_out(self, reason: str, names: list[str]) -> None:
+        """Adds images that are left out, if there are any."""
+        if names:
+            self.left_out[reason] = names
+
+
 class Examples:
     """Rows of a set of records: repeated, or left out, without copying it.
 
@@ -95,13 +119,20 @@ class Examples:
             asked for from several threads.
         rows: Integer array, the record of each example. `None` (the default)
             takes every record once.
+        findings: `Findings` of the reader.
     """
 
-    def __init__(self, records: Records, rows: np.ndarray | None = None):
+    def __init__(
+        self,
+        records: Records,
+        rows: np.ndarray | None = None,
+        findings: Findings | None = None,
+    ):
         self.records = records
         if rows is None:
             rows = np.arange(len(records), dtype=np.int64)
         self.rows = rows
+        self.findings = findings or Findings()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -112,14 +143,34 @@ class Examples:
     def __iter__(self) -> Iterator[Example]:
         return (self.records[int(row)] for row in self.rows)
 
-    def repeated(self, times: int) -> Examples:
-        """Returns the examples with each one several times in a row."""
-        return Examples(self.records, np.repeat(self.rows, times))
+    def repeated(self, times: int | list[int]) -> Examples:
+        """Returns the examples with each one several times in a row.
+
+        Args:
+            times: Integer, or one for each example.
+
+        Raises:
+            ValueError: If that makes more than ten million.
+        """
+        total = times * len(self) if isinstance(times, int) else sum(times)
+        if total > max(MAX_REPEATED, len(self)):
+            raise ValueError(
+                f"An epoch may show at most {MAX_REPEATED:,} examples where "
+                f"they are repeated. Received: `repeats` that make {total:,}. "
+                "Repeat them less often, and train for more epochs."
+            )
+        if not isinstance(times, int):
+            unshown = [n for n, time in enumerate(times) if not time]
+            names = [self[number].name for number in unshown]
+            self.findings.leave_out("with 0 repeats", names)
+        rows = np.repeat(self.rows, times)
+        return Examples(self.records, rows, self.findings)
 
     def without(self, records: Iterable[int]) -> Examples:
         """Returns the examples that do not come from these records."""
         bad = np.fromiter(records, dtype=np.int64)
-        return Examples(self.records, self.rows[~np.isin(self.rows, bad)])
+        rows = self.rows[~np.isin(self.rows, bad)]
+        return Examples(self.records, rows, self.findings)
 
 
 def check_captions(value: Any, where: str) -> str | tuple[str, ...]:
@@ -132,19 +183,19 @@ def check_captions(value: Any, where: str) -> str | tuple[str, ...]:
     Raises:
         ValueError: If `value` is neither.
     """
-    if isinstance(value, str):
-        return value
-    if (
-        isinstance(value, (list, tuple))
-        and value
-        and all(isinstance(item, str) for item in value)
-    ):
-        return value[0] if len(value) == 1 else tuple(value)
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if items and all(_is_text(item) for item in items):
+        return items[0] if len(items) == 1 else tuple(items)
     raise ValueError(
         "A caption must be a string, or a non-empty list of strings. "
         f"Received: {value!r} ({where}). Write the caption as text; use an "
         'empty string ("") for an image without one.'
     )
+
+
+def _is_text(value: Any) -> bool:
+    # Half a pair of UTF-16, as JSON may hold it, is no text.
+    return isinstance(value, str) and not _SURROGATE.search(value)
 
 
 def several(captions: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -7,11 +7,13 @@ lists or TensorFlow; chance enters as numbers that the caller has drawn.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import os
 import threading
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,17 @@ from PIL import UnidentifiedImageError
 
 MAX_SIDE = 16_384
 MAX_PIXELS = 2**27
+# So many are decoded of one image, and at once in all threads: 4 bytes each.
+# A JPEG is decoded at a smaller scale.
+MAX_DECODED = 2**26
+
+# No others are opened, whatever a file is named: Pillow runs Ghostscript for
+# an EPS.
+_FORMATS = "AVIF BMP GIF HEIF JPEG PNG PPM TIFF WEBP".split()
+# Read where `pillow-heif` is installed.
+HEIF_EXTENSIONS = frozenset((".heic", ".heif", ".hif"))
+
+_BLOCK = 2**18
 
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
@@ -43,6 +56,68 @@ class UnreadableImage(ValueError):
     """An image that cannot be read; its text is the reason."""
 
 
+class Decoding:
+    """Bounds how many pixels are decoded at once, over all threads.
+
+    Args:
+        limit: Integer, pixels.
+    """
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._used = 0
+        self._freed = threading.Condition()
+        self._own = threading.local()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Counts what the thread decodes in the block until its end."""
+        if getattr(self._own, "pixels", None) is not None:
+            yield
+            return
+        self._own.pixels = 0
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._used -= self._own.pixels
+                self._freed.notify_all()
+            self._own.pixels = None
+
+    def take(self, pixels: int) -> None:
+        """Waits until so many pixels more may be decoded, inside `held`."""
+        with self._freed:
+            # Who holds an image may have its mask at once: two threads that
+            # do would wait for each other.
+            if not self._own.pixels:
+                self._freed.wait_for(
+                    lambda: not self._used or self._used + pixels <= self._limit
+                )
+            self._used += pixels
+        self._own.pixels += pixels
+
+
+DECODING = Decoding(MAX_DECODED)
+
+
+@functools.cache
+def reads_heif() -> bool:
+    """Tells whether HEIC files can be read: where `pillow-heif` is."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+@functools.cache
+def _formats() -> list[str]:
+    reads_heif()
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
 def read_rgb(source: Any, size: tuple[int, int] | None = None) -> Image.Image:
     """Reads an image and turns it upright, on white, in RGB.
 
@@ -58,9 +133,10 @@ def read_rgb(source: Any, size: tuple[int, int] | None = None) -> Image.Image:
         `PIL.Image.Image` in mode `"RGB"`.
 
     Raises:
-        UnreadableImage: If the image is empty, truncated, corrupt, longer than
-            16,384 pixels on a side or larger than 134 million pixels, in which
-            case it is not decoded.
+        UnreadableImage: If the image is empty, truncated, corrupt, of a format
+            that is not read, longer than 16,384 pixels on a side or larger
+            than 67 million pixels (134 million for a JPEG); then it is not
+            decoded.
     """
     return read_as(to_rgb, source, size)
 
@@ -81,11 +157,12 @@ def read_as(
         UnreadableImage: See `read_rgb`.
     """
     try:
-        with _opened(source) as image:
+        with DECODING.held(), _opened(source) as image:
             _refuse_size(image.size)
             orientation = _orientation(image)
             if size is not None and image is not source:
                 _draft(image, size, orientation)
+            DECODING.take(_decoded_pixels(image.size))
             with _CALLERS_IMAGES if image is source else _no_lock():
                 image.load()
             converted = convert(image)
@@ -269,8 +346,8 @@ def _opened(source: Any):
     if isinstance(source, np.ndarray):
         return contextlib.nullcontext(_from_array(source))
     if isinstance(source, bytes):
-        return Image.open(io.BytesIO(source))
-    return Image.open(source)
+        source = io.BytesIO(source)
+    return Image.open(source, formats=_formats())
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -301,6 +378,16 @@ def _refuse_size(size: tuple[int, int]) -> None:
         )
 
 
+def _decoded_pixels(size: tuple[int, int]) -> int:
+    pixels = size[0] * size[1]
+    if pixels > MAX_DECODED:
+        raise UnreadableImage(
+            f"{size[0]}x{size[1]} pixels to decode, and the budget is "
+            f"{MAX_DECODED}; save it smaller, or as JPEG"
+        )
+    return pixels
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(_ORIENTATION_TAG, 1)
@@ -326,19 +413,36 @@ def _from_range(array: np.ndarray, largest: int, mode: str) -> Image.Image:
             f"mode {mode!r} with values outside [0, {largest}]: "
             f"[{array.min()}, {array.max()}]"
         )
-    scaled = np.round(array.astype(np.float64) * (255 / largest))
-    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+    scaled = np.empty(array.shape, np.uint8)
+    # In blocks: as float64 the whole would take eight times as much.
+    step = max(1, _BLOCK // array.shape[1])
+    for top in range(0, len(array), step):
+        rows = slice(top, top + step)
+        values = array[rows].astype(np.float64)
+        scaled[rows] = np.round(values * (255 / largest))
+    return Image.fromarray(scaled).convert("RGB")
 
 
 def _reason(source: Any, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "the file does not exist"
     if isinstance(error, UnidentifiedImageError):
-        if isinstance(source, bytes):
-            empty = not source
-        else:
-            empty = os.path.getsize(source) == 0
-        if empty:
+        if _is_empty(source):
             return "the file is empty (0 bytes)"
-        return "not an image: corrupt, without pixels, or of an unknown format"
+        if str(source)[-5:].lower().endswith(tuple(HEIF_EXTENSIONS)):
+            if not reads_heif():
+                return "HEIC, which `pip install pillow-heif` makes readable"
+        return (
+            "not an image: corrupt, without pixels, or of a format that is "
+            f"not read (read are {', '.join(_formats())})"
+        )
     return f"{type(error).__name__}: {error}"
+
+
+def _is_empty(source: Any) -> bool:
+    if isinstance(source, bytes):
+        return not source
+    try:
+        return not os.path.getsize(source)
+    except (OSError, TypeError):
+        return False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -31,8 +32,8 @@ from keras_sdft.data.masks import check_masks
 from keras_sdft.data.options import LoadOptions
 from keras_sdft.data.options import Options
 from keras_sdft.data.prior import PriorRecords
+from keras_sdft.data.report import Report
 from keras_sdft.data.sources.reading import read_examples
-from keras_sdft.data.unreadable import Unreadable
 from keras_sdft.data.unreadable import drop_unreadable
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def load(
     tokenizer: Tokenizer,
     *,
     cache: Cache | None = None,
-    report: Unreadable | None = None,
+    report: Report | None = None,
     **options: Any,
 ) -> tf.data.Dataset:
     """Loads captioned images as batches for `keras_sdft.Trainer`.
@@ -90,8 +91,9 @@ def load(
         cache: `keras_sdft.data.Cache`, to encode images and captions once;
             batches then have `moments` and `context` in their places. `None`
             (the default) has none.
-        report: `keras_sdft.data.Unreadable`, which receives every unreadable
-            image, also those found while training. `None` logs a warning.
+        report: `keras_sdft.data.Report`, which receives how many images are
+            found, used and left out, and every unreadable one, also those
+            found while training. `None` logs it.
 
     Returns:
         `tf.data.Dataset` of batches, prefetched, of known length; of unknown
@@ -123,7 +125,10 @@ def load(
         mask_column=chosen.mask_column if chosen.masks == "files" else None,
         repeats=chosen.repeats,
     )
-    return pipeline.batches(pipeline.checked(examples))
+    split = f" ({chosen.split})" if chosen.split else ""
+    named = isinstance(source, (str, os.PathLike))
+    name = f"{source if named else type(source).__name__}{split}"
+    return pipeline.batches(pipeline.checked(name, examples))
 
 
 class Pipeline:
@@ -133,7 +138,7 @@ class Pipeline:
         tokenizer: `Tokenizer`.
         options: `Options`.
         cache: `Cache` or `None`.
-        report: `Unreadable`, or `None` to log what cannot be read.
+        report: `Report`, or `None` to log what cannot be read.
     """
 
     def __init__(
@@ -141,7 +146,7 @@ class Pipeline:
         tokenizer: Tokenizer,
         options: Options,
         cache: Cache | None,
-        report: Unreadable | None,
+        report: Report | None,
     ):
         if cache is not None:
             cache.check(options.crop, options.shuffle_tags)
@@ -149,12 +154,16 @@ class Pipeline:
         self._options = options
         self._cache = cache
         self._logs = report is None
-        self._report = Unreadable() if report is None else report
+        self._source: Any = None
+        self._report = Report() if report is None else report
 
-    def checked(self, examples: Examples, needs_mask: bool = True) -> Examples:
+    def checked(
+        self, name: str, examples: Examples, needs_mask: bool = True
+    ) -> Examples:
         """Leaves out unreadable images, and refuses masks that are wrong.
 
         Args:
+            name: String, what the report calls the source.
             examples: `Examples`.
             needs_mask: Boolean, whether one at least must have a mask where
                 `masks` asks for them.
@@ -164,14 +173,20 @@ class Pipeline:
         """
         options = self._options
         if self._cache is not None and self._cache.has_read(examples, options):
+            self._source = self._report.add_source(name, examples, ())
             return examples
-        examples = drop_unreadable(
-            examples, options.size, self._report, options.max_unreadable
+        examples, unreadable = drop_unreadable(
+            examples,
+            options.size,
+            self._report,
+            options.max_unreadable,
+            buckets=options.buckets,
         )
-        if self._logs and len(self._report):
+        self._source = self._report.add_source(name, examples, unreadable)
+        if self._logs and unreadable:
             logger.warning(
                 "%d images cannot be read and are left out:\n%s",
-                len(self._report),
+                len(unreadable),
                 self._report.table(10),
             )
         if not len(examples):
@@ -210,6 +225,7 @@ class Pipeline:
             remainder=options.remainder,
         )
         _check_plan(plan, assignment, options)
+        self._tell(assignment)
         if classes is None:
             return self._dataset(examples, plan, assignment)
         first_class = len(examples)
@@ -228,6 +244,18 @@ class Pipeline:
         if not options.buckets:
             return one_bucket(len(examples), options.size)
         return assign(examples, bucket_sizes(options), options.size)
+
+    def _tell(self, assignment: Assignment) -> None:
+        """Notes the buckets, and logs what nobody asked a report for."""
+        if self._options.buckets:
+            table = assignment.table().replace("\n", ", ")
+            self._source.notes.append(
+                f"{len(assignment.sizes)} buckets (width x height: images): "
+                f"{table}"
+            )
+        if self._logs:
+            level = logging.WARNING if self._source.left_out else logging.INFO
+            logger.log(level, "%s", self._source.summary())
 
     def _dataset(
         self,

@@ -1,14 +1,9 @@
-"""The report of unreadable images, and the check before training.
-
-This file knows which images cannot be read and why. It must not know captions,
-tokens or TensorFlow, and it never touches the files that it reports.
-"""
+"""The check before training: which images cannot be read, and are too small."""
 
 from __future__ import annotations
 
-import csv
-import os
-import threading
+import dataclasses
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,73 +11,23 @@ import numpy as np
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.images import read_rgb
+from keras_sdft.data.report import Report
 
 # So many images are decoded before training; a larger set is sampled evenly.
 CHECK_LIMIT = 2000
+# Images that are enlarged by more than this are told of.
+_ENLARGED = 1.5
 
 _THREADS = 8
 
 
-class Unreadable:
-    """A table of the images that could not be read, each once.
+@dataclasses.dataclass(frozen=True)
+class _Look:
+    """What the check saw of an image."""
 
-    `keras_sdft.data.load` fills it: when it checks the images, and later from
-    the threads that read them.
-
-    Example:
-
-    ```python
-    report = keras_sdft.data.Unreadable()
-    dataset = keras_sdft.data.load("photos", tokenizer, report=report)
-    trainer.fit(dataset)
-    print(report.table())
-    report.write("run/unreadable.csv")
-    ```
-    """
-
-    def __init__(self) -> None:
-        self._rows: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    @property
-    def rows(self) -> list[tuple[str, str]]:
-        """List of `(image, reason)`, in the order in which they were found."""
-        with self._lock:
-            return list(self._rows.items())
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def add(self, image: str, reason: str) -> bool:
-        """Adds an image; returns whether it is new in the table."""
-        with self._lock:
-            new = image not in self._rows
-            self._rows.setdefault(image, reason)
-        return new
-
-    def table(self, limit: int | None = None) -> str:
-        """Returns the table as text.
-
-        Args:
-            limit: Integer, the most rows to show. `None` shows them all.
-
-        Returns:
-            String of one line per image; `""` if there are none.
-        """
-        rows = self.rows
-        shown = rows[:limit]
-        width = max((len(image) for image, _ in shown), default=0)
-        lines = [f"{image:<{width}}  {reason}" for image, reason in shown]
-        if len(shown) < len(rows):
-            lines.append(f"... and {len(rows) - len(shown)} more")
-        return "\n".join(lines)
-
-    def write(self, path: str | os.PathLike) -> None:
-        """Writes the table as CSV with the columns `image` and `reason`."""
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("image", "reason"))
-            writer.writerows(self.rows)
+    name: str
+    reason: str = ""
+    size: tuple[int, int] = (0, 0)
 
 
 def sample_records(examples: Examples, limit: int) -> np.ndarray:
@@ -96,49 +41,78 @@ def sample_records(examples: Examples, limit: int) -> np.ndarray:
 def drop_unreadable(
     examples: Examples,
     size: tuple[int, int],
-    report: Unreadable,
+    report: Report,
     max_unreadable: float = 0.1,
+    *,
+    buckets: bool = False,
     limit: int = CHECK_LIMIT,
-) -> Examples:
+) -> tuple[Examples, list[str]]:
     """Decodes the images, or an even sample of many, and drops the bad ones.
 
     Args:
         examples: `Examples`.
         size: `(height, width)` that the images will be resized to; a JPEG is
             decoded no larger than that needs.
-        report: `Unreadable`, which receives the images that were dropped.
+        report: `Report`, which receives the images that were dropped.
         max_unreadable: Float in `[0, 1]`, the largest share of unreadable
             images among those that are checked.
+        buckets: Boolean, whether they are resized to about the area of `size`.
         limit: Integer, the most images to check.
 
     Returns:
-        `Examples` without the images that were found unreadable.
+        `Examples` without the images that were found unreadable, and the names
+        of these. A note says how many images are enlarged.
 
     Raises:
         ValueError: If a larger share is unreadable, with a table of them.
     """
     records = sample_records(examples, limit)
 
-    def reason_of(record: int) -> tuple[str, str] | None:
-        example = examples.records[int(record)]
+    def look(record: int) -> _Look:
+        name = f"record {record}"
         try:
-            read_rgb(example.image, size)
+            example = examples.records[int(record)]
+            name = example.name
+            image = read_rgb(example.image, size)
         except UnreadableImage as error:
-            return example.name, str(error)
-        return None
+            return _Look(name, str(error))
+        return _Look(name, size=(image.size[1], image.size[0]))
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        reasons = list(pool.map(reason_of, records))
-    found = Unreadable()
-    for reason in filter(None, reasons):
-        found.add(*reason)
-        report.add(*reason)
-    bad = [row for row, why in zip(records, reasons, strict=True) if why]
-    if len(bad) > max_unreadable * len(records):
+        seen = list(pool.map(look, records))
+    found = Report()
+    for one in seen:
+        if one.reason:
+            found.add(one.name, one.reason)
+            report.add(one.name, one.reason)
+    if len(found) > max_unreadable * len(records):
         raise ValueError(
-            f"{len(bad)} of {len(records)} images cannot be read, more than "
+            f"{len(found)} of {len(records)} images cannot be read, more than "
             f"`max_unreadable={max_unreadable}` allows:\n{found.table(10)}\n"
             "Replace these images, or raise `max_unreadable` (at most 1.0) "
             "to train without them."
         )
-    return examples.without(bad) if bad else examples
+    bad = [row for row, one in zip(records, seen, strict=True) if one.reason]
+    examples = examples.without(bad) if bad else examples
+    note = _enlarged(seen, size, buckets)
+    if note:
+        examples.findings.notes.append(note)
+    return examples, [name for name, _ in found.rows]
+
+
+def _enlarged(seen: list[_Look], size: tuple[int, int], buckets: bool) -> str:
+    """Says how many images are smaller than what they are shown at."""
+
+    def factor(one: _Look) -> float:
+        sides = (size[0] / one.size[0], size[1] / one.size[1])
+        return math.sqrt(sides[0] * sides[1]) if buckets else max(sides)
+
+    small = [one for one in seen if not one.reason and factor(one) > _ENLARGED]
+    if not small:
+        return ""
+    most = max(small, key=factor)
+    return (
+        f"{len(small):,} of {len(seen):,} images are enlarged to "
+        f"{size[1]}x{size[0]} pixels, by up to {factor(most):.1f} times "
+        f"({most.name}, {most.size[1]}x{most.size[0]})."
+    )

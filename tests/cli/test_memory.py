@@ -7,7 +7,7 @@ from keras_sdft.cli import memory
 from keras_sdft.cli.memory import available_on_host
 from keras_sdft.cli.memory import check_memory
 from keras_sdft.cli.training_data import Data
-from keras_sdft.data import Unreadable
+from keras_sdft.data import Report
 from tests.cli.options import options_of
 
 GB = 10**9
@@ -34,7 +34,7 @@ def data():
     """Batches of two, of steps that will have four."""
     batch = {"images": tf.zeros((2, 8, 8, 3))}
     dataset = tf.data.Dataset.from_tensors(batch)
-    return Data(dataset, None, Unreadable(), 4, 1, 1)
+    return Data(dataset, None, Report(), 4, 1, 1)
 
 
 @pytest.fixture

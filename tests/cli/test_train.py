@@ -17,7 +17,7 @@ from keras_sdft.cli.command_line import parse
 from keras_sdft.cli.run import inputs_of
 from keras_sdft.cli.run import resolved
 from keras_sdft.cli.training_data import Data
-from keras_sdft.data import Unreadable
+from keras_sdft.data import Report
 from tests.cli.options import options_of
 
 
@@ -54,7 +54,7 @@ class FakeTrainer(keras.Model):
 @pytest.fixture
 def fakes(monkeypatch):
     """Stands in for the model, the data and the trainer of a run."""
-    report = Unreadable()
+    report = Report()
     batches = tf.data.Dataset.from_tensors(
         (np.ones((2, 3), np.float32), np.ones((2, 1), np.float32))
     ).repeat(4)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_sdft.data import Unreadable
+from keras_sdft.data import Report
 from keras_sdft.data import load
 from keras_sdft.data import read_examples
 from keras_sdft.data.buckets import assign
@@ -204,7 +204,7 @@ def test_an_image_that_is_lost_is_replaced_at_its_bucket_s_size(
     for index, shape in enumerate([(80, 80), (60, 110)]):
         paths.append(tmp_path / f"{index}.png")
         Image.fromarray(picture(*shape, value=100)).save(paths[-1])
-    report = Unreadable()
+    report = Report()
     dataset = load(
         [(path, "") for path in paths],
         tokenizer,

@@ -14,7 +14,7 @@ from PIL import Image
 import keras_sdft.data.cache_shards as shards
 from keras_sdft.data import Cache
 from keras_sdft.data import Example
-from keras_sdft.data import Unreadable
+from keras_sdft.data import Report
 from keras_sdft.data import load
 from keras_sdft.data import load_dreambooth
 
@@ -599,7 +599,7 @@ def test_unreadable_images_are_replaced_as_without(
     for number in (2, 5):
         (numbered / f"{number}.png").write_bytes(b"no image")
     options = {"resolution": 64, "batch_size": 2, "horizontal_flip": True}
-    plain, report = Unreadable(), Unreadable()
+    plain, report = Report(), Report()
     uncached = load(numbered, tokenizer, report=plain, **options)
     cache = cache_of(tmp_path / "cache", model)
     cached = load(numbered, tokenizer, cache=cache, report=report, **options)

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_sdft.data import Unreadable
+from keras_sdft.data import Report
 from keras_sdft.data import load_dreambooth
 
 PROMPTS = {
@@ -207,7 +207,7 @@ def test_masks_of_photos_and_whole_class_images(folders, tokenizer):
 
 
 def test_a_lost_class_image_is_replaced_by_one_of_its_kind(folders, tokenizer):
-    report = Unreadable()
+    report = Report()
     dataset = open_folders(folders, tokenizer, report=report)
     (folders / "class" / "0.png").unlink()
     (folders / "photos" / "0.png").unlink()
@@ -232,7 +232,7 @@ def test_unreadable_photos_are_reported(folders, tokenizer):
     with pytest.raises(ValueError, match="1 of 5 images cannot be read"):
         open_folders(folders, tokenizer)
     dataset = open_folders(
-        folders, tokenizer, max_unreadable=0.5, report=Unreadable()
+        folders, tokenizer, max_unreadable=0.5, report=Report()
     )
     assert dataset.cardinality() == 2
 

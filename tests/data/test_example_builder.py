@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from keras_sdft.data import Example
-from keras_sdft.data import Unreadable
+from keras_sdft.data import Report
 from keras_sdft.data import read_examples
 from keras_sdft.data.batches import batched
 from keras_sdft.data.buckets import assign
@@ -67,7 +67,7 @@ def make_parts(examples, tokenizer):
             CaptionTokens(tokenizer),
             assignment.sizes,
             options,
-            Unreadable(),
+            Report(),
             first_class=first_class,
             weight=plan.weight,
         )

@@ -2,8 +2,9 @@ import os
 
 import pytest
 
+from keras_sdft.data.sources.files import walk
 from keras_sdft.data.sources.folders import read_folder
-from keras_sdft.data.sources.folders import walk
+from keras_sdft.data.sources.folders import read_photos
 
 
 def rows_of(examples):
@@ -143,10 +144,63 @@ def test_class_folders_repeat_and_name(pictures, caplog):
     assert len(examples.records) == 3
 
 
-def test_a_year_before_a_name_is_pointed_out(pictures, caplog):
-    examples = read_folder(pictures({"2020_holiday/a.png": None}))
+def test_a_number_before_a_name_is_pointed_out(pictures):
+    folders = {"2020_holiday/a.png": None, "0_dogs/b.png": None}
+    examples = read_folder(pictures(folders))
     assert len(examples) == 2020
-    assert "2020 times in an epoch" in caplog.text
+    (note,) = examples.findings.notes
+    assert "2020 times '2020_holiday'" in note
+    (left_out,) = examples.findings.left_out.items()
+    assert left_out == ("with 0 repeats", ["0_dogs/b.png"])
+
+
+@pytest.mark.parametrize("times", [10**12, 99999999999999999999])
+def test_wild_repeats_are_refused(pictures, times):
+    root = pictures({f"{times}_dog/a.png": None})
+    with pytest.raises(ValueError, match="at most 10,000,000 examples"):
+        read_folder(root)
+
+
+def test_captions_are_split_at_newlines_alone(pictures):
+    text = "a\x0bb\u2028c\x1cd\r\nsecond\n\n"
+    examples = read_folder(pictures({"a.png": None, "a.txt": text.encode()}))
+    assert examples[0].captions == ("a\x0bb\u2028c\x1cd", "second")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"1_dog/a.png": None, "1_dog/b.heic": b"x", "c.CR2": b"x"},
+        {
+            "a.png": None,
+            "a.txt": "a",
+            "b.heic": b"x",
+            "b.txt": "b",
+            "c.CR2": "",
+        },
+    ],
+)
+def test_formats_that_are_not_read_are_never_silent(pictures, files):
+    root = pictures(files)
+    for examples in (read_folder(root), read_photos(root, "a dog")):
+        assert len(examples) == 1
+        ((reason, names),) = examples.findings.left_out.items()
+        assert len(names) == 2
+        assert "pillow-heif" in reason and "PNG or JPEG" in reason
+
+
+def test_a_folder_of_other_formats_alone_is_refused_with_the_remedy(pictures):
+    root = pictures({"x.heic": b"x"})
+    words = "1 are pictures .*x.heic'; `pip install pillow-heif`"
+    for read in (read_folder, lambda path: read_photos(path, "a dog")):
+        with pytest.raises(ValueError, match=words):
+            read(root)
+
+
+def test_a_caption_file_of_another_kind_is_refused(pictures):
+    root = pictures({"a.png": None, "a.txt": b"x" * (2**20 + 1)})
+    with pytest.raises(ValueError, match="at most 1048576 bytes.*a.txt"):
+        read_folder(root)
 
 
 def test_linked_folders_are_read_and_loops_are_not(
@@ -198,7 +252,7 @@ BAD = {
     "not UTF-8": (
         {"a.png": None, "a.txt": "café".encode("latin-1")},
         ValueError,
-        ["must be UTF-8", "a.txt", "byte 3"],
+        ["must be UTF-8", "a.txt", "position 3"],
     ),
     "two kinds": (
         {"a.png": None, "a.txt": "x", "a.caption": "y"},

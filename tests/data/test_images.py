@@ -1,5 +1,8 @@
 import io
 import struct
+import subprocess
+import threading
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from keras_sdft.data.images import Decoding
 from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.images import crop_box
 from keras_sdft.data.images import fit
@@ -209,6 +213,8 @@ BAD = {
     "30,000 pixels": (png_header(30_000, 100), "30000x100"),
     "30,000 pixels squared": (png_header(30_000, 30_000), "900000000"),
     "too many pixels": (png_header(16_000, 9_000), "16000x9000"),
+    "too many to decode": (png_header(12_000, 9_000), "budget is 67108864"),
+    "another format": (encode(Image.new("RGB", (9, 9)), "tga"), "not read"),
     "array of floats": (np.zeros((4, 4, 3), np.float32), "uint8"),
     "array of five channels": (np.zeros((4, 4, 5), np.uint8), "(4, 4, 5)"),
     "array without pixels": (np.zeros((0, 4, 3), np.uint8), "0 pixels"),
@@ -249,3 +255,60 @@ def test_inside_dataset_map_as_eagerly():
     )
     for image, mapped in zip(images, dataset, strict=True):
         assert (mapped.numpy() == shrink(image)).all()
+
+
+def test_a_file_that_runs_a_program_is_not_opened(tmp_path, monkeypatch):
+    def run(*arguments, **options):
+        raise AssertionError("a program was started")
+
+    for name in ("Popen", "check_call", "call", "run"):
+        monkeypatch.setattr(subprocess, name, run)
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.eps")
+    path = (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    for source in (path, path.read_bytes()):
+        with pytest.raises(UnreadableImage, match="format that is not read"):
+            read_rgb(source)
+
+
+def test_sixteen_bits_are_scaled_in_little_memory():
+    values = np.arange(2**22, dtype=np.uint32).reshape(2048, 2048) % 65536
+    image = Image.fromarray(values.astype(np.uint16))
+    tracemalloc.start()
+    found = to_rgb(image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # As float64 alone it would be 33.6 MB.
+    assert peak < 32e6
+    expected = np.round(values * (255 / 65535)).astype(np.uint8)
+    np.testing.assert_array_equal(np.asarray(found)[..., 0], expected)
+
+
+def test_few_large_images_are_decoded_at_once():
+    decoding = Decoding(10)
+    running, most = 0, 0
+    lock = threading.Lock()
+
+    def decode(pixels):
+        nonlocal running, most
+        with decoding.held():
+            decoding.take(pixels)
+            # A mask of the same image does not wait for others.
+            decoding.take(1)
+            with lock:
+                running += pixels
+                most = max(most, running)
+            threading.Event().wait(0.01)
+            with lock:
+                running -= pixels
+
+    threads = [
+        threading.Thread(target=decode, args=(pixels,))
+        for pixels in (4, 6, 3, 9, 4, 12, 4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
+    # One that is too large for the limit goes alone.
+    assert 4 < most <= 12

@@ -4,7 +4,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_sdft.data import Example
-from keras_sdft.data import Unreadable
+from keras_sdft.data import Report
 from keras_sdft.data import load
 from keras_sdft.data.masks import latent_mask
 from keras_sdft.data.masks import read_masked
@@ -260,7 +260,7 @@ def test_a_mask_lost_while_training_is_reported(tmp_path, tokenizer):
         Example(tmp_path / "a.png", "a", mask=tmp_path / "a-masklabel.png"),
         Example(photo(64, 128), "b", mask=left_half(64, 128)),
     ]
-    report = Unreadable()
+    report = Report()
     dataset = load(
         examples,
         tokenizer,

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sdft.data import Example
-from keras_sdft.data import Unreadable
+from keras_sdft.data import Report
 from keras_sdft.data import load
 from keras_sdft.data.epochs import EpochPlan
 from keras_sdft.data.options import check_resolution
@@ -314,7 +314,7 @@ def test_unreadable_images_are_left_out_and_reported(
     numbered, tokenizer, caplog
 ):
     (numbered / "4.png").write_bytes(b"")
-    report = Unreadable()
+    report = Report()
     options = {"resolution": 64, "batch_size": 3}
     dataset = load(numbered, tokenizer, report=report, **options)
     assert dataset.cardinality() == 3
@@ -329,7 +329,7 @@ def test_unreadable_images_are_left_out_and_reported(
 
 
 def test_an_image_lost_while_training_is_replaced(numbered, tokenizer, caplog):
-    report = Unreadable()
+    report = Report()
     options = {"resolution": 64, "batch_size": 5, "shuffle": False}
     dataset = load(numbered, tokenizer, report=report, **options)
     (numbered / "4.png").unlink()

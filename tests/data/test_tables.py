@@ -119,9 +119,12 @@ def test_images_that_do_not_exist_are_counted_and_named(read, kind, table):
 
 
 @BOTH
-def test_images_without_a_row_are_warned_of(read, kind, table, caplog):
-    assert len(read(kind, table(("a.png", "x")))) == 1
-    assert "no row for 1 images" in caplog.text and "'b.png'" in caplog.text
+def test_images_without_a_row_are_found(read, kind, table):
+    examples = read(kind, table(("a.png", "x")))
+    assert len(examples) == 1
+    (reason,) = examples.findings.left_out
+    assert "without a row" in reason
+    assert examples.findings.left_out[reason] == ["b.png"]
 
 
 @BOTH
@@ -231,3 +234,63 @@ def test_masks_must_exist_inside_the_folder(read, kind, mask, error, words):
     text = WITH_MASKS[kind].replace("sub/c.png", mask)
     with pytest.raises(error, match=words):
         read(kind, text, mask_column="mask")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        'a.png,"a dog\nb.png,"a cat"\n',
+        'a.png,"a dog\nb.png,a cat\n',
+        'a.png,"a dog\n"b.png",a cat\n',
+        'a.png,"a dog\nb.png,a sign that says 5"\n',
+    ],
+)
+def test_a_quote_that_is_not_closed_swallows_no_row(read, rows):
+    with pytest.raises(ValueError, match=r"table\.csv, line 2"):
+        read("csv", "file_name,text\n" + rows)
+
+
+def test_a_caption_may_go_over_several_lines_between_quotes(read):
+    text = 'file_name,text\na.png,"a dog,\non a ""red"" sofa"\nb.png,see "b"\n'
+    assert rows_of(read("csv", text)) == [
+        ("a.png", ('a dog,\non a "red" sofa',)),
+        ("b.png", ('see "b"',)),
+    ]
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_other_separators_are_those_of_the_header(read, mark):
+    text = f"file_name{mark}text\na.png{mark}a dog, a sofa\n"
+    assert rows_of(read("csv", text)) == [("a.png", ("a dog, a sofa",))]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "words"),
+    [
+        ("csv", "file_name,text,text\na.png,a,b\n", "name of its own"),
+        ("jsonl", '{"file_name": "a.png", "text": "a", "text": "b"}', "twice"),
+        ("jsonl", "[" * 100_000, "line 1 of.*RecursionError"),
+        ("jsonl", '{"file_name": "a.png", "text": "\\ud800"}', "line 1"),
+        ("jsonl", '{"file_name": "a\\u0000.png", "text": "a"}', "line 1"),
+        ("jsonl", '{"n": ' + "1" * 5000 + "}", "line 1 of"),
+        ("jsonl", '{"file_name": "a.png", "text": NaN}', "nan"),
+        ("csv", "file_name,text\na.png," + "x" * 140_000, "line 2"),
+        ("csv", "file_name,text\na.png," + "x" * 2**20, "line 2 of"),
+        ("csv", b"file_name,text\na.png,\xff\n", "line 2 of.*UnicodeDecode"),
+    ],
+)
+def test_what_a_parser_cannot_read_is_an_error_with_its_line(
+    read, kind, text, words
+):
+    with pytest.raises(ValueError, match=words):
+        read(kind, text)
+
+
+@BOTH_KINDS
+@pytest.mark.parametrize("times", ["1000000000000", "9" * 20, "9" * 5000])
+def test_wild_repeats_in_a_table_are_refused(read, kind, times):
+    text = f"file_name,text,times\na.png,x,{times}\n"
+    if kind == "jsonl":
+        text = f'{{"file_name": "a.png", "text": "x", "times": "{times}"}}'
+    with pytest.raises(ValueError, match="10,000,000|Repeats must be"):
+        read(kind, text, repeats_column="times")

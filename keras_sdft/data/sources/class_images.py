@@ -13,10 +13,10 @@ from typing import Any
 
 from keras_sdft import checks
 from keras_sdft.data.examples import first_five
-from keras_sdft.data.sources.folders import existing_folder
-from keras_sdft.data.sources.folders import free_bytes
-from keras_sdft.data.sources.folders import walk
-from keras_sdft.data.sources.tables import is_photo
+from keras_sdft.data.sources.files import is_photo
+from keras_sdft.data.sources.files import walk
+from keras_sdft.files import existing_directory
+from keras_sdft.files import free_bytes
 
 # Beside the images: one line for each that was generated, with its seed.
 RECORD = "class_images.jsonl"
@@ -87,7 +87,7 @@ def check_disk_space(
         ValueError: If they may need more than is free; each is counted as
             large as its pixels.
     """
-    folder = existing_folder(os.fspath(directory))
+    folder = existing_directory(os.fspath(directory))
     needed = num_images * (height * width * 3 + _HEADER_BYTES)
     free = free_bytes(folder)
     if needed > free:

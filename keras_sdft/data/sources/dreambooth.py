@@ -6,15 +6,15 @@ prompts' tokens or TensorFlow, and it changes nothing in the folders.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 
 from keras_sdft.data.examples import first_five
+from keras_sdft.data.report import shared_files
 from keras_sdft.data.sources.class_images import read_record
-from keras_sdft.data.sources.folders import walk
-from keras_sdft.data.sources.tables import IMAGE_EXTENSIONS
-from keras_sdft.data.sources.tables import is_photo
+from keras_sdft.data.sources.files import is_photo
+from keras_sdft.data.sources.files import walk
+from keras_sdft.data.sources.folders import images_of
 
 logger = logging.getLogger(__name__)
 
@@ -92,19 +92,14 @@ def _photos(
             "which does not exist or is no folder."
         )
     files = walk(folder)
-    found = [path for path in files if is_photo(path)]
-    if found or to_come:
-        return found
+    if to_come:
+        return [path for path in files if is_photo(path)]
     remedy = (
-        "Put 3 to 30 photos of the subject there"
+        "Put 3 to 30 photos of the subject there."
         if argument == "instance_data_dir"
-        else "Generate class images first, or leave `class_prompt` out"
+        else "Generate class images first, or leave `class_prompt` out."
     )
-    raise ValueError(
-        f"`{argument}` holds no images: {os.path.abspath(folder)} "
-        f"({len(files)} other files). {remedy}. Known endings: "
-        f"{', '.join(sorted(IMAGE_EXTENSIONS))}."
-    )
+    return images_of(f"`{argument}`", folder, files, remedy)
 
 
 def _check_count(folder: str, count: int) -> None:
@@ -170,39 +165,6 @@ def _refuse_shared(
             f"{len(shared)} photos that are in both: {pairs}. Remove them "
             "from one of the two."
         )
-
-
-def shared_files(first: list[str], second: list[str]) -> list[tuple[str, str]]:
-    """Returns pairs of files with the same bytes.
-
-    Only files whose sizes occur on both sides are read.
-
-    Args:
-        first: List of strings, paths.
-        second: List of strings, paths.
-    """
-    sizes = [
-        {path: os.path.getsize(path) for path in paths if os.path.isfile(path)}
-        for paths in (first, second)
-    ]
-    common = set(sizes[0].values()) & set(sizes[1].values())
-    known = {
-        _digest(path): path for path, size in sizes[1].items() if size in common
-    }
-    pairs = []
-    for path, size in sizes[0].items():
-        other = known.get(_digest(path)) if size in common else None
-        if other is not None:
-            pairs.append((path, other))
-    return pairs
-
-
-def _digest(path: str) -> bytes:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.digest()
 
 
 def _refuse_swapped(

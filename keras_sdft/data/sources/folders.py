@@ -1,31 +1,28 @@
 """Folders of captioned images: which convention one follows, and its reader.
 
-This file knows file names and caption files. It must not know pixels, tokens
-or TensorFlow, and it changes nothing in the folder.
+Knows file names and caption files, and changes nothing in the folder.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import shutil
-from collections.abc import Iterable
-
-import numpy as np
 
 from keras_sdft import checks
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
+from keras_sdft.data.examples import Findings
 from keras_sdft.data.examples import first_five
-from keras_sdft.data.sources.tables import MASK_ENDING
-from keras_sdft.data.sources.tables import is_hidden
-from keras_sdft.data.sources.tables import is_mask
-from keras_sdft.data.sources.tables import is_photo
+from keras_sdft.data.sources.files import IMAGE_EXTENSIONS
+from keras_sdft.data.sources.files import MASK_ENDING
+from keras_sdft.data.sources.files import format_advice
+from keras_sdft.data.sources.files import is_mask
+from keras_sdft.data.sources.files import is_photo
+from keras_sdft.data.sources.files import other_pictures
+from keras_sdft.data.sources.files import walk
+from keras_sdft.data.sources.parsing import read_text
 from keras_sdft.data.sources.tables import read_csv
 from keras_sdft.data.sources.tables import read_jsonl
-
-logger = logging.getLogger(__name__)
 
 READERS = ("metadata_jsonl", "metadata_csv", "caption_files", "class_folders")
 SPLITS = ("train", "validation", "test")
@@ -40,8 +37,6 @@ CONVENTIONS = (
 )
 
 _CLASS_FOLDER = re.compile(r"(\d+)_(.+)")
-# Beyond this, a number before a folder's name is more likely a year.
-_MANY_REPEATS = 1000
 
 
 def read_folder(
@@ -58,9 +53,7 @@ def read_folder(
 
     Args:
         folder: String, the folder.
-        reader: One of `"metadata_jsonl"`, `"metadata_csv"`,
-            `"caption_files"` and `"class_folders"`. `None` finds the one that
-            the folder follows.
+        reader: One of `READERS`. `None` finds the one that the folder follows.
         split: `"train"`, `"validation"` or `"test"`: the sub-folder of this
             name. `None` and `"train"` read `train/` where the folder itself
             holds neither images nor a table, and else the folder without its
@@ -101,72 +94,100 @@ def read_folder(
             "Pass an integer, or add a metadata.jsonl."
         )
     files = walk(root, skip=SPLITS[1:])
-    images = [path for path in files if is_photo(path)]
-    if not images:
-        raise ValueError(
-            f"The folder holds no images: {root} ({len(files)} files in all). "
-            + CONVENTIONS
-        )
-    reader = reader or _find_by_names(root, images)
-    if reader == "class_folders":
-        return read_class_folders(root, files)
-    return read_caption_files(root, files)
+    images = images_of("The folder", root, files, CONVENTIONS)
+    in_classes = any(_class_of(path) for path in images)
+    if reader == "class_folders" or (reader is None and in_classes):
+        return _read_class_folders(root, files, images)
+    return _read_caption_files(root, files, images)
 
 
-def walk(root: str, skip: Iterable[str] = ()) -> list[str]:
-    """Lists the files under a folder, sorted, without hidden ones.
+def read_photos(root: str | os.PathLike, caption: str) -> Examples:
+    """Reads all images of a folder, with the same caption for each.
 
     Args:
-        root: String, the folder. Links to folders are followed.
-        skip: Names of folders directly under `root` to leave out.
+        root: Path of the folder. Caption files and tables are not read.
+        caption: String.
 
     Returns:
-        List of strings, the paths relative to `root`.
-    """
-    files = []
-    for folder, names, entries in os.walk(
-        root, followlinks=True, onerror=_raise
-    ):
-        names[:] = sorted(
-            name
-            for name in names
-            if not is_hidden(name)
-            and not (folder == root and name in skip)
-            and not _is_loop(folder, name)
-        )
-        prefix = os.path.relpath(folder, root)
-        for entry in sorted(entries):
-            if not is_hidden(entry):
-                path = os.path.join(prefix, entry)
-                files.append(entry if prefix == os.curdir else path)
-    return files
-
-
-def read_caption_files(root: str, files: list[str]) -> Examples:
-    """Reads images with a `.txt` or `.caption` file of the same name.
-
-    Each line that is not blank is one caption; an empty file is the empty
-    caption.
-
-    Args:
-        root: String, the folder.
-        files: List of strings, the files under it, as `walk` gives them.
-
-    Returns:
-        `Examples`, in the order of `files`.
+        `Examples`. Their names begin with the folder's, to tell those of two
+        folders apart.
 
     Raises:
-        ValueError: If an image has no caption file or the reverse, if both
-            kinds stand beside one image, or if one is not UTF-8.
+        ValueError: If the folder holds no image.
+    """
+    parent, name = os.path.split(os.path.abspath(root))
+    files = [os.path.join(name, path) for path in walk(root)]
+    images = images_of("The folder", os.fspath(root), files)
+    return _examples(parent, files, images, [caption] * len(images))
+
+
+def has_split(folder: str | os.PathLike, split: str) -> bool:
+    """Tells whether a folder has a sub-folder of this name with files."""
+    path = os.path.join(folder, split)
+    return os.path.isdir(path) and bool(os.listdir(path))
+
+
+def images_of(
+    argument: str, root: str, files: list[str], remedy: str = ""
+) -> list[str]:
+    """Returns the images among a folder's files, at least one.
+
+    Args:
+        argument: String, what the error calls the folder.
+        root: String, the folder.
+        files: List of strings, see `files.walk`.
+        remedy: String, what to do about a folder without images.
+
+    Raises:
+        ValueError: If there is none.
     """
     images = [path for path in files if is_photo(path)]
+    if images:
+        return images
+    unread = other_pictures(files)
+    if unread:
+        remedy = (
+            f"{len(unread)} are pictures in formats that are not read: "
+            f"{first_five(unread)}; {format_advice(unread)}. {remedy}"
+        )
+    raise ValueError(
+        f"{argument} holds no images: {os.path.abspath(root)} ({len(files)} "
+        f"other files). {remedy} Known endings: "
+        f"{', '.join(sorted(IMAGE_EXTENSIONS))}."
+    )
+
+
+def _examples(
+    root: str, files: list[str], images: list[str], captions: list
+) -> Examples:
+    """Returns the images as examples, and what was found beside them."""
+    findings = Findings()
+    unread = other_pictures(files)
+    advice = format_advice(unread)
+    findings.leave_out(f"in formats that are not read ({advice})", unread)
+    several = [c for c in captions if isinstance(c, tuple)]
+    if several:
+        average = sum(map(len, several)) / len(several)
+        findings.notes.append(
+            f"{len(several):,} caption files have several lines, "
+            f"{average:.1f} on average. Each line is a caption of its own, of "
+            f"which an epoch draws one: {several[0][0]!r}, for example."
+        )
+    masks = _masks_beside(images, files)
+    return Examples(Columns(root, images, captions, masks), None, findings)
+
+
+def _read_caption_files(
+    root: str, files: list[str], images: list[str]
+) -> Examples:
+    """Reads images with a `.txt` or `.caption` file of the same name."""
     texts = _caption_files(files)
     if not texts:
         raise ValueError(
             f"None of the {len(images)} images in {root} has a caption. "
             + CONVENTIONS
         )
-    _refuse_orphans(root, images, texts)
+    _refuse_orphans(root, files, images, texts)
     without = [path for path in images if _stem(path) not in texts]
     if without:
         raise ValueError(
@@ -175,28 +196,17 @@ def read_caption_files(root: str, files: list[str]) -> Examples:
             "same name beside each, or move the images away."
         )
     captions = [_read_caption(root, texts[_stem(path)]) for path in images]
-    masks = masks_beside(images, files)
-    return Examples(Columns(root, images, captions, masks))
+    return _examples(root, files, images, captions)
 
 
-def read_class_folders(root: str, files: list[str]) -> Examples:
+def _read_class_folders(
+    root: str, files: list[str], images: list[str]
+) -> Examples:
     """Reads folders named `"10_sks dog"`: ten repeats of "sks dog".
 
     The name of the folder is the caption of the images in it that have no
     caption file of their own.
-
-    Args:
-        root: String, the folder that holds the class folders.
-        files: List of strings, the files under it, as `walk` gives them.
-
-    Returns:
-        `Examples`; a repeated image stands in several rows.
-
-    Raises:
-        ValueError: If an image stands outside the class folders, or a caption
-            file has no image.
     """
-    images = [path for path in files if is_photo(path)]
     classes = [_class_of(path) for path in images]
     outside = [
         path for path, own in zip(images, classes, strict=True) if own is None
@@ -209,7 +219,7 @@ def read_class_folders(root: str, files: list[str]) -> Examples:
             '`reader="caption_files"` to ignore the numbers.'
         )
     texts = _caption_files(files)
-    _refuse_orphans(root, images, texts)
+    _refuse_orphans(root, files, images, texts)
     captions: list[str | tuple[str, ...]] = []
     repeats = []
     for path, (times, caption) in zip(
@@ -218,36 +228,18 @@ def read_class_folders(root: str, files: list[str]) -> Examples:
         text = texts.get(_stem(path))
         captions.append(_read_caption(root, text) if text else caption)
         repeats.append(times)
-    _report_repeats(root, images)
-    rows = np.repeat(np.arange(len(images)), repeats)
-    masks = masks_beside(images, files)
-    return Examples(Columns(root, images, captions, masks), rows)
+    examples = _examples(root, files, images, captions)
+    times_of = dict(zip(map(_folder, images), repeats, strict=True))
+    said = [f"{times} times {name!r}" for name, times in times_of.items()]
+    examples.findings.notes.append(
+        "An epoch shows the images of a folder as often as the number before "
+        f"its name says: {', '.join(said)}."
+    )
+    return examples.repeated(repeats)
 
 
-def read_photos(root: str | os.PathLike, caption: str) -> Examples:
-    """Reads all images of a folder, with the same caption for each.
-
-    Args:
-        root: Path of the folder. Caption files and tables are not read.
-        caption: String.
-
-    Returns:
-        `Examples`, none if the folder holds no image. Their names begin with
-        the folder's, to tell those of two folders apart.
-    """
-    parent, name = os.path.split(os.path.abspath(root))
-    files = [os.path.join(name, path) for path in walk(os.fspath(root))]
-    images = [path for path in files if is_photo(path)]
-    masks = masks_beside(images, files)
-    return Examples(Columns(parent, images, [caption] * len(images), masks))
-
-
-def masks_beside(images: list[str], files: list[str]) -> dict[str, str]:
-    """Returns the masks by their images: "1-masklabel.png" for "1.jpg".
-
-    Raises:
-        ValueError: If a mask has no image.
-    """
+def _masks_beside(images: list[str], files: list[str]) -> dict[str, str]:
+    """Returns the masks by their images: "1-masklabel.png" for "1.jpg"."""
     masks = {_stem(path): path for path in files if is_mask(path)}
     if not masks:
         return {}
@@ -293,29 +285,13 @@ def _find_table(root: str) -> str | None:
     return tables[0] if tables else None
 
 
-def _find_by_names(root: str, images: list[str]) -> str:
-    classes = any(_class_of(path) for path in images)
-    return "class_folders" if classes else "caption_files"
+def _folder(path: str) -> str:
+    return path.partition(os.sep)[0]
 
 
 def _class_of(path: str) -> tuple[int, str] | None:
-    first, separator, _ = path.partition(os.sep)
-    match = _CLASS_FOLDER.fullmatch(first) if separator else None
+    match = _CLASS_FOLDER.fullmatch(_folder(path)) if os.sep in path else None
     return (int(match[1]), match[2].strip()) if match else None
-
-
-def _report_repeats(root: str, images: list[str]) -> None:
-    for folder in sorted({path.partition(os.sep)[0] for path in images}):
-        times = int(folder.partition("_")[0])
-        unusual = times == 0 or times > _MANY_REPEATS
-        logger.log(
-            logging.WARNING if unusual else logging.INFO,
-            "%s: each image in %r stands %d times in an epoch%s.",
-            root,
-            folder,
-            times,
-            ", as the number before its name says" if unusual else "",
-        )
 
 
 def _caption_files(files: list[str]) -> dict[str, str]:
@@ -334,9 +310,10 @@ def _caption_files(files: list[str]) -> dict[str, str]:
 
 
 def _refuse_orphans(
-    root: str, images: list[str], texts: dict[str, str]
+    root: str, files: list[str], images: list[str], texts: dict[str, str]
 ) -> None:
-    stems = {_stem(path) for path in images}
+    # A picture that cannot be read is told of elsewhere.
+    stems = {_stem(path) for path in [*images, *other_pictures(files)]}
     orphans = [path for stem, path in texts.items() if stem not in stems]
     if orphans:
         raise ValueError(
@@ -346,45 +323,10 @@ def _refuse_orphans(
 
 
 def _read_caption(root: str, name: str) -> str | tuple[str, ...]:
-    path = os.path.join(root, name)
-    with open(path, "rb") as file:
-        data = file.read()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"Caption files must be UTF-8 text. Received: {path}, which is "
-            f"not ({error.reason} at byte {error.start}). Save it again as "
-            "UTF-8."
-        ) from error
-    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
+    text = read_text(os.path.join(root, name))
+    lines = tuple(line.strip() for line in text.split("\n") if line.strip())
     return lines if len(lines) > 1 else "".join(lines)
 
 
 def _stem(path: str) -> str:
     return os.path.splitext(path)[0]
-
-
-def _is_loop(folder: str, name: str) -> bool:
-    path = os.path.join(folder, name)
-    if not os.path.islink(path):
-        return False
-    here = os.path.realpath(folder) + os.sep
-    return here.startswith(os.path.realpath(path) + os.sep)
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def free_bytes(directory: str) -> int:
-    """Bytes that are free where a directory is, or will be."""
-    return shutil.disk_usage(existing_folder(directory)).free
-
-
-def existing_folder(directory: str) -> str:
-    """The directory, or the nearest above it that exists."""
-    folder = os.path.abspath(directory)
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    return folder

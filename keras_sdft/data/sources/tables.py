@@ -1,59 +1,36 @@
 """Tables of image paths and captions: JSON lines and CSV.
 
-This file knows the two table formats and holds their rows to the folder that
-the table stands in. It must not know pixels, tokens or TensorFlow.
+Holds their rows to the folder that the table stands in.
 """
 
 from __future__ import annotations
 
+import collections
 import csv
 import itertools
 import json
-import logging
 import os
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from keras_sdft import checks
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
+from keras_sdft.data.examples import Findings
 from keras_sdft.data.examples import check_captions
 from keras_sdft.data.examples import first_five
-
-logger = logging.getLogger(__name__)
+from keras_sdft.data.sources.files import is_hidden
+from keras_sdft.data.sources.files import is_image
+from keras_sdft.data.sources.files import is_photo
+from keras_sdft.data.sources.parsing import inside
+from keras_sdft.data.sources.parsing import parsing
+from keras_sdft.data.sources.parsing import text_lines
 
 # The names under which the field writes the column of paths, best known
 # first; the first one that the table has is taken.
 IMAGE_COLUMNS = ("file_name", "image", "image_path", "path")
 
-IMAGE_EXTENSIONS = frozenset(
-    ".avif .bmp .gif .jfif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
-)
-
-# What a mask beside an image is called, after the image's own name.
-MASK_ENDING = "-masklabel"
-
-
-def is_image(path: str) -> bool:
-    """Tells whether the name ends like an image file."""
-    return os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS
-
-
-def is_mask(path: str) -> bool:
-    """Tells whether the name is a mask's: `"0001-masklabel.png"`."""
-    return is_image(path) and os.path.splitext(path)[0].endswith(MASK_ENDING)
-
-
-def is_photo(path: str) -> bool:
-    """Tells whether the name is that of an image to train on, no mask."""
-    return is_image(path) and not is_mask(path)
-
-
-def is_hidden(name: str) -> bool:
-    """Tells whether a system, not a person, put the file or folder there."""
-    return name.startswith(".") or name in ("Thumbs.db", "__MACOSX")
+_DELIMITERS = (",", ";", "\t")
 
 
 def read_jsonl(
@@ -115,6 +92,9 @@ def read_csv(
 ) -> Examples:
     """Reads a CSV table with a header line.
 
+    Fields are separated by commas; by semicolons or tabs where the header has
+    these and no comma.
+
     Args:
         path: String, the table. Image paths are relative to its folder.
         image_column: String, the column of paths. `None` takes the first of
@@ -129,8 +109,8 @@ def read_csv(
         `Examples`.
 
     Raises:
-        ValueError: If a column is missing, a row is short, or a path is
-            repeated, missing or leaves the folder.
+        ValueError: If a column is missing, a row is short, a quote is not
+            closed, or a path is repeated, missing or leaves the folder.
     """
     rows = _csv_rows(path)
     header = next(rows, None)
@@ -171,77 +151,84 @@ def _read_rows(
     masks: dict[str, str] = {}
     repeats: list[int] = []
     for number, row in rows:
-        caption = row[caption_key]
-        if not isinstance(caption, str):
-            caption = check_captions(caption, f"line {number} of {path}")
-        paths.append(_inside(root, row[image_key], path, number))
-        captions.append(caption)
+        where = f"line {number} of {path}"
+        paths.append(inside(root, row[image_key], where))
+        captions.append(check_captions(row[caption_key], where))
         if mask_key is not None and row.get(mask_key):
-            masks[paths[-1]] = _inside(root, row[mask_key], path, number)
+            masks[paths[-1]] = inside(root, row[mask_key], where)
         if repeats_key is not None:
-            repeats.append(_repeats(row[repeats_key], path, number))
-    records = _checked_columns(path, root, paths, captions, masks)
-    if repeats_key is None:
-        return Examples(records)
-    return Examples(records, np.repeat(np.arange(len(paths)), repeats))
+            repeats.append(_repeats(row[repeats_key], where))
+    findings = _check_paths(path, root, paths, masks)
+    examples = Examples(Columns(root, paths, captions, masks), None, findings)
+    return examples if repeats_key is None else examples.repeated(repeats)
 
 
-def _repeats(value: Any, table: str, line: int) -> int:
-    text = str(value).strip()
-    if isinstance(value, (int, str)) and text.isdecimal():
+def _repeats(value: Any, where: str) -> int:
+    text = str(value).strip() if isinstance(value, (int, str)) else ""
+    if text.isdecimal() and len(text) < 20:
         return int(text)
     raise ValueError(
         "Repeats must be an integer of at least 0 in every row. "
-        f"Received: {value!r} (line {line} of {table})."
+        f"Received: {str(value)[:80]!r} ({where})."
     )
 
 
-def _text_lines(path: str) -> Iterator[str]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            yield from file
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"Tables must be UTF-8 text. Received: {path}, which is not "
-            f"({error.reason}). Save it again as UTF-8."
-        ) from error
-
-
 def _jsonl_rows(path: str) -> Iterator[tuple[int, dict]]:
-    for number, line in enumerate(_text_lines(path), start=1):
+    expected = (
+        'Every line must be one JSON object, as {"file_name": "0001.png", '
+        '"text": "a dog"}.'
+    )
+    for number, line in enumerate(text_lines(path), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(
-                "Every line must be one JSON object. "
-                f"Received: line {number} of {path}: {line.strip()[:80]!r} "
-                f"({error}). Correct the line or remove it."
-            ) from error
+        where = f"line {number} of {path}: {line.strip()[:80]!r}"
+        with parsing(where, expected):
+            row = json.loads(line, object_pairs_hook=_unique)
         if not isinstance(row, dict):
-            raise ValueError(
-                'Every line must be one JSON object, as {"file_name": '
-                f'"0001.png", "text": "a dog"}}. Received: line {number} of '
-                f"{path}: {line.strip()[:80]!r}."
-            )
+            raise ValueError(f"{expected} Received: {where}.")
         yield number, row
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return row
+
+
 def _csv_rows(path: str) -> Iterator[tuple[int, list[str]]]:
-    rows = csv.reader(_text_lines(path))
+    """Yields line numbers and rows; the header first."""
+    lines = text_lines(path)
+    header = next(lines, "")
+    known = [mark for mark in _DELIMITERS if mark in header]
+    rows = csv.reader(
+        itertools.chain([header], lines),
+        delimiter=known[0] if known else ",",
+        # A quote that is not closed, or not where a field ends, is an error.
+        strict=True,
+    )
     while True:
-        try:
-            row = next(rows)
-        except StopIteration:
+        first = rows.line_num + 1
+        where = f"{path}, line {first}"
+        with parsing(where, "The table must be CSV, its quotes closed."):
+            row = next(rows, None)
+        if row is None:
             return
-        except csv.Error as error:
-            raise ValueError(
-                f"The table must be CSV. Received: {path}, whose line "
-                f"{rows.line_num} cannot be read ({error})."
-            ) from error
+        if rows.line_num > first:
+            _refuse_swallowed(row, where)
         if row:
             yield rows.line_num, row
+
+
+def _refuse_swallowed(row: list[str], where: str) -> None:
+    """Refuses a field over several lines that holds a row of its own."""
+    for line in itertools.chain(*(field.split("\n")[1:] for field in row)):
+        if any(is_image(part.strip(' "')) for part in line.split(",")):
+            raise ValueError(
+                f"A quote that begins in {where} is closed after a line that "
+                f"looks like a row: {line.strip()[:80]!r}. Close the quote, "
+                'and write a quote inside a caption as "".'
+            )
 
 
 def _columns(
@@ -251,6 +238,11 @@ def _columns(
     caption: str,
     repeats: str | None,
 ) -> tuple[str, str, str | None]:
+    if len(set(columns)) != len(columns):
+        raise ValueError(
+            f"Every column must have a name of its own. Received: {columns} "
+            f"in {path}."
+        )
     if image is None:
         known = [name for name in IMAGE_COLUMNS if name in columns]
         image = known[0] if known else IMAGE_COLUMNS[0]
@@ -272,46 +264,22 @@ def _check_column(
         )
 
 
-def _inside(root: str, name: Any, table: str, line: int) -> str:
-    """Returns the path relative to the root, in its shortest form."""
-    if not isinstance(name, str) or not name.strip():
-        raise ValueError(
-            "An image path must be a non-empty string. "
-            f"Received: {name!r} (line {line} of {table})."
-        )
-    # Nearly all names end here: a table may have millions.
-    plain = "/." not in name and "//" not in name and ":" not in name
-    if plain and name[0] not in "./\\":
-        return name
-    path = os.path.relpath(os.path.join(root, name), root)
-    # On Windows, `relpath` keeps the drive of a path on another one.
-    if path.split(os.sep)[0] == os.pardir or os.path.isabs(path):
-        raise ValueError(
-            "Image paths must stay inside the folder of the table. "
-            f"Received: {name!r} (line {line} of {table}), which leaves "
-            f"{root}. Move the image into the folder, or the table to a "
-            "folder above both."
-        )
-    return path
-
-
-def _checked_columns(
-    path: str,
-    root: str,
-    paths: list[str],
-    captions: list[str | tuple[str, ...]],
-    masks: dict[str, str],
-) -> Columns:
+def _check_paths(
+    path: str, root: str, paths: list[str], masks: dict[str, str]
+) -> Findings:
+    """Refuses rows without a file, and returns the files without a row."""
     if not paths:
         raise ValueError(_empty_table(path))
     names = set(paths)
     if len(names) != len(paths):
-        repeated = _repeated(paths)
+        counts = collections.Counter(paths)
+        repeated = [name for name in counts if counts[name] > 1]
         raise ValueError(
             "Every image must have one row. Received: "
             f"{len(repeated)} paths with several in {path}: "
-            f"{first_five(repeated)}. Remove the repeated rows; in JSON "
-            "lines, an image with several captions holds them as a list."
+            f"{first_five(repeated)}. Remove the repeated rows; "
+            "in JSON lines, an image with several captions holds them as a "
+            "list."
         )
     names.update(masks.values())
     missing, unlisted = _compare(root, names)
@@ -321,25 +289,10 @@ def _checked_columns(
             f"{first_five(missing)}. Paths are relative to {root}. Add the "
             "files or remove their rows."
         )
-    if unlisted:
-        logger.warning(
-            "%s has no row for %d images beside those it names: %s. They are "
-            "not used.",
-            path,
-            len(unlisted),
-            first_five(unlisted),
-        )
-    return Columns(root, paths, captions, masks)
-
-
-def _repeated(paths: list[str]) -> list[str]:
-    seen: set[str] = set()
-    repeated: dict[str, None] = {}
-    for path in paths:
-        if path in seen:
-            repeated[path] = None
-        seen.add(path)
-    return list(repeated)
+    findings = Findings()
+    reason = f"without a row in {os.path.basename(path)}"
+    findings.leave_out(reason, unlisted)
+    return findings
 
 
 def _compare(root: str, names: set[str]) -> tuple[list[str], list[str]]:
@@ -349,8 +302,8 @@ def _compare(root: str, names: set[str]) -> tuple[list[str], list[str]]:
     folder that the names stand in, not one call to the file system for each.
     """
     unlisted = []
-    for folder in sorted({name.rpartition(os.sep)[0] for name in names}):
-        prefix = folder + os.sep if folder else ""
+    for folder in {os.path.dirname(name) for name in names}:
+        prefix = f"{folder}{os.sep}" if folder else ""
         try:
             entries = os.listdir(os.path.join(root, folder))
         except OSError:

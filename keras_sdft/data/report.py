@@ -1,0 +1,215 @@
+"""The report of what was read: images found, used and left out, and why.
+
+This file must not know pixels, tokens or TensorFlow, and it never touches the
+files that it reports.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import os
+import threading
+from collections.abc import Iterable
+
+import numpy as np
+
+from keras_sdft.data.examples import Examples
+from keras_sdft.data.examples import first_five
+
+# Of so many images on each side, the bytes are compared.
+COMPARE_LIMIT = 10_000
+
+
+@dataclasses.dataclass
+class SourceReport:
+    """What was read of one source.
+
+    Attributes:
+        name: String, the source.
+        used: Integer, images that are shown.
+        left_out: Dict of the names of images that are not, by the reason.
+        notes: List of sentences, how the source was read.
+        examples: `Examples` that are shown.
+    """
+
+    name: str
+    used: int
+    left_out: dict[str, list[str]]
+    notes: list[str]
+    examples: Examples
+
+    @property
+    def found(self) -> int:
+        """Images that there are, shown or not."""
+        return self.used + sum(map(len, self.left_out.values()))
+
+    def summary(self) -> str:
+        """Returns a line of what was found, and one for each reason or note."""
+        counts = f"{self.found:,} images found, {self.used:,} used"
+        reasons = [
+            f"  left out: {len(names):,} {reason}: {first_five(names)}"
+            for reason, names in self.left_out.items()
+        ]
+        notes = [f"  {note}" for note in self.notes]
+        return "\n".join([f"{self.name}: {counts}", *reasons, *notes])
+
+
+class Report:
+    """What `keras_sdft.data.load` has read, and could not read.
+
+    It is filled when images are checked, and later from the threads that read
+    them. As a table it holds the unreadable images, each once.
+
+    Attributes:
+        sources: List of `SourceReport`, in the order in which they were read.
+
+    Example:
+
+    ```python
+    report = keras_sdft.data.Report()
+    dataset = keras_sdft.data.load("photos", tokenizer, report=report)
+    print(report.summary())
+    trainer.fit(dataset)
+    report.write("run/unreadable.csv")
+    ```
+    """
+
+    def __init__(self) -> None:
+        self.sources: list[SourceReport] = []
+        self._rows: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """List of `(image, reason)`, in the order in which they were found."""
+        with self._lock:
+            return list(self._rows.items())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, image: str, reason: str) -> bool:
+        """Adds an unreadable image; returns whether it is new."""
+        with self._lock:
+            new = image not in self._rows
+            self._rows.setdefault(image, reason)
+        return new
+
+    def add_source(
+        self, name: str, examples: Examples, unreadable: Iterable[str]
+    ) -> SourceReport:
+        """Adds a source; one of the same name takes the earlier one's place.
+
+        Args:
+            name: String, the source.
+            examples: `Examples` that are shown.
+            unreadable: Names of its images that cannot be read.
+        """
+        left_out = dict(examples.findings.left_out)
+        bad = list(unreadable)
+        if bad:
+            left_out["that cannot be read"] = bad
+        used = len(np.unique(examples.rows))
+        notes = list(examples.findings.notes)
+        new = SourceReport(name, used, left_out, notes, examples)
+        self.sources = [s for s in self.sources if s.name != name] + [new]
+        return new
+
+    def compare_held_out(self) -> int:
+        """Counts the images of the last source that are in the first as well.
+
+        Where there are some, a note of the last source says so.
+
+        Returns:
+            Integer.
+        """
+        first, last = self.sources[0], self.sources[-1]
+        if first is last:
+            return 0
+        shared = shared_images(first.examples, last.examples)
+        if shared:
+            last.notes.append(
+                f"{len(shared):,} of its {last.used:,} images are trained on "
+                "as well, so its loss does not tell what was memorized: "
+                f"{first_five(name for _, name in shared)}"
+            )
+        return len(shared)
+
+    def summary(self) -> str:
+        """Returns how many images were found, used and left out, and why."""
+        return "\n".join(source.summary() for source in self.sources)
+
+    def table(self, limit: int | None = None) -> str:
+        """Returns the unreadable images as text.
+
+        Args:
+            limit: Integer, the most rows to show. `None` shows them all.
+
+        Returns:
+            String of one line per image; `""` if there are none.
+        """
+        rows = self.rows
+        shown = rows[:limit]
+        width = max((len(image) for image, _ in shown), default=0)
+        lines = [f"{image:<{width}}  {reason}" for image, reason in shown]
+        if len(shown) < len(rows):
+            lines.append(f"... and {len(rows) - len(shown)} more")
+        return "\n".join(lines)
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Writes the table as CSV with the columns `image` and `reason`."""
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("image", "reason"))
+            writer.writerows(self.rows)
+
+
+def shared_images(first: Examples, second: Examples) -> list[tuple[str, str]]:
+    """Returns the images that two sets share, by path or by their bytes.
+
+    Args:
+        first: `Examples`; only images that are paths are compared.
+        second: `Examples`.
+    """
+    return shared_files(_paths(first), _paths(second))
+
+
+def shared_files(
+    first: Iterable[str], second: Iterable[str]
+) -> list[tuple[str, str]]:
+    """Returns pairs of paths of the same file, or of files of equal bytes.
+
+    Only files whose sizes occur on both sides are read.
+    """
+    sizes = [_sizes(paths) for paths in (first, second)]
+    common = set(sizes[0].values()) & set(sizes[1].values())
+    known = {
+        _digest(path): path for path, size in sizes[0].items() if size in common
+    }
+    pairs = []
+    for path, size in sizes[1].items():
+        other = known.get(_digest(path)) if size in common else None
+        if other is not None:
+            pairs.append((other, path))
+    return pairs
+
+
+def _paths(examples: Examples) -> list[str]:
+    records = np.unique(examples.rows)[:COMPARE_LIMIT]
+    images = (examples.records[int(record)].image for record in records)
+    return [os.fspath(i) for i in images if isinstance(i, (str, os.PathLike))]
+
+
+def _sizes(paths: Iterable[str]) -> dict[str, int]:
+    files = filter(os.path.isfile, paths)
+    return {path: os.path.getsize(path) for path in files}
+
+
+def _digest(path: str) -> bytes:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.digest()

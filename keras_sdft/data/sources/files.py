@@ -1,0 +1,109 @@
+"""Files of a folder: which are images to train on, masks, or neither.
+
+Knows names alone, and changes nothing in the folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from keras_sdft.data.images import HEIF_EXTENSIONS
+from keras_sdft.data.images import reads_heif
+
+IMAGE_EXTENSIONS = frozenset(
+    ".avif .bmp .gif .jfif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
+)
+# Pictures of which no reader is ours; a folder that holds some is told so.
+_OTHER_PICTURES = frozenset(
+    ".arw .cr2 .cr3 .dng .eps .ico .j2k .jp2 .jxl .nef .orf .psd .raf .raw "
+    ".rw2 .svg .tga".split()
+)
+
+# What a mask beside an image is called, after the image's own name.
+MASK_ENDING = "-masklabel"
+
+
+def is_image(path: str) -> bool:
+    """Tells whether the name ends like an image file that can be read."""
+    extension = os.path.splitext(path)[1].lower()
+    return extension in IMAGE_EXTENSIONS or (
+        extension in HEIF_EXTENSIONS and reads_heif()
+    )
+
+
+def is_mask(path: str) -> bool:
+    """Tells whether the name is a mask's: `"0001-masklabel.png"`."""
+    return is_image(path) and os.path.splitext(path)[0].endswith(MASK_ENDING)
+
+
+def is_photo(path: str) -> bool:
+    """Tells whether the name is that of an image to train on, no mask."""
+    return is_image(path) and not is_mask(path)
+
+
+def is_hidden(name: str) -> bool:
+    """Tells whether a system, not a person, put the file or folder there."""
+    return name.startswith(".") or name in ("Thumbs.db", "__MACOSX")
+
+
+def other_pictures(files: Iterable[str]) -> list[str]:
+    """Returns the files that are pictures in formats that are not read."""
+    pictures = HEIF_EXTENSIONS | _OTHER_PICTURES
+    return [
+        path
+        for path in files
+        if os.path.splitext(path)[1].lower() in pictures and not is_image(path)
+    ]
+
+
+def format_advice(files: Iterable[str]) -> str:
+    """Says how pictures in formats that are not read can be used."""
+    endings = {os.path.splitext(path)[1].lower() for path in files}
+    heif = "`pip install pillow-heif` to read HEIC"
+    if endings <= HEIF_EXTENSIONS:
+        return heif
+    others = "convert them to PNG or JPEG"
+    return f"{heif}, {others}" if endings & HEIF_EXTENSIONS else others
+
+
+def walk(root: str | os.PathLike, skip: Iterable[str] = ()) -> list[str]:
+    """Lists the files under a folder, sorted, without hidden ones.
+
+    Args:
+        root: Path of the folder. Links to folders are followed.
+        skip: Names of folders directly under `root` to leave out.
+
+    Returns:
+        List of strings, the paths relative to `root`.
+    """
+    root = os.fspath(root)
+    files = []
+    for folder, names, entries in os.walk(
+        root, followlinks=True, onerror=_raise
+    ):
+        names[:] = sorted(
+            name
+            for name in names
+            if not is_hidden(name)
+            and not (folder == root and name in skip)
+            and not _is_loop(folder, name)
+        )
+        prefix = os.path.relpath(folder, root)
+        for entry in sorted(entries):
+            if not is_hidden(entry):
+                path = os.path.join(prefix, entry)
+                files.append(entry if prefix == os.curdir else path)
+    return files
+
+
+def _is_loop(folder: str, name: str) -> bool:
+    path = os.path.join(folder, name)
+    if not os.path.islink(path):
+        return False
+    here = os.path.realpath(folder) + os.sep
+    return here.startswith(os.path.realpath(path) + os.sep)
+
+
+def _raise(error: OSError) -> None:
+    raise error
