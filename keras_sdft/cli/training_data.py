@@ -112,11 +112,12 @@ def load_data(options: Options, sd: Any, caches: Caches) -> Data:
             sd.tokenizer,
             batch_size=options.batch_size,
             shuffle=False,
-            drop_remainder=False,
+            split=data.validation_split(options.validation_data),
             cache=caches.validation,
             **{name: getattr(options, name) for name in _OF_VALIDATION},
             **_common(options, sd, report),
         )
+        report.compare_held_out()
     per_epoch = int(training.cardinality())
     return Data(
         training,

@@ -25,6 +25,7 @@ from keras_sdft.data.sources.class_images import check_disk_space
 from keras_sdft.data.sources.class_images import missing_class_images
 from keras_sdft.data.sources.dreambooth import check_dreambooth_folders
 from keras_sdft.data.sources.reading import read_examples
+from keras_sdft.data.sources.reading import validation_split
 
 __all__ = [
     "BatchOptions",
@@ -52,4 +53,5 @@ __all__ = [
     "missing_class_images",
     "rare_tokens",
     "read_examples",
+    "validation_split",
 ]

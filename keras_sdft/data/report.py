@@ -125,9 +125,9 @@ class Report:
         Returns:
             Integer.
         """
-        first, last = self.sources[0], self.sources[-1]
-        if first is last:
+        if len(self.sources) < 2:
             return 0
+        first, last = self.sources[0], self.sources[-1]
         shared = shared_images(first.examples, last.examples)
         if shared:
             last.notes.append(
@@ -170,9 +170,12 @@ def shared_images(first: Examples, second: Examples) -> list[tuple[str, str]]:
     """Returns the images that two sets share, by path or by their bytes.
 
     Args:
-        first: `Examples`; only images that are paths are compared.
+        first: `Examples`; of images, only paths are compared.
         second: `Examples`.
     """
+    identity = getattr(first.records, "identity", None)
+    if identity and identity == getattr(second.records, "identity", None):
+        return [(example.name, example.name) for example in second]
     return shared_files(_paths(first), _paths(second))
 
 

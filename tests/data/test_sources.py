@@ -4,6 +4,7 @@ from PIL import Image
 
 from keras_sdft.data import Example
 from keras_sdft.data.sources.reading import read_examples
+from keras_sdft.data.sources.reading import validation_split
 
 PIXELS = np.full((64, 64, 3), 7, np.uint8)
 
@@ -115,3 +116,14 @@ def test_a_column_of_repeats_needs_a_table(numbered, write_image, tmp_path):
     for source in (tmp_path / "plain", [(PIXELS, "a")], "tfds:mnist"):
         with pytest.raises(ValueError, match="`repeats` (names|is for)"):
             read_examples(source, repeats="times")
+
+
+def test_a_folder_of_splits_is_validated_on_its_own(tmp_path, write_image):
+    for split in ("train", "validation"):
+        write_image(tmp_path / split / "a.png", len(split))
+        (tmp_path / split / "a.txt").write_text(split)
+    split = validation_split(tmp_path)
+    assert read_examples(tmp_path, split=split)[0].captions == ("validation",)
+    assert read_examples(tmp_path)[0].captions == ("train",)
+    for other in (tmp_path / "train", "tfds:mnist", [("a.png", "a")]):
+        assert validation_split(other) is None

@@ -121,12 +121,6 @@ def read_photos(root: str | os.PathLike, caption: str) -> Examples:
     return _examples(parent, files, images, [caption] * len(images))
 
 
-def has_split(folder: str | os.PathLike, split: str) -> bool:
-    """Tells whether a folder has a sub-folder of this name with files."""
-    path = os.path.join(folder, split)
-    return os.path.isdir(path) and bool(os.listdir(path))
-
-
 def images_of(
     argument: str, root: str, files: list[str], remedy: str = ""
 ) -> list[str]:

@@ -87,6 +87,21 @@ def read_examples(
     return examples.repeated(times or 1)
 
 
+def validation_split(source: Any) -> str | None:
+    """Returns the split of a source of validation data, if it has one.
+
+    Args:
+        source: See `keras_sdft.data.load`.
+
+    Returns:
+        `"validation"` for a folder that holds a folder of this name, which
+        would else be read without it; `None` for every other source.
+    """
+    named = isinstance(source, (str, os.PathLike))
+    split = named and os.path.join(source, "validation")
+    return "validation" if split and os.path.isdir(split) else None
+
+
 def _read_table(path: str, **columns: Any) -> Examples:
     if not os.path.exists(path):
         raise FileNotFoundError(
