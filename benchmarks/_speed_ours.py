@@ -182,7 +182,7 @@ def cached_batches(model, job):
     directory = Path(job["out"]).with_name("cache")
     shutil.rmtree(directory, ignore_errors=True)
     start = time.monotonic()
-    cache = keras_sdft.data.Cache(directory, model, progress=False)
+    cache = keras_sdft.encoding.Cache(directory, model, progress=False)
     batches = file_batches(model.tokenizer, job, crop="center", cache=cache)
     return batches, time.monotonic() - start
 

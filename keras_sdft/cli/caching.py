@@ -1,7 +1,7 @@
 """The caches of a run: which ones, where, when they are worth it.
 
-Knows flags and messages; what a cache is and when it holds is the data
-room's. TensorFlow is imported inside the functions.
+Knows flags and messages; what a cache is and when it is valid is the encoding
+package's. TensorFlow is imported inside the functions.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Caches:
     """The caches of a run.
 
     Attributes:
-        training: `keras_sdft.data.Cache`, or `None`.
+        training: `keras_sdft.encoding.Cache`, or `None`.
         validation: The same for validation data, or `None`.
         reason: String, why there is none.
     """
@@ -69,7 +69,7 @@ class Caches:
 
         reason = self.reason
         if self.training is not None:
-            reason = self.training.declined
+            reason = self.training.skip_reason
         if reason:
             print(f"No cache: {reason}", flush=True)
             return
@@ -82,8 +82,7 @@ class Caches:
                 cache.fill()
                 print(f"Cache of {name}: {cache.summary()}", flush=True)
         released = ["image_encoder"]
-        has_contexts = self.training.layout.context_shape is not None
-        if has_contexts and not keep_text_encoder:
+        if self.training.contents.contexts and not keep_text_encoder:
             released.append("text_encoder")
         models.release(sd, released)
 
@@ -109,36 +108,36 @@ def make_caches(
         overwrite: Boolean, whether a stale cache is replaced in a directory
             that was asked for. One that nobody asked for always is.
     """
+    from keras_sdft import encoding
+    from keras_sdft import models
+
     if options.no_cache:
         return Caches()
     directory, asked = options.cache, options.cache is not None
     if not asked:
-        reason = data.Cache.obstacle(
+        reason = encoding.Cache.unsupported(
             options.crop, options.shuffle_tags and captions
         )
         if reason:
             return Caches(reason=reason)
         directory = default_directory(options, sd.img_height, captions)
-    from keras_sdft import models
-
-    # Asked once, before the first encoder is built.
-    sources = functools.cache(lambda: models.encoder_sources(sd))
     make = functools.partial(
-        data.Cache,
+        encoding.Cache,
         stable_diffusion=sd,
         dtype=options.cache_dtype,
         # As the cache has it, unless the text encoder is to learn.
         contexts=None if captions else False,
         overwrite=overwrite or not asked,
         defer=True,
-        sources=sources,
+        # Asked once, before the first encoder is built.
+        sources=models.encoder_sources(sd),
     )
     training = make(directory, unless=None if asked else _pays(options))
     validation = None
     if options.validation_data is not None:
         validation = make(
             os.path.join(str(directory), "validation"),
-            unless=lambda needs: training.declined,
+            unless=lambda needs: training.skip_reason,
         )
     return Caches(training, validation)
 

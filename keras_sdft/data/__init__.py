@@ -1,7 +1,5 @@
 """Data: files -> batches. Knows strings and pixels, no model, no network."""
 
-from keras_sdft.data.cache import Cache
-from keras_sdft.data.cache_data import CacheNeeds
 from keras_sdft.data.dreambooth import load_dreambooth
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
@@ -29,8 +27,6 @@ from keras_sdft.data.sources.reading import validation_split
 
 __all__ = [
     "BatchOptions",
-    "Cache",
-    "CacheNeeds",
     "DreamboothLoadOptions",
     "EpochOptions",
     "Example",

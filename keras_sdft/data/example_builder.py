@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from keras_sdft.data.captions import CaptionTokens
 from keras_sdft.data.captions import choose_caption
@@ -23,12 +22,8 @@ from keras_sdft.data.epochs import Row
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.images import UnreadableImage
-from keras_sdft.data.images import crop_box
-from keras_sdft.data.images import cut
-from keras_sdft.data.images import read_rgb
 from keras_sdft.data.masks import PIXELS_PER_LATENT
-from keras_sdft.data.masks import latent_mask
-from keras_sdft.data.masks import read_masked
+from keras_sdft.data.masks import read_cropped
 from keras_sdft.data.options import Options
 from keras_sdft.data.report import Report
 
@@ -166,15 +161,23 @@ class ExampleBuilder:
         flips: bool,
     ) -> tuple[Example, dict[str, Any]]:
         """What is seen of a row, by key, and the example it is of."""
-        size = self.sizes[row.bucket]
-        example, image, mask = self._read(row.example, size, draws)
-        box = crop_box(image.size, *size, *corner)
-        made: dict[str, Any] = {
-            "images": np.asarray(cut(image, box, *size, flips))
-        }
-        if mask is not None:
-            made["loss_mask"] = latent_mask(mask, image.size, box, *size, flips)
-        return example, made
+        masks, size = self._options.masks, self.sizes[row.bucket]
+        index, kind = row.example, self._kind(row.example)
+        for _ in range(_MAX_ATTEMPTS):
+            example = self._examples[index]
+            try:
+                pixels, mask = read_cropped(example, masks, size, corner, flips)
+            except UnreadableImage as error:
+                self._note(example.name, str(error))
+            else:
+                return example, {"images": pixels, "loss_mask": mask}
+            # Another of its own kind: a class image for a class image.
+            index = int(draws.integers(*kind))
+        raise RuntimeError(
+            f"{_MAX_ATTEMPTS} images in a row could not be read while "
+            "training. Is the disk that holds them still there? The last "
+            f"were:\n{self._report.table(5)}"
+        )
 
     def _said(self, text: str) -> dict[str, Any]:
         """What is said of a row, by key."""
@@ -184,27 +187,6 @@ class ExampleBuilder:
         key = [stream, self._options.seed, row.epoch, row.example]
         # A second showing in one epoch has draws of its own.
         return [*key, row.copy] if row.copy else key
-
-    def _read(
-        self, index: int, size: tuple[int, int], draws: np.random.Generator
-    ) -> tuple[Example, Image.Image, Image.Image | None]:
-        masks = self._options.masks
-        kind = self._kind(index)
-        for _ in range(_MAX_ATTEMPTS):
-            example = self._examples[index]
-            try:
-                if masks is None:
-                    return example, read_rgb(example.image, size), None
-                return (example, *read_masked(example, masks, size))
-            except UnreadableImage as error:
-                self._note(example.name, str(error))
-            # Another of its own kind: a class image for a class image.
-            index = int(draws.integers(*kind))
-        raise RuntimeError(
-            f"{_MAX_ATTEMPTS} images in a row could not be read while "
-            "training. Is the disk that holds them still there? The last "
-            f"were:\n{self._report.table(5)}"
-        )
 
     def _kind(self, index: int) -> tuple[int, int]:
         """The first and the end of the examples of the same kind."""

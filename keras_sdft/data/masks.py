@@ -15,10 +15,12 @@ from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import first_five
 from keras_sdft.data.images import UnreadableImage
+from keras_sdft.data.images import crop_box
 from keras_sdft.data.images import cut
 from keras_sdft.data.images import has_alpha
 from keras_sdft.data.images import image_size
 from keras_sdft.data.images import read_as
+from keras_sdft.data.images import read_rgb
 from keras_sdft.data.images import to_rgb
 from keras_sdft.data.unreadable import CHECK_LIMIT
 from keras_sdft.data.unreadable import sample_records
@@ -61,6 +63,41 @@ def read_masked(
         return image, read_as(_to_grey, example.mask)
     except UnreadableImage as error:
         raise UnreadableImage(f"its mask: {error}") from error
+
+
+def read_cropped(
+    example: Example,
+    masks: str | None,
+    size: tuple[int, int],
+    corner: tuple[float | None, float | None] = (None, None),
+    flip: bool = False,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads the part of an image that is shown, and of its mask.
+
+    Args:
+        example: `Example`.
+        masks: `"files"`, `"alpha"`, or `None` to read none.
+        size: `(height, width)` in pixels.
+        corner: See `images.crop_box`.
+        flip: Boolean, whether the image is mirrored.
+
+    Returns:
+        `(pixels, mask)`: uint8 array of shape `(H, W, 3)`; and float32 array
+        of shape `(H/8, W/8, 1)` or `None`.
+
+    Raises:
+        UnreadableImage: If one of the two cannot be read.
+    """
+    mask = None
+    if masks is None:
+        image = read_rgb(example.image, size)
+    else:
+        image, mask = read_masked(example, masks, size)
+    box = crop_box(image.size, *size, *corner)
+    pixels = np.asarray(cut(image, box, *size, flip))
+    if mask is None:
+        return pixels, None
+    return pixels, latent_mask(mask, image.size, box, *size, flip)
 
 
 def latent_mask(

@@ -5,11 +5,11 @@ Orders the package's other files. This file must not know models or losses.
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -18,8 +18,6 @@ from keras_sdft.data.buckets import Assignment
 from keras_sdft.data.buckets import assign
 from keras_sdft.data.buckets import bucket_sizes
 from keras_sdft.data.buckets import one_bucket
-from keras_sdft.data.cache import Cache
-from keras_sdft.data.cache_making import CachedExampleBuilder
 from keras_sdft.data.captions import CaptionTokens
 from keras_sdft.data.captions import Tokenizer
 from keras_sdft.data.captions import warn_about_captions
@@ -42,12 +40,34 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class EncodingCache(Protocol):
+    """What is asked of a cache; see `keras_sdft.encoding.Cache`."""
+
+    def check(self, options: Options) -> None:
+        """Refuses options that cannot be cached."""
+
+    def has_read(self, examples: Examples, options: Options) -> bool:
+        """Returns whether it has decoded all these images already."""
+
+    def plan(
+        self,
+        examples: Examples,
+        assignment: Assignment,
+        options: Options,
+        num_rows: int,
+    ) -> bool:
+        """Looks at the data; returns whether the cache is to be used."""
+
+    def example_builder(self, *args: Any, **kwargs: Any) -> ExampleBuilder:
+        """Returns an `ExampleBuilder` that reads from the cache."""
+
+
 @signature.takes(LoadOptions)
 def load(
     source: Any,
     tokenizer: Tokenizer,
     *,
-    cache: Cache | None = None,
+    cache: EncodingCache | None = None,
     report: Report | None = None,
     **options: Any,
 ) -> tf.data.Dataset:
@@ -88,7 +108,7 @@ def load(
         tokenizer: The tokenizer of the model, `stable_diffusion.tokenizer`.
         **options: The fields of `keras_sdft.data.SourceOptions`,
             `ImageOptions`, `EpochOptions`, `TagOptions` and `BatchOptions`.
-        cache: `keras_sdft.data.Cache`, to encode images and captions once;
+        cache: `keras_sdft.encoding.Cache`, to encode images and captions once;
             batches then have `moments` and `context` in their places. `None`
             (the default) has none.
         report: `keras_sdft.data.Report`, which receives how many images are
@@ -137,7 +157,7 @@ class Pipeline:
     Args:
         tokenizer: `Tokenizer`.
         options: `Options`.
-        cache: `Cache` or `None`.
+        cache: `EncodingCache` or `None`.
         report: `Report`, or `None` to log what cannot be read.
     """
 
@@ -145,11 +165,11 @@ class Pipeline:
         self,
         tokenizer: Tokenizer,
         options: Options,
-        cache: Cache | None,
+        cache: EncodingCache | None,
         report: Report | None,
     ):
         if cache is not None:
-            cache.check(options.crop, options.shuffle_tags)
+            cache.check(options)
         self._tokenizer = tokenizer
         self._options = options
         self._cache = cache
@@ -275,7 +295,7 @@ class Pipeline:
         make: Any = ExampleBuilder
         cache = self._cache
         if cache and cache.plan(examples, assignment, options, plan.length):
-            make = functools.partial(CachedExampleBuilder, cache)
+            make = cache.example_builder
         builder = make(
             examples,
             tokens,

@@ -1,0 +1,113 @@
+"""The encoders of a cache, as functions of arrays, and what identifies them.
+
+This file must not know files, rows or batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from keras_sdft import models
+from keras_sdft.data.captions import CaptionTokens
+
+# So many pixels are encoded at once, or so many captions: always as many, so
+# that nothing depends on where an encoding was interrupted.
+_PIXELS_AT_ONCE = 512 * 512
+_MOST_IMAGES_AT_ONCE = 16
+TEXTS_AT_ONCE = 16
+
+# Some text of every kind, to tell one tokenizer from another.
+_PROBE = "A photo of sks dog, 35 mm; the café's 12th « naïve » 東京 🙂 <token>"
+
+
+class Encoders:
+    """What encodes images and captions; networks are built when needed.
+
+    Args:
+        stable_diffusion: A `keras_sdft.StableDiffusion`.
+        sources: Dict of `keras_sdft.models.encoder_sources`. `None` asks for
+            it when a fingerprint is needed.
+    """
+
+    def __init__(self, stable_diffusion: Any, sources: dict[str, str] | None):
+        self._model = stable_diffusion
+        self._sources = sources
+        self._known: dict[str, dict[str, Any]] = {}
+        text = stable_diffusion.spec.text_encoder
+        self.context_shape = (text.max_length, text.width)
+        channels = stable_diffusion.spec.autoencoder.latent_channels
+        self.moments_channels = 2 * channels
+
+    def images_at_once(self, height: int, width: int) -> int:
+        """Returns how many images of a size are encoded together."""
+        fitting = _PIXELS_AT_ONCE // (height * width)
+        return max(1, min(_MOST_IMAGES_AT_ONCE, fitting))
+
+    def moments(self, images: np.ndarray) -> np.ndarray:
+        """Encodes images: uint8 `(n, H, W, 3)` to float32 `(n, h, w, 2 * C)`.
+
+        There are at most `images_at_once` of them.
+        """
+        at_once = self.images_at_once(*images.shape[1:3])
+        # As `batches.scale_images` does it, to the bit.
+        scaled = images.astype(np.float32) / np.float32(127.5) - np.float32(1)
+        model = self._model.moments_model
+        result = model.predict_on_batch(_filled(scaled, at_once))
+        return np.asarray(result, np.float32)[: len(images)]
+
+    def contexts(self, texts: list[str]) -> np.ndarray:
+        """Encodes at most `TEXTS_AT_ONCE` captions: float32 `(n, 77, D)`."""
+        tokens = CaptionTokens(self._model.tokenizer)
+        ids = np.stack([tokens(text) for text in texts])
+        ids = _filled(ids, TEXTS_AT_ONCE)
+        positions = np.arange(ids.shape[1], dtype=np.int32)
+        result = self._model.text_encoder.predict_on_batch(
+            {"tokens": ids, "positions": np.tile(positions, (len(ids), 1))}
+        )
+        return np.asarray(result, np.float32)[: len(texts)]
+
+    def token_ids(self) -> bytes:
+        """Returns what tells the tokenizer from others."""
+        return CaptionTokens(self._model.tokenizer)(_PROBE).tobytes()
+
+    def fingerprint(self, part: str, stored: dict[str, Any]) -> dict[str, Any]:
+        """Returns what tells an encoder from others.
+
+        Args:
+            part: `"image_encoder"` or `"text_encoder"`.
+            stored: Dict, the fingerprint of a cache. Where that has the same
+                source, the weights are not looked at.
+
+        Returns:
+            Dict of a hash of the weights, the dtype that it computes in, and
+            where the weights come from, or `None`.
+        """
+        if self._sources is None:
+            self._sources = models.encoder_sources(self._model)
+        source = self._sources.get(part)
+        names = (part, f"{part}_dtype", f"{part}_source")
+        if source and stored.get(names[2]) == source:
+            return {name: stored.get(name) for name in names}
+        if part not in self._known:
+            found = (*self._look_at(part), source)
+            self._known[part] = dict(zip(names, found, strict=True))
+        return self._known[part]
+
+    def _look_at(self, part: str) -> tuple[str, str]:
+        images = part == "image_encoder"
+        model = getattr(self._model, "moments_model" if images else part)
+        weights = hashlib.blake2b(digest_size=16)
+        for variable in model.weights:
+            array = np.ascontiguousarray(variable)
+            weights.update(f"{array.shape}{array.dtype}".encode())
+            weights.update(array.tobytes())
+        return weights.hexdigest(), getattr(model, "compute_dtype", "float32")
+
+
+def _filled(rows: np.ndarray, count: int) -> np.ndarray:
+    """Returns the rows and the last one again, `count` in all."""
+    missing = count - len(rows)
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])

@@ -1,0 +1,139 @@
+"""Reading a complete cache: a row of an epoch -> moments, context and mask.
+
+Draws the same numbers as `ExampleBuilder`, so that an epoch from the cache is
+the epoch without it. This file must not know TensorFlow or encoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from keras_sdft.data.epochs import Row
+from keras_sdft.data.example_builder import ExampleBuilder
+from keras_sdft.data.examples import Example
+from keras_sdft.encoding.contents import Contents
+from keras_sdft.encoding.contents import loaded_mask
+from keras_sdft.encoding.fingerprint import text_key
+from keras_sdft.encoding.state import State
+from keras_sdft.encoding.store import Rows
+
+# Draws of another image that end on one of another size.
+_MAX_DRAWS = 10_000
+
+
+class CacheReader:
+    """Reads what is in a complete cache, from any thread.
+
+    Attributes:
+        unreadable: Dict, why images could not be read, by record.
+        rounding: Dict, the most that rounding has changed in each store.
+    """
+
+    def __init__(self, directory: str, state: State, contents: Contents):
+        self._contents = contents
+        self._rows = {
+            store.name: Rows(directory, store, store.rows)
+            for store in contents.stores()
+        }
+        self.rounding = state.rounding
+        self.unreadable = {
+            int(record): reason for record, reason in state.unreadable.items()
+        }
+
+    def moments(self, record: int, flip: bool) -> np.ndarray:
+        """Returns the moments of a record, float32 `(h, w, 2 * C)`."""
+        contents = self._contents
+        store = contents.moments(int(contents.bucket_of[record]))
+        row = int(contents.place_of[record]) * contents.per_image + flip
+        return self._rows[store.name][row].astype(np.float32)
+
+    def mask(self, record: int, flip: bool) -> np.ndarray:
+        """Returns the mask of a record, float32 `(h, w, 1)`."""
+        contents = self._contents
+        store = contents.masks(int(contents.bucket_of[record]))
+        row = int(contents.place_of[record])
+        mask = loaded_mask(self._rows[store.name][row])
+        return np.ascontiguousarray(mask[:, ::-1]) if flip else mask
+
+    def context(self, text: str) -> np.ndarray:
+        """Returns the context of a caption, float32 `(77, D)`."""
+        key, keys = np.uint64(text_key(text)), self._contents.keys
+        row = int(np.searchsorted(keys, key))
+        if row == len(keys) or keys[row] != key:
+            raise RuntimeError(f"The cache holds no caption {text!r}.")
+        return self._rows["contexts"][row].astype(np.float32)
+
+
+class CachedExampleBuilder(ExampleBuilder):
+    """Makes one example of an epoch from a cache.
+
+    Args:
+        contents: `Contents`.
+        reader: Function that returns the `CacheReader`; called when examples
+            are made.
+        *arguments: As for `ExampleBuilder`.
+        **options: As for `ExampleBuilder`.
+    """
+
+    def __init__(
+        self,
+        contents: Contents,
+        reader: Callable[[], CacheReader],
+        *arguments: Any,
+        **options: Any,
+    ):
+        super().__init__(*arguments, **options)
+        self._contents = contents
+        self._reader = reader
+        names = {"images": "moments"}
+        if contents.contexts:
+            names["token_ids"] = "context"
+        self.keys = tuple(names.get(key, key) for key in self.keys)
+
+    def specs(
+        self, size: tuple[int | None, int | None]
+    ) -> dict[str, tuple[tuple[int | None, ...], Any]]:
+        specs = super().specs(size)
+        latents = specs["loss_mask"][0][:2]
+        channels = self._contents.moments(0).shape[-1]
+        specs["moments"] = ((*latents, channels), np.float32)
+        specs["context"] = (self._contents.captions().shape, np.float32)
+        return specs
+
+    def _seen(
+        self,
+        row: Row,
+        draws: np.random.Generator,
+        corner: tuple[float | None, float | None],
+        flips: bool,
+    ) -> tuple[Example, dict[str, Any]]:
+        record, reader = self._readable(row, draws), self._reader()
+        made = {"moments": reader.moments(record, flips)}
+        if self._options.masks is not None:
+            made["loss_mask"] = reader.mask(record, flips)
+        return self._examples.records[record], made
+
+    def _said(self, text: str) -> dict[str, Any]:
+        if not self._contents.contexts:
+            return super()._said(text)
+        return {"context": self._reader().context(text)}
+
+    def _readable(self, row: Row, draws: np.random.Generator) -> int:
+        """Returns the record to show: another one for what was unreadable."""
+        index, kind = row.example, self._kind(row.example)
+        for _ in range(_MAX_DRAWS):
+            record = int(self._examples.rows[index])
+            reason = self._reader().unreadable.get(record)
+            # Another image has moments of its own bucket's size alone.
+            if self._contents.bucket_of[record] == row.bucket:
+                if reason is None:
+                    return record
+                self._note(self._examples.records[record].name, reason)
+            index = int(draws.integers(*kind))
+        raise RuntimeError(
+            "No image of the cache could be found in place of one that "
+            f"cannot be read. The last were:\n{self._report.table(5)}"
+        )
