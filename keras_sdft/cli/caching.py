@@ -18,6 +18,7 @@ from typing import Any
 
 from keras_sdft import data
 from keras_sdft.cli.options import DataOptions
+from keras_sdft.runs import check_separate
 
 if TYPE_CHECKING:
     from keras_sdft.cli.command import Options
@@ -165,18 +166,8 @@ def check_cache(options: Options, inputs: dict[str, str | None]) -> None:
     Raises:
         ValueError: If one contains the other.
     """
-    if options.cache is None:
-        return
-    place = Path(options.cache).resolve()
-    for flag, value in inputs.items():
-        if value is not None and os.path.exists(value):
-            source = Path(value).resolve()
-            if place.is_relative_to(source) or source.is_relative_to(place):
-                raise ValueError(
-                    f"`cache` and `{flag}` must not contain one another: "
-                    "nothing is written into what is read. Received: cache="
-                    f"{options.cache!r}, {flag}={value!r}."
-                )
+    if options.cache is not None:
+        check_separate(options.cache, inputs, {}, flag="cache")
 
 
 def _pays(options: Options) -> Callable[[Any], str | None]:

@@ -25,13 +25,13 @@ from keras_sdft.cli.run import inputs_of
 from keras_sdft.cli.run import load_for_training
 from keras_sdft.cli.run import resolved
 from keras_sdft.cli.run import run_training
-from keras_sdft.cli.run_directory import RunDirectory
 from keras_sdft.cli.training import check_training
 from keras_sdft.cli.training import make_callbacks
 from keras_sdft.cli.training import make_trainer
 from keras_sdft.cli.training import resolve_defaults
 from keras_sdft.cli.training_data import load_photos
 from keras_sdft.cli.training_data import load_subject
+from keras_sdft.runs import RunDirectory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,14 +94,23 @@ def dreambooth(options: Options) -> None:
         OSError: If a file is missing or may not be replaced.
     """
     with each_warning_once():
-        _dreambooth(with_prompts(options))
+        options = with_prompts(options)
+        inputs = inputs_of(options, _FOLDERS)
+        token = check_dreambooth(options)
+        made = {"class_data_dir": options.class_data_dir}
+        directory = options.output_dir
+        with RunDirectory(
+            directory, "dreambooth", inputs, options.overwrite, made
+        ) as run:
+            _dreambooth(resolve_defaults(options), run, inputs, token)
 
 
-def _dreambooth(options: Options) -> None:
-    inputs = inputs_of(options, _FOLDERS)
-    run = RunDirectory(options.output_dir)
-    token = check_dreambooth(options, run, inputs)
-    options = resolve_defaults(options)
+def _dreambooth(
+    options: Options,
+    run: Any,
+    inputs: dict[str, str | None],
+    token: str | None,
+) -> None:
     sd = load_for_training(options)
     _tell_of_token(token, sd)
     photos = load_photos(options, sd)
@@ -115,9 +124,7 @@ def _dreambooth(options: Options) -> None:
     saved = resolved(options, inputs)
     if options.class_data_dir is not None:
         saved["class_data_dir"] = os.path.abspath(options.class_data_dir)
-    labels = RunLabels(
-        "dreambooth", options.instance_data_dir, options.instance_prompt
-    )
+    labels = RunLabels(options.instance_data_dir, options.instance_prompt)
     run_training(options, run, saved, loaded, trainer, callbacks, labels)
 
 
@@ -150,15 +157,11 @@ def _filled(options: Options, flag: str) -> Any:
     return data.fill_prompt(template, options.token or "", noun)
 
 
-def check_dreambooth(
-    options: Options, run: RunDirectory, inputs: dict[str, str | None]
-) -> str | None:
-    """Checks everything that needs no model.
+def check_dreambooth(options: Options) -> str | None:
+    """Checks what needs neither a model nor the directory of the run.
 
     Args:
         options: `Options`, from `with_prompts`.
-        run: `RunDirectory`.
-        inputs: Dict of `inputs_of`.
 
     Returns:
         The subject's token, or `None` if nothing tells it.
@@ -173,8 +176,6 @@ def check_dreambooth(
         options.num_class_images,
     )
     _check_held_out(options)
-    made = {"class_data_dir": options.class_data_dir}
-    run.check(inputs, options.overwrite, made)
     spec = check_training(options)
     if options.class_prompt is not None:
         folder = options.class_data_dir or ""

@@ -19,7 +19,6 @@ from keras_sdft.cli.training import parts_of
 
 if TYPE_CHECKING:
     from keras_sdft.cli.command import Options
-    from keras_sdft.cli.run_directory import RunDirectory
     from keras_sdft.cli.training_data import Data
 
 
@@ -28,12 +27,10 @@ class RunLabels:
     """What differs between kinds of training in what is said of a run.
 
     Attributes:
-        command: String, `"train"` for example.
         data: String, what it is trained on.
         prompt: String, what to try the result with.
     """
 
-    command: str
     data: str
     prompt: str
 
@@ -92,18 +89,18 @@ def resolved(options: Options, inputs: dict[str, str | None]) -> dict[str, Any]:
 
 def run_training(
     options: Options,
-    run: RunDirectory,
+    run: Any,
     saved: dict[str, Any],
     data: Data,
     trainer: Any,
     callbacks: list[Any],
     labels: RunLabels,
 ) -> None:
-    """Makes the directory, trains, exports, and says where things are.
+    """Trains, exports, and says where things are.
 
     Args:
         options: The options of any kind of training.
-        run: `RunDirectory`, checked.
+        run: `keras_sdft.runs.RunDirectory`.
         saved: Dict of `resolved`.
         data: `Data`.
         trainer: A compiled `keras_sdft.Trainer`.
@@ -113,18 +110,20 @@ def run_training(
     Raises:
         ValueError: If the loss became NaN or infinite.
     """
-    run.create()
     run.write_config(
         saved,
-        f"Again: keras-sdft {labels.command} --config THIS_FILE "
+        f"Again: keras-sdft {run.record.command} --config THIS_FILE "
         "--output_dir ANOTHER",
     )
+    run.begin()
     print(_opening(options, trainer, data, labels), flush=True)
     try:
         history = fit(options, trainer, data, callbacks)
     finally:
         _report_unreadable(run, data)
     trainer.export(os.fspath(run.weights), overwrite=True)
+    last = {k: v[-1] for k, v in history.history.items() if "loss" in k}
+    run.finish(step=data.steps, **last)
     print(_closing(options, run, history, labels), flush=True)
 
 
@@ -159,7 +158,7 @@ def _device() -> str:
     return f"{count} GPU" if count else "the CPU"
 
 
-def _report_unreadable(run: RunDirectory, data: Data) -> None:
+def _report_unreadable(run: Any, data: Data) -> None:
     if len(data.report):
         data.report.write(os.fspath(run.skipped))
         print(f"Report images, left out (see {run.skipped}):")
@@ -167,7 +166,7 @@ def _report_unreadable(run: RunDirectory, data: Data) -> None:
 
 
 def _closing(
-    options: Options, run: RunDirectory, history: Any, labels: RunLabels
+    options: Options, run: Any, history: Any, labels: RunLabels
 ) -> str:
     prompt = (options.preview_prompts or [labels.prompt])[0]
     command = ["keras-sdft", "generate", "--model", str(run.path)]

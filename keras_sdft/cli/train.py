@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Any
 
 from keras_sdft import data
 from keras_sdft.cli.caching import check_cache
@@ -24,7 +25,6 @@ from keras_sdft.cli.run import inputs_of
 from keras_sdft.cli.run import load_for_training
 from keras_sdft.cli.run import resolved
 from keras_sdft.cli.run import run_training
-from keras_sdft.cli.run_directory import RunDirectory
 from keras_sdft.cli.training import check_training
 from keras_sdft.cli.training import make_callbacks
 from keras_sdft.cli.training import make_trainer
@@ -32,6 +32,7 @@ from keras_sdft.cli.training import needs_captions
 from keras_sdft.cli.training import resolve_defaults
 from keras_sdft.cli.training_data import check_data
 from keras_sdft.cli.training_data import load_data
+from keras_sdft.runs import RunDirectory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,11 +59,17 @@ def train(options: Options) -> None:
     """
     check_data(options)
     inputs = inputs_of(options, ("data", "validation_data"))
-    run = RunDirectory(options.output_dir)
-    run.check(inputs, options.overwrite, {"cache": options.cache})
     check_cache(options, inputs)
     check_training(options)
-    options = resolve_defaults(options)
+    made = {"cache": options.cache}
+    directory = options.output_dir
+    with RunDirectory(
+        directory, "train", inputs, options.overwrite, made
+    ) as run:
+        _train(resolve_defaults(options), run, inputs)
+
+
+def _train(options: Options, run: Any, inputs: dict[str, str | None]) -> None:
     sd = load_for_training(options)
     caches = make_caches(options, sd, captions=not needs_captions(options))
     loaded = load_data(options, sd, caches)
@@ -73,7 +80,7 @@ def train(options: Options) -> None:
     saved = resolved(options, inputs)
     if options.cache is not None:
         saved["cache"] = os.path.abspath(options.cache)
-    labels = RunLabels("train", options.data, "YOUR PROMPT")
+    labels = RunLabels(options.data, "YOUR PROMPT")
     run_training(options, run, saved, loaded, trainer, callbacks, labels)
 
 

@@ -18,7 +18,6 @@ from keras_sdft import training
 
 if TYPE_CHECKING:
     from keras_sdft.cli.command import Options
-    from keras_sdft.cli.run_directory import RunDirectory
     from keras_sdft.cli.training_data import Data
 
 
@@ -137,9 +136,7 @@ def _of_noise(options: Options) -> dict[str, Any]:
     return values
 
 
-def make_callbacks(
-    options: Options, run: RunDirectory, data: Data
-) -> list[Any]:
+def make_callbacks(options: Options, run: Any, data: Data) -> list[Any]:
     """Makes the callbacks of a run; none writes before `fit`.
 
     Returns:

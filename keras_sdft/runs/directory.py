@@ -279,6 +279,7 @@ def check_separate(
     path: str | os.PathLike,
     inputs: Mapping[str, str | None],
     made: Mapping[str, str | None],
+    flag: str = "output_dir",
 ) -> None:
     """Refuses a directory that contains an input, or lies in one.
 
@@ -287,23 +288,24 @@ def check_separate(
         inputs: Paths that are read, by flag; what does not exist is passed
             over, as names of presets are no paths.
         made: Directories that are made beside it, by flag.
+        flag: String, the flag of the directory.
 
     Raises:
         ValueError: If they contain one another.
     """
     target = Path(path).resolve()
     read = {k: v for k, v in inputs.items() if v and os.path.exists(v)}
-    for flag, value in [*read.items(), *made.items()]:
+    for other, value in [*read.items(), *made.items()]:
         if value is None:
             continue
         source = Path(value).resolve()
         # A new run inside an old run's directory harms nothing.
-        within = flag != "model" and target.is_relative_to(source)
+        within = other != "model" and target.is_relative_to(source)
         if within or source.is_relative_to(target):
             raise ValueError(
-                f"`output_dir` and `{flag}` must not contain one another: "
-                "training never writes into what it reads. Received: "
-                f"output_dir={str(path)!r}, {flag}={value!r}."
+                f"`{flag}` and `{other}` must not contain one another: "
+                "nothing is written into what is read. Received: "
+                f"{flag}={str(path)!r}, {other}={value!r}."
             )
 
 

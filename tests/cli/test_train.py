@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import yaml
 
+from keras_sdft import runs
 from keras_sdft.cli import main
 from keras_sdft.cli import train as train_module
 from keras_sdft.cli.command_line import parse
@@ -98,13 +99,14 @@ def test_a_run_directory_holds_everything(fakes, arguments, tmp_path, capsys):
     run = tmp_path / "run"
     prompts = ["--preview_prompts", "a", "b", "--preview_every_steps=3"]
     assert main([*arguments, *prompts]) == 0
-    assert sorted(os.listdir(run)) == [
-        "config.yaml",
-        "history.csv",
-        "logs",
-        "previews",
-        "weights",
-    ]
+    names = ["config.yaml", "history.csv", "logs", "previews", "run.json"]
+    assert sorted(os.listdir(run)) == [".lock", *names, "weights"]
+    record = runs.read_record(run)
+    assert (record.command, record.state, record.step) == (
+        "train",
+        "finished",
+        6,
+    )
     assert sorted(os.listdir(run / "previews")) == [
         "before_and_after.png",
         "step_000000.png",
