@@ -30,9 +30,9 @@ def batched(
         repeat: Boolean, whether one pass is an endless stream of epochs.
 
     Returns:
-        `tf.data.Dataset`, prefetched, of known length where a pass is a whole
-        epoch. Its `element_spec` has `None` for height and width where there
-        are several sizes.
+        `tf.data.Dataset`, prefetched; its length is that of a whole epoch.
+        Its `element_spec` has `None` for height and width where there are
+        several sizes.
     """
     dataset = _rows(rows, repeat).map(
         _builder(builder),
@@ -43,10 +43,15 @@ def batched(
     if "images" in builder.keys:
         dataset = dataset.map(scale_images, num_parallel_calls=tf.data.AUTOTUNE)
     count = tf.data.INFINITE_CARDINALITY if repeat else rows.num_batches
-    # The first pass may be shorter than those after it.
-    if repeat or rows.start[1] == 0:
+    shorter = rows.start[1] and not repeat
+    if not shorter:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    dataset = dataset.prefetch(tf.data.AUTOTUNE)
+    if shorter:
+        # The first pass is shorter than those after it, whose length Keras
+        # would else take from the first.
+        dataset.cardinality = lambda: tf.constant(count, tf.int64)
+    return dataset
 
 
 def scale_images(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

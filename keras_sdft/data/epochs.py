@@ -186,13 +186,41 @@ class PriorPlan:
         return permutation(CLASS_STREAM, self._seed, number, count)
 
 
+class RegroupedPlan:
+    """Epochs of another length, cut from those of a plan in their order.
+
+    A pass over few images is too short for a validation or a line of logs.
+
+    Args:
+        plan: `EpochPlan` or `PriorPlan`.
+        length: Integer >= 1, the rows of an epoch.
+
+    Attributes:
+        length: Integer, the rows of an epoch.
+    """
+
+    def __init__(self, plan: EpochPlan | PriorPlan, length: int):
+        self._plan = plan
+        self.length = length
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        """Returns int64 of shape `(length, 5)`, whose rows are `Row`s."""
+        first = int(epoch) * self.length
+        number, skipped = divmod(first, self._plan.length)
+        parts: list[np.ndarray] = []
+        while sum(map(len, parts)) < skipped + self.length:
+            parts.append(self._plan(number + len(parts)))
+        return np.concatenate(parts)[skipped : skipped + self.length]
+
+
 class EpochRows:
     """The rows that a worker shows of each epoch, from a batch on.
 
     Args:
-        plan: `EpochPlan` or `PriorPlan`.
+        plan: `EpochPlan`, `PriorPlan` or `RegroupedPlan`.
         batch_size: Integer, rows of a whole batch, which divide the plan's.
-        start: `(epoch, batch)`, where the first pass begins.
+        start: `(epoch, batch)`, where the first pass begins; it is empty
+            where all batches of its epoch were shown.
         worker: `(index, count)`, which part of each batch is shown. `None`
             shows all of it.
 
@@ -200,7 +228,6 @@ class EpochRows:
         num_batches: Integer, batches of an epoch.
         batch_size: Integer, rows of this worker's batches.
         whole: Integer, rows of a whole batch.
-        start: `(epoch, batch)`, where the batch is less than `num_batches`.
 
     Raises:
         ValueError: If an epoch has no such batch.
@@ -208,7 +235,7 @@ class EpochRows:
 
     def __init__(
         self,
-        plan: EpochPlan | PriorPlan,
+        plan: EpochPlan | PriorPlan | RegroupedPlan,
         batch_size: int,
         start: tuple[int, int] = (0, 0),
         worker: tuple[int, int] | None = None,
@@ -216,15 +243,12 @@ class EpochRows:
         self._plan = plan
         self.whole = batch_size
         self.num_batches = plan.length // batch_size
-        epoch, batch = start
-        if batch > self.num_batches:
+        if start[1] > self.num_batches:
             raise ValueError(
                 "`start` must name a batch of an epoch. Received: "
                 f"start={start}, and an epoch has {self.num_batches} batches."
             )
-        # The end of an epoch is the beginning of the next one.
-        ended = batch == self.num_batches
-        self.start = (epoch + 1, 0) if ended else (epoch, batch)
+        self.start = start
         index, count = worker or (0, 1)
         self.batch_size = batch_size // count
         first = index * self.batch_size

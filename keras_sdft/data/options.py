@@ -169,6 +169,8 @@ class BatchOptions:
         repeat: Give one endless stream of epochs instead of one in a pass.
         drop_remainder: Leave out the last images of an epoch that fill no
             batch, others in each epoch, instead of filling their batch up.
+        batches_per_epoch: Batches of an epoch, where it is not one pass over
+            the images: passes follow each other and are cut into epochs.
         start: Epoch and batch that the first pass begins with, as if those
             before had been shown.
         worker: This worker's number and how many there are. Each makes its
@@ -181,6 +183,7 @@ class BatchOptions:
     seed: int = 0
     repeat: bool = False
     drop_remainder: bool = False
+    batches_per_epoch: int | None = None
     start: tuple[int, int] = (0, 0)
     worker: tuple[int, int] | None = None
 
@@ -191,6 +194,14 @@ class BatchOptions:
         checks.integer("seed", self.seed, 0)
         checks.boolean("repeat", self.repeat)
         checks.boolean("drop_remainder", self.drop_remainder)
+        if self.batches_per_epoch is not None:
+            checks.integer("batches_per_epoch", self.batches_per_epoch, 1)
+            if self.repeat:
+                raise ValueError(
+                    "`batches_per_epoch` has no effect with `repeat=True`, "
+                    "whose stream has no epochs. Received: "
+                    f"batches_per_epoch={self.batches_per_epoch}."
+                )
         for value in _pair("start", self.start):
             checks.integer("start", value, 0)
         if self.worker is not None:

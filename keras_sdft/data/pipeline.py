@@ -24,6 +24,7 @@ from keras_sdft.data.captions import warn_about_captions
 from keras_sdft.data.epochs import EpochPlan
 from keras_sdft.data.epochs import EpochRows
 from keras_sdft.data.epochs import PriorPlan
+from keras_sdft.data.epochs import RegroupedPlan
 from keras_sdft.data.example_builder import ExampleBuilder
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.masks import check_masks
@@ -116,8 +117,8 @@ def load(
             found while training. `None` logs it.
 
     Returns:
-        `tf.data.Dataset` of batches, prefetched, of known length; of unknown
-        length where `start` leaves out a part of the first pass.
+        `tf.data.Dataset` of batches, prefetched; its `cardinality()` is the
+        length of an epoch, also where the first pass begins within one.
 
     Raises:
         FileNotFoundError: If the source, or an image it names, is missing.
@@ -289,7 +290,10 @@ class Pipeline:
 
         options = self._options
         size = options.batch_size * (1 if first_class is None else 2)
-        rows = EpochRows(plan, size, options.start, options.worker)
+        shown: Any = plan
+        if options.batches_per_epoch is not None:
+            shown = RegroupedPlan(plan, size * options.batches_per_epoch)
+        rows = EpochRows(shown, size, options.start, options.worker)
         tokens = CaptionTokens(self._tokenizer)
         warn_about_captions(examples, tokens, options.templates)
         make: Any = ExampleBuilder
