@@ -128,6 +128,17 @@ def test_the_packages_are_found():
     assert EXAMPLES and TESTS
 
 
+def test_the_page_on_architecture_has_the_same_table():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*`) \| (.*) \|$", text, re.M)
+    told = {}
+    for packages, others in rows:
+        for package in re.findall(r"`(\w+)`", packages):
+            told.setdefault(package, set(re.findall(r"`(\w+)`", others)))
+    for package, others in MAY_IMPORT.items():
+        assert told[package] == others, package
+
+
 def test_packages_import_only_what_they_may():
     offenders = []
     for path in FILES:
