@@ -1,7 +1,7 @@
 """The mathematics of diffusion: tables and pure functions of tensors.
 
-This room knows latents, noise and timesteps. It must not know images,
-captions, networks, files or optimizers, and imports no other room.
+This package knows latents, noise and timesteps. It must not know images,
+captions, networks, files or optimizers, and imports no other package.
 """
 
 from keras_sdft.diffusion.noise import StatelessSeed
@@ -17,7 +17,11 @@ from keras_sdft.diffusion.prediction import PREDICTION_TYPES
 from keras_sdft.diffusion.prediction import check_prediction_type
 from keras_sdft.diffusion.prediction import prediction_target
 from keras_sdft.diffusion.prediction import split_prediction
+from keras_sdft.diffusion.sampling import SAMPLERS
+from keras_sdft.diffusion.sampling import SPACINGS
 from keras_sdft.diffusion.sampling import ddim
+from keras_sdft.diffusion.sampling import dpmpp_2m
+from keras_sdft.diffusion.sampling import sample
 from keras_sdft.diffusion.sampling import sampling_timesteps
 from keras_sdft.diffusion.timesteps import check_timestep_range
 from keras_sdft.diffusion.timesteps import sample_timesteps
@@ -33,6 +37,8 @@ from keras_sdft.diffusion.weighting import weighting_table
 
 __all__ = [
     "PREDICTION_TYPES",
+    "SAMPLERS",
+    "SPACINGS",
     "NoiseSchedule",
     "StatelessSeed",
     "add_multires_noise",
@@ -41,6 +47,7 @@ __all__ = [
     "check_timestep_range",
     "constant",
     "ddim",
+    "dpmpp_2m",
     "debiased",
     "gaussian",
     "min_snr",
@@ -48,6 +55,7 @@ __all__ = [
     "perturb_noise",
     "prediction_target",
     "rescale_to_zero_terminal_snr",
+    "sample",
     "sample_timesteps",
     "sampling_timesteps",
     "scaled_linear_betas",

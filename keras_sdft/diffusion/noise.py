@@ -25,7 +25,7 @@ STREAMS = {
 
 
 class StatelessSeed(keras.random.SeedGenerator):
-    """A Keras seed that is a value: it has no state and never advances.
+    """Keras seed that is a value: it has no state and never advances.
 
     Args:
         key: Int32 tensor of shape `(2,)` (uint32 under JAX).
@@ -43,7 +43,7 @@ class StatelessSeed(keras.random.SeedGenerator):
 
 
 def stateless_seed(seed: int, stream: str, step: Any) -> StatelessSeed:
-    """The seed of one use of randomness in one step.
+    """Returns the seed of one use of randomness in one step.
 
     Args:
         seed: Integer >= 0, the run's seed.
@@ -63,7 +63,7 @@ def stateless_seed(seed: int, stream: str, step: Any) -> StatelessSeed:
 
 
 def gaussian(shape: Any, seed: Any) -> Any:
-    """Standard normal noise, float32, of `shape`."""
+    """Draws standard normal noise, float32, of `shape`."""
     return keras.random.normal(shape, dtype="float32", seed=seed)
 
 
@@ -146,7 +146,7 @@ def _coarser(side: Any, level: int) -> Any:
 
 
 def _enlarged(images: Any, sides: list[Any], size: tuple[Any, Any]) -> Any:
-    """Bilinear upsampling; sides may be tensors, which `resize` refuses."""
+    """Upsamples bilinearly; sides may be tensors, unlike in `resize`."""
     rows, columns = (
         _interpolation(old, new) for old, new in zip(sides, size, strict=True)
     )
@@ -155,7 +155,7 @@ def _enlarged(images: Any, sides: list[Any], size: tuple[Any, Any]) -> Any:
 
 
 def _interpolation(old: Any, new: Any) -> Any:
-    """Matrix `(new, old)` of each old pixel's weight in each new one."""
+    """Returns a matrix `(new, old)` of old pixels' weights in new ones."""
     scale = ops.cast(old, "float32") / ops.cast(new, "float32")
     place = (ops.cast(ops.arange(new), "float32") + 0.5) * scale - 0.5
     last = ops.cast(old, "float32") - 1.0
@@ -165,7 +165,7 @@ def _interpolation(old: Any, new: Any) -> Any:
 
 
 def _level_seed(seed: Any, level: int) -> Any:
-    """A seed of each level, from one that never advances."""
+    """Returns a seed of each level, from one that never advances."""
     if not isinstance(seed, StatelessSeed):
         return seed
     # The key's second word counts steps; the levels take the first's place.
@@ -174,10 +174,10 @@ def _level_seed(seed: Any, level: int) -> Any:
 
 
 def perturb_noise(noise: Any, strength: float, seed: Any) -> Any:
-    """The noise that an example is noised with under input perturbation.
+    """Returns the noise that examples get under input perturbation.
 
-    The target stays `noise`: the network learns to answer well though what
-    it sees is a little off, as in sampling it is.
+    The target stays `noise`: the network learns to predict well from latents
+    that are slightly off, as they are in sampling.
 
     Args:
         noise: Float32 tensor of shape `(B, h, w, C)`.

@@ -17,7 +17,7 @@ def scaled_linear_betas(
     beta_start: float = 0.00085,
     beta_end: float = 0.012,
 ) -> np.ndarray:
-    """Betas whose square roots are evenly spaced.
+    """Returns betas whose square roots are evenly spaced.
 
     The defaults are the schedule that Stable Diffusion 1.x and 2.x were
     trained with. (KerasCV's `NoiseScheduler()` defaults to another one.)
@@ -44,7 +44,7 @@ def scaled_linear_betas(
 
 
 def rescale_to_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
-    """Betas whose last timestep holds no signal at all.
+    """Returns betas whose last timestep holds no signal at all.
 
     The square roots of `alphas_cumprod` are shifted and scaled so that the
     last is 0 and the first stays.
@@ -68,7 +68,7 @@ def rescale_to_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
 
 
 class NoiseSchedule:
-    """The variance-preserving forward process of Stable Diffusion.
+    """Variance-preserving forward process of Stable Diffusion.
 
     Args:
         betas: Array of shape `(T,)` with values in (0, 1), or `None` for
@@ -110,11 +110,11 @@ class NoiseSchedule:
         self._noise = np.sqrt(1 - alphas_cumprod).astype("float32")
 
     def signal_rate(self, timesteps: Any) -> Any:
-        """`sqrt(alphas_cumprod[t])`, shaped `(B, 1, 1, 1)`, float32."""
+        """Returns `sqrt(alphas_cumprod[t])`, `(B, 1, 1, 1)`, float32."""
         return _per_example(self._signal, timesteps)
 
     def noise_rate(self, timesteps: Any) -> Any:
-        """`sqrt(1 - alphas_cumprod[t])`, shaped `(B, 1, 1, 1)`, float32."""
+        """Returns `sqrt(1 - alphas_cumprod[t])`, `(B, 1, 1, 1)`, float32."""
         return _per_example(self._noise, timesteps)
 
     def add_noise(self, latents: Any, noise: Any, timesteps: Any) -> Any:
@@ -137,7 +137,7 @@ class NoiseSchedule:
         )
 
     def velocity(self, latents: Any, noise: Any, timesteps: Any) -> Any:
-        """The target of v-prediction, of the shape of `latents`.
+        """Returns the target of v-prediction, of the shape of `latents`.
 
         References:
             Salimans & Ho, Progressive Distillation for Fast Sampling of

@@ -5,9 +5,9 @@ Must not know the network or the loss.
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
+from keras_sdft import checks
 from keras_sdft.diffusion.noise_schedule import NoiseSchedule
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
@@ -15,14 +15,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 def check_prediction_type(prediction_type: str) -> str:
     """Returns a valid prediction type, or raises `ValueError`."""
-    if prediction_type in PREDICTION_TYPES:
-        return prediction_type
-    near = difflib.get_close_matches(str(prediction_type), PREDICTION_TYPES, 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(
-        f"`prediction_type` must be one of {PREDICTION_TYPES}. "
-        f"Received: {prediction_type!r}.{hint}"
-    )
+    return checks.one_of("prediction_type", prediction_type, PREDICTION_TYPES)
 
 
 def prediction_target(
@@ -32,7 +25,7 @@ def prediction_target(
     noise: Any,
     timesteps: Any,
 ) -> Any:
-    """What the network should predict for these noised latents.
+    """Returns what the network should predict for noised latents.
 
     Args:
         prediction_type: `"epsilon"` (the noise) or `"v_prediction"`.
@@ -56,7 +49,7 @@ def split_prediction(
     signal_rate: Any,
     noise_rate: Any,
 ) -> tuple[Any, Any]:
-    """The clean latents and the noise that a prediction implies.
+    """Returns the clean latents and the noise that a prediction implies.
 
     Args:
         prediction_type: `"epsilon"` or `"v_prediction"`.

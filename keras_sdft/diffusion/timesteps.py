@@ -5,13 +5,14 @@ Must not know latents or noise.
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+from keras_sdft import checks
 
 # The fractional part of i times this constant fills [0, 1) evenly for any
 # number of points: no two neighbours fall in the same place.
@@ -62,7 +63,7 @@ def timestep_bias(
     end: int | None = None,
     num_train_timesteps: int = 1000,
 ) -> np.ndarray:
-    """A table that draws a part of the timesteps more or less often.
+    """Returns a table by which some timesteps are drawn more often.
 
     Args:
         where: `"earlier"` (little noise: the first `portion`), `"later"`
@@ -82,28 +83,16 @@ def timestep_bias(
     Raises:
         ValueError: If an argument is out of its range.
     """
-    if not multiplier > 0:
-        raise ValueError(
-            f"`multiplier` must be > 0. Received: multiplier={multiplier}. "
-            "Use `timestep_range` to leave timesteps out."
-        )
-    if not 0 < portion <= 1:
-        raise ValueError(
-            f"`portion` must lie in (0, 1]. Received: portion={portion}."
-        )
+    # To leave timesteps out there is `timestep_range`.
+    checks.number("multiplier", multiplier, above=0)
+    checks.number("portion", portion, above=0, maximum=1)
     count = int(portion * num_train_timesteps)
     bounds = {
         "earlier": (0, count),
         "later": (num_train_timesteps - count, num_train_timesteps),
         "range": (begin or 0, num_train_timesteps if end is None else end),
     }
-    if where not in bounds:
-        near = difflib.get_close_matches(str(where), bounds, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"`where` must be one of {sorted(bounds)}. Received: "
-            f"{where!r}.{hint}"
-        )
+    checks.one_of("where", where, bounds)
     first, last = check_timestep_range(bounds[where], num_train_timesteps)
     table = np.ones((num_train_timesteps,), dtype="float64")
     table[first:last] *= multiplier
@@ -115,7 +104,7 @@ def timestep_probabilities(
     timestep_range: tuple[int, int] | None = None,
     num_train_timesteps: int = 1000,
 ) -> np.ndarray:
-    """How likely each timestep is, from relative probabilities.
+    """Computes how likely each timestep is, from relative probabilities.
 
     Args:
         bias: Array of shape `(T,)`, >= 0, or a function of `T` that returns
@@ -172,11 +161,11 @@ def stratified_timesteps(
     num_strata: int,
     num_train_timesteps: int = 1000,
 ) -> Any:
-    """Fixed timesteps spread evenly inside one of several equal ranges.
+    """Spreads fixed timesteps evenly inside one of several equal ranges.
 
     Used for validation: example `i` is seen once in each stratum, at a place
-    that depends on nothing but `i`, so the loss of two epochs compares the
-    same questions and every part of the schedule has the same say.
+    that depends on nothing but `i`, so the losses of two epochs are of
+    the same timesteps, and every part of the schedule counts alike.
 
     Args:
         positions: Int32 tensor of shape `(B,)`: the examples' positions in
@@ -200,7 +189,7 @@ def stratified_timesteps(
 def timestep_embedding(
     timesteps: Any, width: int = 320, max_period: float = 10000.0
 ) -> Any:
-    """Sinusoidal embedding, cosines first, as Stable Diffusion has it.
+    """Computes the sinusoidal embedding of Stable Diffusion, cosines first.
 
     Args:
         timesteps: Tensor of shape `(B,)`, any numeric dtype.

@@ -6,11 +6,11 @@ know batches: the trainer looks the weights up by timestep.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 import numpy as np
 
+from keras_sdft import checks
 from keras_sdft.diffusion.prediction import check_prediction_type
 
 Weighting = Callable[[np.ndarray, str], np.ndarray]
@@ -55,8 +55,7 @@ def min_snr(
         Hang et al., Efficient Diffusion Training via Min-SNR Weighting
         Strategy, 2023, section 3.4.
     """
-    if not gamma > 0:
-        raise ValueError(f"`gamma` must be > 0. Received: gamma={gamma}.")
+    checks.number("gamma", gamma, above=0)
     snr = _positive_snr("min_snr", snr)
     weights = np.minimum(snr, gamma) / snr
     return _for_predicted(weights, snr, prediction_type)
@@ -67,8 +66,8 @@ def p2(
 ) -> np.ndarray:
     """Weights the noise's error by `1 / (k + snr) ** gamma`.
 
-    Takes weight from the timesteps with little noise, where only details
-    that nobody sees are learned.
+    Takes weight from the timesteps with little noise, where only
+    imperceptible details are learned.
 
     Args:
         snr: Float array of shape `(T,)`, signal-to-noise ratio, > 0.
@@ -88,11 +87,8 @@ def p2(
         Choi et al., Perception Prioritized Training of Diffusion Models,
         2022.
     """
-    if not (gamma >= 0 and k > 0):
-        raise ValueError(
-            "P2 weighting needs `gamma` >= 0 and `k` > 0. Received: "
-            f"gamma={gamma}, k={k}."
-        )
+    checks.number("gamma", gamma, minimum=0)
+    checks.number("k", k, above=0)
     snr = _positive_snr("p2", snr)
     return _for_predicted((k + snr) ** -gamma, snr, prediction_type)
 
@@ -121,8 +117,7 @@ def debiased(
     References:
         Yu et al., Debias the Training of Diffusion Models, 2023.
     """
-    if not max_snr > 0:
-        raise ValueError(f"`max_snr` must be > 0. Received: {max_snr}.")
+    checks.number("max_snr", max_snr, above=0)
     snr = _positive_snr("debiased", snr)
     weights = np.minimum(snr, max_snr) ** -0.5
     return _for_predicted(weights, snr, prediction_type)
@@ -143,7 +138,7 @@ def _positive_snr(name: str, snr: np.ndarray) -> np.ndarray:
 def _for_predicted(
     weights: np.ndarray, snr: np.ndarray, prediction_type: str
 ) -> np.ndarray:
-    """A weight of the noise's error, for the error of what is predicted."""
+    """Returns a weight of the noise's error for that of the prediction."""
     if check_prediction_type(prediction_type) == "v_prediction":
         # The same error of the image is `snr` in the noise and `snr + 1`
         # in the velocity (Salimans & Ho, 2022, appendix D).
@@ -162,7 +157,7 @@ WEIGHTINGS: dict[str, Weighting] = {
 def weighting_table(
     weighting: str | Weighting, snr: np.ndarray, prediction_type: str
 ) -> np.ndarray:
-    """The weight of every timestep, from a weighting's name or a function.
+    """Returns the weight of every timestep, from a name or a function.
 
     Args:
         weighting: A name (`"constant"`, `"min_snr"`, `"p2"`, `"debiased"`)
@@ -195,11 +190,4 @@ def weighting_table(
 def _resolve(weighting: str | Weighting) -> Weighting:
     if callable(weighting):
         return weighting
-    if weighting in WEIGHTINGS:
-        return WEIGHTINGS[weighting]
-    near = difflib.get_close_matches(str(weighting), WEIGHTINGS, 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(
-        f"`weighting` must be a callable or one of {sorted(WEIGHTINGS)}. "
-        f"Received: {weighting!r}.{hint}"
-    )
+    return WEIGHTINGS[checks.one_of("weighting", weighting, WEIGHTINGS)]

@@ -6,9 +6,9 @@ Must not know how a weight file is laid out inside.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from pathlib import Path
 
+from keras_sdft import checks
 from keras_sdft.models.spec import AutoencoderSpec
 from keras_sdft.models.spec import DiffusionModelSpec
 from keras_sdft.models.spec import StableDiffusionSpec
@@ -142,15 +142,15 @@ PRESETS = {
 
 
 def get_preset(name: str) -> Preset:
-    """Looks a preset up by name.
+    """Returns a preset by name.
 
     Raises:
         ValueError: If there is none of that name; offers the nearest.
     """
     if name in PRESETS:
         return PRESETS[name]
-    near = difflib.get_close_matches(str(name), PRESETS, 1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = checks.nearest(name, PRESETS, cutoff=0.4)
+    hint = f" Did you mean {near!r}?" if near else ""
     raise ValueError(
         "Expected the name of a preset or the path of a run, an exported "
         f"directory or a weight file. Presets: {sorted(PRESETS)}. "

@@ -1,9 +1,16 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from keras_sdft.diffusion import SAMPLERS
 from keras_sdft.diffusion import NoiseSchedule
 from keras_sdft.diffusion import ddim
+from keras_sdft.diffusion import sample
 from keras_sdft.diffusion import sampling_timesteps
+
+GOLDEN = Path(__file__).parent / "golden_samplers.json"
 
 
 @pytest.mark.parametrize(
@@ -40,9 +47,9 @@ def test_misspelt_spacing_offers_the_nearest():
         sampling_timesteps(4, spacing="trailling")
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_a_perfect_predictor_is_followed_home(prediction_type):
-    """With the true answer at every step, DDIM ends at the true latents."""
+def test_a_perfect_prediction_leads_to_the_latents(sampler, prediction_type):
     schedule = NoiseSchedule()
     generator = np.random.default_rng(0)
     latents, noise = generator.normal(size=(2, 1, 4, 4, 2)).astype("float32")
@@ -56,17 +63,15 @@ def test_a_perfect_predictor_is_followed_home(prediction_type):
         return signal * epsilon - rate * latents
 
     start = np.asarray(schedule.add_noise(latents, noise, np.array([999])))
-    seen = []
-    found = ddim(
+    found = sample(
         predict,
         start,
         schedule,
-        sampling_timesteps(10),
-        prediction_type,
-        on_step=seen.append,
+        10,
+        sampler=sampler,
+        prediction_type=prediction_type,
     )
     np.testing.assert_allclose(found, latents, atol=2e-3)
-    assert seen == list(range(1, 11))
 
 
 def test_one_step_by_hand():
@@ -80,3 +85,31 @@ def test_one_step_by_hand():
     )
     clean = (2.0 - 0.68**0.5) / 0.32**0.5
     np.testing.assert_allclose(np.ravel(found), [0.8 * clean + 0.6], rtol=1e-5)
+
+
+def test_samplers_equal_those_of_diffusers():
+    """Its schedulers' latents, see benchmarks/_sampler_peer.py."""
+    golden = json.loads(GOLDEN.read_text())
+    assert {case["sampler"] for case in golden["cases"]} == set(SAMPLERS)
+    noise = np.reshape(golden["noise"], golden["shape"]).astype("float32")
+    for case in golden["cases"]:
+        found = sample(
+            _prediction,
+            noise,
+            NoiseSchedule(zero_terminal_snr=case["zero_terminal_snr"]),
+            case["num_steps"],
+            sampler=case["sampler"],
+            spacing=case["spacing"],
+            steps_offset=case["steps_offset"],
+            prediction_type=case["prediction_type"],
+        )
+        expected = np.reshape(case.pop("latents"), golden["shape"])
+        error = abs(np.asarray(found) - expected).max() / abs(expected).max()
+        assert error < 1e-4, case
+
+
+def _prediction(latents, timesteps):
+    """What benchmarks/_sampler_peer.py has in the place of a network."""
+    x = np.asarray(latents, "float64")
+    t = float(np.ravel(timesteps)[0])
+    return 0.5 * np.tanh(x) * np.cos(t / 700) + 0.3 * np.roll(x, 1, axis=-1)

@@ -87,7 +87,7 @@ def test_a_bias_stays_in_the_range():
     "arguments, message",
     [
         ({"where": "late"}, "Did you mean 'later'"),
-        ({"where": "later", "multiplier": 0.0}, "timestep_range"),
+        ({"where": "later", "multiplier": 0.0}, "multiplier.* > 0"),
         ({"where": "later", "portion": 1.5}, "portion"),
         ({"where": "range", "begin": 5, "end": 2}, "range of timesteps"),
     ],
