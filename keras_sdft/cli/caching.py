@@ -66,7 +66,6 @@ class Caches:
             ValueError: If a cache is stale.
             OSError: If the disk is full or another process fills a cache.
         """
-        from keras_sdft import models
 
         reason = self.reason
         if self.training is not None:
@@ -85,7 +84,7 @@ class Caches:
         released = ["image_encoder"]
         if self.training.contents.contexts and not keep_text_encoder:
             released.append("text_encoder")
-        models.release(sd, released)
+        sd.release(released)
 
 
 def _tell_stale(cache: Any) -> None:
@@ -110,7 +109,6 @@ def make_caches(
             that was asked for. One that nobody asked for always is.
     """
     from keras_sdft import encoding
-    from keras_sdft import models
 
     if options.no_cache:
         return Caches()
@@ -131,7 +129,7 @@ def make_caches(
         overwrite=overwrite or not asked,
         defer=True,
         # Asked once, before the first encoder is built.
-        sources=models.encoder_sources(sd),
+        sources=sd.encoder_sources(),
     )
     training = make(directory, unless=None if asked else _pays(options))
     validation = None

@@ -58,7 +58,7 @@ class Cache:
         defer: Boolean, whether `load` leaves the encoding to a call of
             `fill`. Defaults to `False`.
         progress: Boolean, whether to show a bar. Defaults to `True`.
-        sources: Dict of `keras_sdft.models.encoder_sources`, which says where
+        sources: Dict of `StableDiffusion.encoder_sources`, which says where
             the encoders' weights come from. Where they are those that the
             cache was filled with, the encoders are not even built. `None`
             (the default) asks for it when data is loaded.

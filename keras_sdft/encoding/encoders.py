@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from keras_sdft import models
 from keras_sdft.data.captions import CaptionTokens
 
 # So many pixels are encoded at once, or so many captions: always as many, so
@@ -28,7 +27,7 @@ class Encoders:
 
     Args:
         stable_diffusion: A `keras_sdft.StableDiffusion`.
-        sources: Dict of `keras_sdft.models.encoder_sources`. `None` asks for
+        sources: Dict of `StableDiffusion.encoder_sources`. `None` asks for
             it when a fingerprint is needed.
     """
 
@@ -86,7 +85,7 @@ class Encoders:
             where the weights come from, or `None`.
         """
         if self._sources is None:
-            self._sources = models.encoder_sources(self._model)
+            self._sources = self._model.encoder_sources()
         source = self._sources.get(part)
         names = (part, f"{part}_dtype", f"{part}_source")
         if source and stored.get(names[2]) == source:
@@ -104,6 +103,9 @@ class Encoders:
             array = np.ascontiguousarray(variable)
             weights.update(f"{array.shape}{array.dtype}".encode())
             weights.update(array.tobytes())
+        if not images and self._model.spec.clip_skip > 1:
+            # The same weights, of which the last layers are not run.
+            weights.update(f"clip_skip {self._model.spec.clip_skip}".encode())
         return weights.hexdigest(), getattr(model, "compute_dtype", "float32")
 
 

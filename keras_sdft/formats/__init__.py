@@ -208,13 +208,9 @@ def _base_tokenizer(checkpoint: Checkpoint, weights_directory: Any) -> Any:
 
     def make_tokenizer(max_length: int, pad_token: Any) -> Any:
         from keras_sdft.models import Tokenizer
-        from keras_sdft.models.presets import fetch
         from keras_sdft.models.presets import get_preset
 
-        preset = get_preset(named(checkpoint.spec)[1])
-        merges = preset.merges or fetch(
-            preset.sources["tokenizer"], weights_directory
-        )
+        merges = get_preset(named(checkpoint.spec)[1]).merges
         return Tokenizer(merges, max_length, pad_token)
 
     return make_tokenizer

@@ -5,14 +5,13 @@ Must not know weights.
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 from keras_sdft.formats.diffusers_written import write_json
 from keras_sdft.models.spec import TextEncoderSpec
+from keras_sdft.models.tokenizer import Tokenizer
 from keras_sdft.parsing import DamagedFile
 from keras_sdft.parsing import read_json
 from keras_sdft.parsing import read_text
@@ -104,21 +103,7 @@ def make_tokenizer(merges: list[str], max_length: int, pad_token: Any) -> Any:
     Returns:
         A `keras_sdft.models.Tokenizer`.
     """
-    # Imports TensorFlow, which a look at a folder must not.
-    from keras_sdft.models.keras_cv_parts import SimpleTokenizer
-    from keras_sdft.models.tokenizer import Tokenizer
-
-    text = "\n".join(["#version: 0.2", *merges])
-    # Not the constructor: it takes the path of a gzipped file.
-    tokenizer = Tokenizer.__new__(Tokenizer)
-    SimpleTokenizer.__init__(
-        tokenizer, io.BytesIO(gzip.compress(text.encode("utf-8")))
-    )
-    tokenizer.max_length = max_length
-    if pad_token == "end":
-        pad_token = tokenizer.end_of_text
-    tokenizer.pad_token = pad_token
-    return tokenizer
+    return Tokenizer(merges, max_length, pad_token)
 
 
 def pad_id(directory: Path, merges: list[str]) -> int | str:

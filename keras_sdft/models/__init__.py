@@ -1,6 +1,6 @@
 """The networks, and the KerasCV object that holds them.
 
-This room knows weights and shapes. It must not know losses, optimizers,
+This package knows weights and shapes. It must not know losses, optimizers,
 datasets or other tools' file formats.
 """
 
@@ -17,8 +17,6 @@ from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.spec import TextEncoderSpec
 
 if _TYPE_CHECKING:
-    from keras_sdft.models.encoders import encoder_sources
-    from keras_sdft.models.encoders import release
     from keras_sdft.models.stable_diffusion import StableDiffusion
     from keras_sdft.models.tokenizer import Tokenizer
     from keras_sdft.models.unet.model import DiffusionModel
@@ -33,8 +31,6 @@ __all__ = [
     "TextEncoderSpec",
     "Tokenizer",
     "describe",
-    "encoder_sources",
-    "release",
     "resolve",
 ]
 
@@ -44,8 +40,6 @@ _HOMES = {
     "DiffusionModel": "unet.model",
     "StableDiffusion": "stable_diffusion",
     "Tokenizer": "tokenizer",
-    "encoder_sources": "encoders",
-    "release": "encoders",
 }
 
 

@@ -6,37 +6,82 @@ Must not know text, decoders or presets.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_sdft.diffusion import NoiseSchedule
-from keras_sdft.diffusion import ddim
-from keras_sdft.diffusion import sampling_timesteps
-from keras_sdft.diffusion import timestep_embedding
+from keras_sdft import checks
+from keras_sdft import diffusion
 from keras_sdft.models.spec import StableDiffusionSpec
 
 
+def check_options(
+    batch_size: Any,
+    num_steps: Any,
+    guidance_scale: Any,
+    guidance_rescale: Any,
+    seed: Any,
+    sampler: Any,
+) -> None:
+    """Checks what `StableDiffusion.generate_image` is called with.
+
+    Raises:
+        ValueError: If an option is of another kind or out of its range.
+    """
+    checks.integer("batch_size", batch_size, minimum=1)
+    checks.integer("num_steps", num_steps, 1, 1000)
+    checks.number("guidance_scale", guidance_scale, minimum=0)
+    checks.number("guidance_rescale", guidance_rescale, 0, 1)
+    checks.one_of("sampler", sampler, diffusion.SAMPLERS)
+    for one in seed if is_list(seed) else [seed]:
+        if seed is not None:
+            checks.integer("seed", one, 0, 2**31 - 1)
+
+
+def is_list(seed: Any) -> bool:
+    """Returns whether there is a seed for each image."""
+    return isinstance(seed, (Sequence, np.ndarray)) and not isinstance(
+        seed, str
+    )
+
+
 def starting_noise(
-    shape: tuple[int, ...], given: Any = None, seed: int | None = None
+    shape: tuple[int, ...],
+    given: Any = None,
+    seed: int | Sequence[int] | None = None,
 ) -> Any:
-    """The noise that images begin as, drawn or given.
+    """Returns the noise that images begin as, drawn or given.
 
     Args:
         shape: `(B, h, w, C)`.
         given: Noise of that shape, or `(h, w, C)` to begin every image
             alike, or `None` to draw it.
-        seed: Integer for the same draw each time, or `None`.
+        seed: Integer for the same noise each time, a list of one for each
+            image (which is then that of the image alone), or `None`.
 
     Returns:
         Float32 tensor of `shape`.
+
+    Raises:
+        ValueError: If a shape or a number does not fit, or both are given.
     """
     if given is not None and seed is not None:
         raise ValueError(
             "Pass either `diffusion_noise` or `seed`, not both: the seed "
             "only serves to draw the noise."
+        )
+    if is_list(seed):
+        if len(seed) != shape[0]:  # type: ignore[arg-type]
+            raise ValueError(
+                f"A list of seeds must have one for each of {shape[0]} "
+                f"images. Received: seed={seed!r}."
+            )
+        alone = (1, *shape[1:])
+        return ops.concatenate(
+            [starting_noise(alone, seed=int(s)) for s in seed]  # type: ignore
         )
     if given is None:
         generator = keras.random.SeedGenerator(seed)
@@ -56,35 +101,32 @@ def guided_prediction(
     diffusion_model: Any,
     timestep_width: int,
     context: np.ndarray,
-    negative: np.ndarray,
+    negative: np.ndarray | None,
     scale: float,
     rescale: float = 0.0,
 ) -> Callable[[Any, Any], Any]:
-    """A prediction with classifier-free guidance, in one batched call.
+    """Returns a prediction with classifier-free guidance, in batched calls.
 
     Args:
         diffusion_model: The network.
         timestep_width: Integer, size of its timestep embedding.
-        context: Float array `(B, 77, D)`, what to draw.
+        context: Float array `(B, 77, D)`, what to generate.
         negative: Float array `(n, 77, D)`, what to stay away from, where
-            `n` divides `B`.
-        scale: Float; `1.0` predicts from `context` alone.
+            `n` divides `B`; `None` where `scale` is at most 1.
+        scale: Float; up to `1.0` it predicts from `context` alone.
         rescale: Float in [0, 1], how far the guided prediction is brought
             back to the deviation of the prompt's own.
 
     Returns:
-        A function of `(latents, timesteps)` for `keras_sdft.diffusion.ddim`.
+        A function of `(latents, timesteps)` for `keras_sdft.diffusion`.
 
     References:
         Ho & Salimans, Classifier-Free Diffusion Guidance, 2022; Lin et al.,
         Common Diffusion Noise Schedules and Sample Steps are Flawed, 2023,
         section 3.4.
     """
-    if not 0.0 <= rescale <= 1.0:
-        raise ValueError(
-            f"`guidance_rescale` must lie in [0, 1]. Received: {rescale}."
-        )
-    guided = scale != 1.0
+    checks.number("guidance_rescale", rescale, 0, 1)
+    guided = scale > 1.0
     if guided:
         negative = _one_for_each(negative, len(context))
         context = np.concatenate([negative, context])
@@ -98,7 +140,7 @@ def guided_prediction(
         prediction = diffusion_model.predict_on_batch(
             {
                 "latent": latents,
-                "timestep_embedding": timestep_embedding(
+                "timestep_embedding": diffusion.timestep_embedding(
                     timesteps, timestep_width
                 ),
                 "context": context,
@@ -121,34 +163,7 @@ def _deviation(prediction: Any) -> Any:
     return ops.std(prediction, axis=(1, 2, 3), keepdims=True)
 
 
-def sample(
-    predict: Callable[[Any, Any], Any],
-    noise: Any,
-    spec: StableDiffusionSpec,
-    num_steps: int,
-) -> Any:
-    """Latents from noise, visiting the timesteps that the model asks for.
-
-    Args:
-        predict: Function of `(latents, timesteps)`.
-        noise: Float32 tensor `(B, h, w, C)`.
-        spec: The `StableDiffusionSpec`.
-        num_steps: Integer >= 1.
-
-    Returns:
-        Float32 tensor `(B, h, w, C)`.
-    """
-    schedule = NoiseSchedule(zero_terminal_snr=spec.zero_terminal_snr)
-    timesteps = sampling_timesteps(
-        num_steps,
-        schedule.num_train_timesteps,
-        spec.spacing,
-        spec.steps_offset,
-    )
-    return ddim(predict, noise, schedule, timesteps, spec.prediction_type)
-
-
-def _one_for_each(negative: np.ndarray, count: int) -> np.ndarray:
+def _one_for_each(negative: Any, count: int) -> np.ndarray:
     if count % len(negative):
         raise ValueError(
             "`negative_prompt` must be one prompt or one for each prompt. "
@@ -157,12 +172,68 @@ def _one_for_each(negative: np.ndarray, count: int) -> np.ndarray:
     return np.repeat(negative, count // len(negative), axis=0)
 
 
-def check_size(height: int, width: int) -> None:
-    """Refuses image sizes that are no multiples of 64 pixels."""
-    if height % 64 == 0 and width % 64 == 0 and height > 0 and width > 0:
-        return
-    nearest = tuple(max(64, round(side / 64) * 64) for side in (height, width))
-    raise ValueError(
-        "`height` and `width` must be multiples of 64 pixels. Received: "
-        f"height={height}, width={width}. Nearest valid: {nearest}."
+def sample(
+    predict: Callable[[Any, Any], Any],
+    noise: Any,
+    spec: StableDiffusionSpec,
+    num_steps: int,
+    sampler: str = "ddim",
+) -> Any:
+    """Makes latents from noise at the timesteps that the model asks for.
+
+    Args:
+        predict: Function of `(latents, timesteps)`.
+        noise: Float32 tensor `(B, h, w, C)`.
+        spec: The `StableDiffusionSpec`.
+        num_steps: Integer >= 1.
+        sampler: See `keras_sdft.diffusion.sample`.
+
+    Returns:
+        Float32 tensor `(B, h, w, C)`.
+
+    Raises:
+        ValueError: If the latents are not finite at the end.
+    """
+    latents = diffusion.sample(
+        predict,
+        noise,
+        diffusion.NoiseSchedule(zero_terminal_snr=spec.zero_terminal_snr),
+        num_steps,
+        sampler=sampler,
+        spacing=spec.spacing,
+        steps_offset=spec.steps_offset,
+        prediction_type=spec.prediction_type,
     )
+    check_finite(latents, "latents")
+    return latents
+
+
+def check_finite(values: Any, what: str) -> None:
+    """Raises an error for an image that cannot be one.
+
+    Args:
+        values: Tensor.
+        what: String, `"latents"` or `"pixels"`.
+
+    Raises:
+        ValueError: If a value is NaN or infinite.
+    """
+    if bool(ops.all(ops.isfinite(values))):
+        return
+    raise ValueError(
+        f"The image's {what} became NaN or infinite, so there is no image. "
+        "Expected finite numbers. Either the model's weights are not finite "
+        "(a training run that diverged; `keras-sdft inspect` tells), or "
+        "float16 overflowed: load the model with dtype='mixed_bfloat16' or "
+        "'float32'."
+    )
+
+
+def check_size(height: Any, width: Any) -> None:
+    """Checks the sides of images.
+
+    Raises:
+        ValueError: If one is no multiple of 64 pixels.
+    """
+    checks.multiple_of("height", height, 64, " pixels")
+    checks.multiple_of("width", width, 64, " pixels")

@@ -15,7 +15,6 @@ from keras_cv.models.stable_diffusion import (
     DiffusionModel as KerasCVDiffusionModel,
 )
 from keras_cv.models.stable_diffusion import ImageEncoder
-from keras_cv.models.stable_diffusion import SimpleTokenizer
 from keras_cv.models.stable_diffusion import TextEncoder
 from keras_cv.models.stable_diffusion import TextEncoderV2
 from keras_cv.src.models.stable_diffusion.constants import _ALPHAS_CUMPROD
@@ -32,7 +31,6 @@ from keras_sdft.models.spec import TextEncoderSpec
 __all__ = [
     "KerasCVDiffusionModel",
     "KerasCVStableDiffusion",
-    "SimpleTokenizer",
     "StableDiffusionBase",
     "build_decoder",
     "build_image_encoder",
@@ -49,12 +47,12 @@ _FULL_AUTOENCODER = AutoencoderSpec()
 
 
 def sampler_alphas_cumprod() -> list[float]:
-    """The table that KerasCV samples with, to check ours against."""
+    """Returns the table that KerasCV samples with, to check ours against."""
     return list(_ALPHAS_CUMPROD)
 
 
 def build_text_encoder(spec: TextEncoderSpec, dtype: Any = None) -> Any:
-    """A text encoder with fresh weights.
+    """Builds a text encoder with fresh weights.
 
     Args:
         spec: A `TextEncoderSpec`.
@@ -73,7 +71,7 @@ def build_text_encoder(spec: TextEncoderSpec, dtype: Any = None) -> Any:
 
 
 def build_image_encoder(spec: AutoencoderSpec, dtype: Any = None) -> Any:
-    """An image encoder with fresh weights.
+    """Builds an image encoder with fresh weights.
 
     Args:
         spec: An `AutoencoderSpec`.
@@ -93,7 +91,7 @@ def build_image_encoder(spec: AutoencoderSpec, dtype: Any = None) -> Any:
 def build_decoder(
     spec: AutoencoderSpec, height: int, width: int, dtype: Any = None
 ) -> Any:
-    """A decoder with fresh weights.
+    """Builds a decoder with fresh weights.
 
     Args:
         spec: An `AutoencoderSpec`.

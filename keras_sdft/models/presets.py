@@ -16,8 +16,8 @@ from keras_sdft.models.spec import TextEncoderSpec
 
 _SD1 = "https://huggingface.co/fchollet/stable-diffusion/resolve/main/"
 _SD2 = "https://huggingface.co/ianstenbit/keras-sd2.1/resolve/main/"
-_CLIP = "https://github.com/openai/CLIP/blob/main/clip/"
 _HERE = Path(__file__).parent
+_CLIP_MERGES = _HERE / "clip" / "bpe_simple_vocab_16e6.txt.gz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Preset:
     Attributes:
         spec: A `StableDiffusionSpec`.
         sources: The published file of each part that is fetched.
-        merges: Path of a vocabulary that ships with the package, if any.
+        merges: Path of its vocabulary, which ships with the package.
         weights: Path of the directory of weights that ship with the
             package, if any, see `packaged`.
     """
 
     spec: StableDiffusionSpec
     sources: dict[str, Source] = dataclasses.field(default_factory=dict)
-    merges: Path | None = None
+    merges: Path = _CLIP_MERGES
     weights: Path | None = None
 
 
@@ -57,11 +57,6 @@ _SHARED_SOURCES = {
         "kcv_decoder.h5",
         _SD1 + "kcv_decoder.h5",
         "ad350a65cc8bc4a80c8103367e039a3329b4231c2469a1093869a345f55b1962",
-    ),
-    "tokenizer": Source(
-        "bpe_simple_vocab_16e6.txt.gz",
-        _CLIP + "bpe_simple_vocab_16e6.txt.gz?raw=true",
-        "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a",
     ),
 }
 

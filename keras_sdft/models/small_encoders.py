@@ -9,6 +9,7 @@ losses or files.
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import keras
@@ -16,6 +17,7 @@ import numpy as np
 from keras import layers
 from keras import ops
 
+from keras_sdft import checks
 from keras_sdft.models.dtypes import dtype_policy_scope
 from keras_sdft.models.spec import AutoencoderSpec
 from keras_sdft.models.spec import TextEncoderSpec
@@ -25,7 +27,7 @@ from keras_sdft.models.unet.layers import GroupNormalization
 
 
 def build_text_encoder(spec: TextEncoderSpec, dtype: Any = None) -> Any:
-    """A causal text transformer with fresh weights.
+    """Builds a causal text transformer with fresh weights.
 
     Args:
         spec: A `TextEncoderSpec`.
@@ -51,11 +53,36 @@ def build_text_encoder(spec: TextEncoderSpec, dtype: Any = None) -> Any:
 
 
 def quick_gelu(x: Any) -> Any:
-    """CLIP's approximation of the GELU."""
+    """Computes CLIP's approximation of the GELU."""
     return x * ops.sigmoid(x * 1.702)
 
 
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": ops.gelu}
+
+
+def skip_last_layers(text_encoder: Any, count: int) -> None:
+    """Makes a text encoder pass over its last layers.
+
+    They stay part of the network and of its weight files, but learn nothing.
+    The normalization at the end stays. It must be done before the network is
+    first called outside its construction.
+
+    Args:
+        text_encoder: A built text encoder, KerasCV's or ours.
+        count: Integer >= 0.
+
+    Raises:
+        ValueError: If it has not so many layers.
+    """
+    blocks = [la for la in text_encoder.layers if hasattr(la, "clip_attn")]
+    checks.integer("clip_skip", count + 1, 1, len(blocks))
+    for layer in blocks[len(blocks) - count :]:
+        layer.trainable = False
+        layer.call = types.MethodType(_unchanged, layer)
+
+
+def _unchanged(layer: Any, inputs: Any) -> Any:
+    return inputs
 
 
 class CLIPEmbedding(layers.Layer):
@@ -145,7 +172,7 @@ class CLIPAttention(layers.Layer):
 
 
 def build_image_encoder(spec: AutoencoderSpec, dtype: Any = None) -> Any:
-    """An image encoder with fresh weights.
+    """Builds an image encoder with fresh weights.
 
     Args:
         spec: An `AutoencoderSpec`.
@@ -176,7 +203,7 @@ def build_decoder(
     width: int | None = None,
     dtype: Any = None,
 ) -> Any:
-    """A decoder with fresh weights.
+    """Builds a decoder with fresh weights.
 
     Args:
         spec: An `AutoencoderSpec`.
@@ -208,7 +235,7 @@ def build_decoder(
 
 
 def moments_model(image_encoder: Any) -> Any:
-    """The same encoder without its last layer, which keeps the mean only.
+    """Builds an encoder without its last layer, which keeps the mean only.
 
     Args:
         image_encoder: What `build_image_encoder` returns, or KerasCV's.
@@ -311,7 +338,7 @@ class ResnetBlock(layers.Layer):
 
 
 class AttentionBlock(layers.Layer):
-    """Lets every place of the smallest level look at every other."""
+    """Attention between all places of the smallest level."""
 
     def __init__(self, output_dim: int, groups: int = 32, **kwargs: Any):
         super().__init__(**kwargs)

@@ -96,12 +96,15 @@ class StableDiffusionSpec:
         prediction_type: `"epsilon"` or `"v_prediction"`.
         zero_terminal_snr: Whether it was trained on a noise schedule whose
             last timestep is pure noise; sampling must then begin there.
-        pad_token: What fills a caption up to its full length: `"end"` (the
-            end token) or an integer id.
         timestep_spacing: How sampling spaces its timesteps: `"linspace"`,
             `"leading"` or `"trailing"`; `None` for the default,
             `"trailing"` for zero terminal SNR, else `"linspace"`.
+        pad_token: What fills a caption up to its full length: `"end"` (the
+            end token) or an integer id.
         steps_offset: What `"leading"` timesteps are shifted by.
+        clip_skip: Which of the text encoder's layers, counted from the last,
+            gives the context: 1 for the last, 2 for the one before it. (In
+            diffusers `clip_skip` is one less, or absent.)
     """
 
     name: str
@@ -114,6 +117,7 @@ class StableDiffusionSpec:
     zero_terminal_snr: bool = False
     timestep_spacing: str | None = None
     steps_offset: int = 1
+    clip_skip: int = 1
 
     @property
     def spacing(self) -> str:

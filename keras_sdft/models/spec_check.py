@@ -131,6 +131,9 @@ def _conventions(spec: StableDiffusionSpec) -> dict[str, bool]:
         or spec.timestep_spacing in ("linspace", "leading", "trailing"),
         "steps_offset": type(spec.steps_offset) is int
         and 0 <= spec.steps_offset < 1000,
+        "clip_skip": _count(spec.clip_skip, _MAX_LAYERS)
+        and _count(spec.text_encoder.depth, _MAX_LAYERS)
+        and spec.clip_skip <= spec.text_encoder.depth,
     }
 
 

@@ -5,7 +5,10 @@ Must not know training, datasets or other tools' file formats.
 
 from __future__ import annotations
 
-import logging
+import dataclasses
+import gc
+import os
+from collections.abc import Iterable
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,11 +17,14 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_sdft import checks
 from keras_sdft.diffusion import NoiseSchedule
 from keras_sdft.models import keras_cv_parts
 from keras_sdft.models import packaged
 from keras_sdft.models.exact_numerics import use_exact_numerics
 from keras_sdft.models.exported import resolve
+from keras_sdft.models.generation import check_finite
+from keras_sdft.models.generation import check_options
 from keras_sdft.models.generation import check_size
 from keras_sdft.models.generation import guided_prediction
 from keras_sdft.models.generation import sample
@@ -26,19 +32,20 @@ from keras_sdft.models.generation import starting_noise
 from keras_sdft.models.initialise import initialise
 from keras_sdft.models.presets import fetch
 from keras_sdft.models.presets import get_preset
+from keras_sdft.models.prompts import tokenize_prompts
+from keras_sdft.models.small_encoders import skip_last_layers
 from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.tokenizer import Tokenizer
 from keras_sdft.models.unet.model import DiffusionModel
 from keras_sdft.models.weight_files import load_weights
 
-_logger = logging.getLogger(__name__)
-
 # The order fixes the seeds of parts that have no published weights.
 PARTS = ("text_encoder", "image_encoder", "decoder", "diffusion_model")
+ENCODERS = ("image_encoder", "text_encoder")
 
 
 class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
-    """A KerasCV `StableDiffusion` of any preset, size and dtype.
+    """KerasCV `StableDiffusion` of any preset, size and dtype.
 
     Parts are built when first used. Make one with `from_preset`.
 
@@ -109,8 +116,9 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         weights_directory: str | Path | None = None,
         prediction_type: str | None = None,
         vae: str | Path | None = None,
+        clip_skip: int | None = None,
     ) -> StableDiffusion:
-        """A model by name, or from what a fine-tune wrote.
+        """Makes a model by name, or from what a fine-tune wrote.
 
         Args:
             name_or_path: A preset (`"tiny"`, `"sd1.4"`, `"sd2.1-base"`), a
@@ -124,9 +132,13 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             remat: Boolean, see `DiffusionModel`.
             jit_compile: Boolean, whether networks are compiled by XLA.
             weights_directory: Directory with copies of the published files.
-            prediction_type: What it predicts, for files that do not say.
+            prediction_type: What it predicts, for files that do not
+                declare it.
             vae: Path of another autoencoder to use: a folder or file of one
                 alone, or of a whole model that has one.
+            clip_skip: Integer >= 1, which of the text encoder's layers,
+                counted from the last, gives the context. Defaults to what
+                the model declares, usually 1.
 
         Returns:
             A `StableDiffusion`.
@@ -137,6 +149,10 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             FileNotFoundError: If published weights cannot be had.
         """
         resolved = resolve(name_or_path, prediction_type, vae)
+        spec = resolved.spec
+        if clip_skip is not None:
+            checks.integer("clip_skip", clip_skip, 1, spec.text_encoder.depth)
+            spec = dataclasses.replace(spec, clip_skip=clip_skip)
         preset = get_preset(resolved.base)
         files = {
             part: fetch(source, weights_directory)
@@ -145,10 +161,10 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         }
         files.update(resolved.files)
         model = cls(
-            height or resolved.spec.resolution,
-            width or resolved.spec.resolution,
+            height or spec.resolution,
+            width or spec.resolution,
             jit_compile,
-            spec=resolved.spec,
+            spec=spec,
             base=resolved.base,
             files=files,
             dtype=dtype,
@@ -186,22 +202,12 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
     @property
     def text_encoder(self) -> Any:
         """Tokens and positions `(B, 77)` to a context `(B, 77, D)`."""
-        if self._text_encoder is None:
-            model = keras_cv_parts.build_text_encoder(
-                self.spec.text_encoder, self.dtype
-            )
-            self._text_encoder = self._ready("text_encoder", model)
-        return self._text_encoder
+        return self._part("text_encoder")
 
     @property
     def image_encoder(self) -> Any:
         """Images in [-1, 1] to the scaled mean of the latents."""
-        if self._image_encoder is None:
-            model = keras_cv_parts.build_image_encoder(
-                self.spec.autoencoder, self.dtype
-            )
-            self._image_encoder = self._ready("image_encoder", model)
-        return self._image_encoder
+        return self._part("image_encoder")
 
     @property
     def moments_model(self) -> Any:
@@ -215,38 +221,122 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
     @property
     def decoder(self) -> Any:
         """Latents to images in about [-1, 1]."""
-        if self._decoder is None:
-            model = keras_cv_parts.build_decoder(
-                self.spec.autoencoder,
-                self.img_height,
-                self.img_width,
-                self.dtype,
-            )
-            self._decoder = self._ready("decoder", model)
-        return self._decoder
+        return self._part("decoder")
 
     @property
     def diffusion_model(self) -> Any:
         """Noised latents, timestep embedding and context to noise."""
-        if self._diffusion_model is None:
-            model = DiffusionModel(
-                self.spec.diffusion_model,
-                numerics=self._numerics,
-                remat=self._remat,
-                max_length=self.spec.text_encoder.max_length,
-                kernel_initializer="zeros",  # weights follow
-                dtype=self.dtype,
-                name="diffusion_model",
-            )
-            self._diffusion_model = self._ready("diffusion_model", model)
-        return self._diffusion_model
+        return self._part("diffusion_model")
 
     @diffusion_model.setter
     def diffusion_model(self, model: Any) -> None:
         """Puts another network in its place, for example KerasCV's own."""
         self._diffusion_model = model
 
-    def _ready(self, part: str, model: Any) -> Any:
+    def is_built(self, part: str) -> bool:
+        """Returns whether a part, from `PARTS`, is in memory."""
+        return getattr(self, f"_{part}") is not None
+
+    def release(self, parts: Iterable[str]) -> None:
+        """Frees the memory of encoders.
+
+        One that is asked for again, by a preview for example, is built again
+        and loaded from its file.
+
+        Args:
+            parts: Names of encoders: `"image_encoder"`, `"text_encoder"`.
+
+        Raises:
+            ValueError: If a part is no encoder, or is being trained: its
+                file does not hold what it has learned.
+        """
+        for part in parts:
+            checks.one_of("parts", part, ENCODERS)
+            if part in self.trained_parts:
+                raise ValueError(
+                    f"{part!r} is being trained, so it cannot be released: "
+                    "what it has learned is nowhere else."
+                )
+            setattr(self, f"_{part}", None)
+            if part == "image_encoder":
+                self._moments_model = None
+        # Layers and their model hold each other.
+        gc.collect()
+
+    def encoder_sources(self) -> dict[str, str]:
+        """Tells where the encoders' weights come from, without reading them.
+
+        Returns:
+            Dict of a text for each of `"image_encoder"` and `"text_encoder"`
+            that changes when what it computes does. One that is in memory
+            already is left out, since its weights may have been changed
+            there, and so is one whose file cannot be told.
+        """
+        kind: tuple[Any, ...] = (self.dtype, self._numerics)
+        if self.spec.clip_skip > 1:
+            kind = (*kind, self.spec.clip_skip)
+        sources = {
+            part: self._source(part)
+            for part in ENCODERS
+            if not self.is_built(part)
+        }
+        return {
+            part: f"{source}; dtype and numerics {kind}"
+            for part, source in sources.items()
+            if source is not None
+        }
+
+    def _source(self, part: str) -> str | None:
+        if self._is_random(part):
+            parts = (self.spec.text_encoder, self.spec.autoencoder)
+            return f"drawn from seed {self._seed} for {parts}"
+        file = self._file(part)
+        if getattr(file, "func", None) is packaged.read:
+            directory, name = file.args
+            return f"packaged {packaged.checksum(directory, name)}"
+        if callable(file):
+            file = file.describe()["file"]
+        if not os.path.isfile(file):
+            return None
+        status = os.stat(file)
+        path = os.path.abspath(file)
+        return f"{path}, {status.st_size} bytes of {status.st_mtime_ns}"
+
+    def _part(self, part: str) -> Any:
+        """Returns a network, built and loaded when first asked for."""
+        if not self.is_built(part):
+            model = self._build(part)
+            self._load(part, model)
+            setattr(self, f"_{part}", model)
+        return getattr(self, f"_{part}")
+
+    def _build(self, part: str) -> Any:
+        """Builds a network with fresh weights."""
+        spec = self.spec
+        if part == "text_encoder":
+            return keras_cv_parts.build_text_encoder(
+                spec.text_encoder, self.dtype
+            )
+        if part == "image_encoder":
+            return keras_cv_parts.build_image_encoder(
+                spec.autoencoder, self.dtype
+            )
+        if part == "decoder":
+            return keras_cv_parts.build_decoder(
+                spec.autoencoder, self.img_height, self.img_width, self.dtype
+            )
+        return DiffusionModel(
+            spec.diffusion_model,
+            numerics=self._numerics,
+            remat=self._remat,
+            max_length=spec.text_encoder.max_length,
+            kernel_initializer="zeros",  # weights follow
+            dtype=self.dtype,
+            name="diffusion_model",
+        )
+
+    def _load(self, part: str, model: Any) -> None:
+        """Puts a part's weights into its network, which is then final."""
         path = None if self._is_random(part) else self._file(part)
         if self._numerics == "exact" and part != "diffusion_model":
             use_exact_numerics(model)
@@ -256,18 +346,19 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             load_weights(model, path)
         else:
             initialise(model, self._seed + 1000 * PARTS.index(part))
+        if part == "text_encoder":
+            skip_last_layers(model, self.spec.clip_skip - 1)
         if self.jit_compile:
             model.compile(jit_compile=True)
-        return model
 
     def _is_random(self, part: str) -> bool:
         return self._random_weights and part not in self._files
 
     def _file(self, part: str) -> Any:
-        """The file of a part; a published one is fetched when needed."""
+        """Returns the file of a part, fetched if need be."""
         preset = get_preset(self.base)
         if part not in self._files:
-            if part == "tokenizer" and preset.merges is not None:
+            if part == "tokenizer":
                 self._files[part] = preset.merges
             elif preset.weights is not None:
                 self._files[part] = partial(packaged.read, preset.weights, part)
@@ -283,61 +374,69 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         negative_prompt: str | Sequence[str] | None = None,
         batch_size: int = 1,
         num_steps: int = 50,
-        unconditional_guidance_scale: float = 7.5,
-        seed: int | None = None,
+        guidance_scale: float = 7.5,
+        seed: int | Sequence[int] | None = None,
         guidance_rescale: float = 0.0,
+        sampler: str = "ddim",
+        unconditional_guidance_scale: float | None = None,
     ) -> np.ndarray:
-        """Draws images.
+        """Generates images from prompts.
 
         Args:
-            prompt: What to draw; a list draws each of its prompts.
+            prompt: What to generate; of a list, each of its prompts.
             negative_prompt: What to stay away from; `None` for the empty
                 prompt.
-            batch_size: Integer, images per prompt.
-            num_steps: Integer >= 1, sampling steps.
-            unconditional_guidance_scale: Float, how closely to follow the
-                prompt; `1.0` is without guidance.
-            seed: Integer for the same images each time, or `None`.
+            batch_size: Integer >= 1, images per prompt.
+            num_steps: Integer in [1, 1000], sampling steps.
+            guidance_scale: Float >= 0, how closely to follow the prompt; up
+                to 1 the prompt is used alone, without guidance.
+            seed: Integer for the same images each time; a list of one for
+                each image, which is then the same in any batch; or `None`.
             guidance_rescale: Float in [0, 1], against burnt colours; `0.7`
                 suits zero-terminal-SNR models.
+            sampler: `"ddim"`, or `"dpmpp_2m"`, which needs about half as
+                many steps.
+            unconditional_guidance_scale: KerasCV's name of
+                `guidance_scale`.
 
         Returns:
             Uint8 array `(prompts * batch_size, height, width, 3)`, the
             images of one prompt in a row.
+
+        Raises:
+            ValueError: If an option is out of its range, or the image is not
+                finite.
         """
+        if unconditional_guidance_scale is not None:
+            guidance_scale = unconditional_guidance_scale
+        # Before the text encoder is built.
+        check_options(
+            batch_size,
+            num_steps,
+            guidance_scale,
+            guidance_rescale,
+            seed,
+            sampler,
+        )
         return self.generate_image(
             self.encode_text(prompt),
             negative_prompt=negative_prompt,
             batch_size=batch_size,
             num_steps=num_steps,
-            unconditional_guidance_scale=unconditional_guidance_scale,
+            guidance_scale=guidance_scale,
             seed=seed,
             guidance_rescale=guidance_rescale,
+            sampler=sampler,
         )
 
     def encode_text(self, prompt: str | Sequence[str]) -> Any:
         """Encodes prompts to a context `(prompts, 77, D)`.
 
-        Prompts longer than the tokenizer's length are cut, with a warning.
+        Prompts longer than the tokenizer's length are cut, with a warning
+        that has the rest; so are told weights such as `(word:1.3)`, which
+        are read as text.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts or not all(isinstance(p, str) for p in prompts):
-            raise ValueError(
-                "`prompt` must be a string or a list of at least one "
-                f"string. Received: {prompt!r}."
-            )
-        limit = self.tokenizer.max_length
-        encoded = [self.tokenizer.encode(text) for text in prompts]
-        for text, ids in zip(prompts, encoded, strict=True):
-            if len(ids) > limit:
-                _logger.warning(
-                    "A prompt has %d tokens; only the first %d are used: %r",
-                    len(ids),
-                    limit,
-                    text,
-                )
-        rows = np.stack([self.tokenizer.pad(ids) for ids in encoded])
-        return self.encode_tokens(rows)
+        return self.encode_tokens(tokenize_prompts(self.tokenizer, prompt))
 
     def encode_tokens(self, token_ids: Any) -> Any:
         """Encodes token ids `(B, 77)` to a context `(B, 77, D)`."""
@@ -353,53 +452,70 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         negative_prompt: str | Sequence[str] | None = None,
         batch_size: int = 1,
         num_steps: int = 50,
-        unconditional_guidance_scale: float = 7.5,
+        guidance_scale: float = 7.5,
         diffusion_noise: Any = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         guidance_rescale: float = 0.0,
+        sampler: str = "ddim",
+        unconditional_guidance_scale: float | None = None,
     ) -> np.ndarray:
-        """Draws images from encoded text.
+        """Generates images from encoded text.
 
         Args:
             encoded_text: Context `(prompts, 77, D)` or `(77, D)`.
-            negative_prompt: As for `text_to_image`.
-            batch_size: Integer, images per prompt.
-            num_steps: Integer >= 1.
-            unconditional_guidance_scale: Float.
             diffusion_noise: Noise to begin with, `(B, h, w, 4)`, or
                 `(h, w, 4)` to begin every image alike; excludes `seed`.
-            seed: Integer or `None`.
-            guidance_rescale: As for `text_to_image`.
+            negative_prompt, batch_size, num_steps, guidance_scale, seed,
+                guidance_rescale, sampler, unconditional_guidance_scale: As
+                for `text_to_image`.
 
         Returns:
             Uint8 array `(prompts * batch_size, height, width, 3)`.
+
+        Raises:
+            ValueError: If an option is out of its range, or the image is not
+                finite.
         """
+        if unconditional_guidance_scale is not None:
+            guidance_scale = unconditional_guidance_scale
+        check_options(
+            batch_size,
+            num_steps,
+            guidance_scale,
+            guidance_rescale,
+            seed,
+            sampler,
+        )
         context = np.asarray(ops.convert_to_numpy(encoded_text))
         context = context if context.ndim == 3 else context[None]
         context = np.repeat(context, batch_size, axis=0)
         noise = starting_noise(
             (len(context), *self._latent_shape()), diffusion_noise, seed
         )
-        negative = np.asarray(self.encode_text(negative_prompt or ""))
+        negative = None
+        if guidance_scale > 1:
+            negative = np.asarray(self.encode_text(negative_prompt or ""))
         predict = guided_prediction(
             self.diffusion_model,
             self.spec.diffusion_model.timestep_width,
             context,
             negative,
-            unconditional_guidance_scale,
+            guidance_scale,
             guidance_rescale,
         )
-        return self.decode(sample(predict, noise, self.spec, num_steps))
+        latents = sample(predict, noise, self.spec, num_steps, sampler)
+        return self.decode(latents)
 
     def decode(self, latents: Any) -> np.ndarray:
-        """Latents `(B, h, w, 4)` to uint8 images `(B, H, W, 3)`."""
+        """Decodes latents `(B, h, w, 4)` to uint8 images `(B, H, W, 3)`.
+
+        Raises:
+            ValueError: If the decoder's output is not finite.
+        """
         images = np.asarray(self.decoder.predict_on_batch(latents), "float32")
+        check_finite(images, "pixels")
         return np.clip(np.round((images + 1) * 127.5), 0, 255).astype("uint8")
 
     def _latent_shape(self) -> tuple[int, int, int]:
         spec = self.spec.diffusion_model
         return (self.img_height // 8, self.img_width // 8, spec.latent_channels)
-
-    def _get_unconditional_context(self) -> Any:
-        # KerasCV's own would use the tokens of CLIP's vocabulary.
-        return self.encode_text("")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_sdft import models
 from keras_sdft.data import Example
 from keras_sdft.data import Report
 from keras_sdft.data import load
@@ -65,7 +64,11 @@ class FakeModel:
         self.spec = types.SimpleNamespace(
             text_encoder=types.SimpleNamespace(max_length=77, width=WIDTH),
             autoencoder=types.SimpleNamespace(latent_channels=4),
+            clip_skip=1,
         )
+
+    def encoder_sources(self):
+        return {}
 
     def encoded(self, batch):
         """The batch as the training step would encode it."""
@@ -77,11 +80,6 @@ class FakeModel:
         images = batch.pop("images")
         batch["moments"] = self.moments_model.predict_on_batch(images)
         return batch
-
-
-@pytest.fixture(autouse=True)
-def no_sources(monkeypatch):
-    monkeypatch.setattr(models, "encoder_sources", lambda model: {})
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def test_is_a_keras_cv_model(make_micro):
     assert isinstance(make_micro(), keras_cv.models.StableDiffusion)
 
 
-def test_draws_the_same_images_from_the_same_seed(make_micro):
+def test_generates_the_same_images_from_the_same_seed(make_micro):
     model = make_micro()
     first, second, other = (
         model.text_to_image("a heart", num_steps=2, seed=seed)
@@ -51,7 +51,7 @@ def test_negative_prompts_must_fit_the_prompts(make_micro):
         make_micro().text_to_image(["a", "b", "c"], ["d", "e"], num_steps=1)
 
 
-def test_a_list_of_prompts_draws_each(make_micro):
+def test_a_list_of_prompts_generates_each(make_micro):
     model = make_micro()
     images = model.text_to_image(
         ["a heart", "a star"], batch_size=2, num_steps=1, seed=0
@@ -76,8 +76,130 @@ def test_noise_by_hand_or_by_seed_but_not_both(make_micro):
 
 
 def test_long_prompts_are_cut_with_a_warning(make_micro, caplog):
-    make_micro().encode_text("heart " * 100)
-    assert "only the first 77" in caplog.text
+    make_micro().encode_text("heart " * 75 + "castle")
+    assert "78 tokens; only the first 77 are used" in caplog.text
+    assert "without its end: 'castle '" in caplog.text
+
+
+def test_the_syntax_of_other_tools_is_told(make_micro, caplog):
+    make_micro().encode_text("a (red:1.3) heart <lora:style:0.8>, 2:1 (big)")
+    assert "'(red:1.3)' in a prompt is read as text" in caplog.text
+    assert "'<lora:style:0.8>'" in caplog.text
+    assert len(caplog.records) == 2
+    make_micro().encode_text("a (red) heart at 12:30")
+    assert len(caplog.records) == 2
+
+
+def test_each_seed_of_a_list_gives_its_image(make_micro):
+    model = make_micro()
+    both = model.text_to_image(
+        "a heart", batch_size=2, num_steps=2, seed=[1, 7]
+    )
+    for image, seed in zip(both, (1, 7), strict=True):
+        alone = model.text_to_image("a heart", num_steps=2, seed=seed)[0]
+        # A batch's examples may differ in the last bit of a product.
+        assert abs(image.astype(int) - alone.astype(int)).max() <= 1
+    with pytest.raises(ValueError, match="one for each of 2 images"):
+        model.text_to_image("a heart", batch_size=2, seed=[1])
+
+
+def test_guidance_up_to_one_is_the_prompt_alone(make_micro, monkeypatch):
+    model = make_micro()
+    expected = model.text_to_image(
+        "a heart", guidance_scale=1, num_steps=2, seed=0
+    )
+    calls = []
+    predict = model.diffusion_model.predict_on_batch
+    monkeypatch.setattr(
+        model.diffusion_model,
+        "predict_on_batch",
+        lambda batch: calls.append(len(batch["latent"])) or predict(batch),
+    )
+    for scale in (0, 0.5):
+        found = model.text_to_image(
+            "a heart", guidance_scale=scale, num_steps=2, seed=0
+        )
+        np.testing.assert_array_equal(found, expected)
+    assert calls == [1] * 4
+    # KerasCV's name of the same.
+    model.text_to_image(
+        "a heart", num_steps=1, unconditional_guidance_scale=0.0
+    )
+    assert calls[4:] == [1]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"num_steps": 2.5}, "`num_steps` must be an integer"),
+        ({"num_steps": 0}, "`num_steps`"),
+        ({"batch_size": 0}, "`batch_size`"),
+        ({"batch_size": True}, "`batch_size`"),
+        ({"guidance_scale": float("nan")}, "`guidance_scale`.*finite"),
+        ({"unconditional_guidance_scale": -1.0}, "`guidance_scale`"),
+        ({"guidance_rescale": 1.5}, "`guidance_rescale`"),
+        ({"seed": -1}, "`seed`"),
+        ({"seed": [1, -1], "batch_size": 2}, "`seed`"),
+        ({"seed": "1"}, "`seed`"),
+        ({"sampler": "dpmpp_2n"}, "Did you mean 'dpmpp_2m'"),
+    ],
+)
+def test_bad_options_are_refused(make_micro, options, message):
+    model = make_micro()
+    with pytest.raises(ValueError, match=message):
+        model.text_to_image("a heart", **options)
+    assert not model.is_built("text_encoder")
+
+
+def test_a_second_order_sampler_is_nearer_after_few_steps(make_micro):
+    model = make_micro()
+
+    def images(sampler, steps):
+        found = model.text_to_image(
+            "a heart", num_steps=steps, seed=0, sampler=sampler
+        )
+        return found.astype("float32")
+
+    exact = images("ddim", 100)
+    errors = [abs(images(s, 8) - exact).mean() for s in ("dpmpp_2m", "ddim")]
+    assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("part", ["diffusion_model", "decoder"])
+def test_an_image_that_is_not_finite_is_an_error(make_micro, part):
+    model = make_micro()
+    weights = getattr(model, part).weights
+    weights[0].assign(np.full(weights[0].shape, np.nan))
+    with pytest.raises(ValueError, match="became NaN or infinite.*bfloat16"):
+        model.text_to_image("a heart", num_steps=1)
+
+
+def test_clip_skip_takes_an_earlier_layer():
+    full = StableDiffusion.from_preset("tiny")
+    skipped = StableDiffusion.from_preset("tiny", clip_skip=2)
+    assert skipped.spec.clip_skip == 2
+    sources = full.encoder_sources()["text_encoder"]
+    assert skipped.encoder_sources()["text_encoder"] != sources
+    network = full.text_encoder
+    layers = [la for la in network.layers if hasattr(la, "clip_attn")]
+    before = keras.Model(network.inputs, layers[-2].output)
+    inputs = {
+        "tokens": full.tokenizer(["a heart"]),
+        "positions": np.arange(77)[None],
+    }
+    expected = network.layers[-1](before.predict_on_batch(inputs))
+    found = skipped.text_encoder.predict_on_batch(inputs)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    # Nothing is lost of the file, and what is skipped learns nothing.
+    assert len(skipped.text_encoder.weights) == len(network.weights)
+    trainable = len(network.trainable_weights)
+    assert len(skipped.text_encoder.trainable_weights) == trainable - 16
+
+
+def test_clip_skip_must_leave_a_layer():
+    for wrong in (0, 5, 1.5):
+        with pytest.raises(ValueError, match=r"`clip_skip`.* in \[1, 4\]"):
+            StableDiffusion.from_preset("tiny", clip_skip=wrong)
 
 
 @pytest.mark.parametrize("prompt", [[], 3, ["a", 3]])
@@ -87,7 +209,7 @@ def test_prompts_that_are_no_text_are_refused(make_micro, prompt):
 
 
 def test_sizes_must_be_multiples_of_64():
-    with pytest.raises(ValueError, match=r"Nearest valid: \(128, 192\)"):
+    with pytest.raises(ValueError, match="height=120. Nearest valid: 128"):
         StableDiffusion.from_preset("tiny", height=120, width=200)
 
 

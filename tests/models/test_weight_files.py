@@ -1,13 +1,10 @@
 """Keras' own files, damaged or of another network."""
 
-import gzip
-
 import keras
 import numpy as np
 import pytest
 from keras.src.legacy.saving.legacy_h5_format import save_model_to_hdf5
 
-from keras_sdft.models.tokenizer import Tokenizer
 from keras_sdft.models.weight_files import load_weights
 from keras_sdft.models.weight_files import weight_shapes
 
@@ -59,20 +56,3 @@ def test_nothing_changes_where_weights_are_missing(file):
         load_weights(model, file)
     for weight, value in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(np.asarray(weight), value)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param(b"text", id="text"),
-        # Named, since gzip's header holds the second it was made in, and
-        # workers that name a test differently refuse to begin.
-        pytest.param(gzip.compress(b"a b\n" * 9)[:-9], id="cut_off"),
-        pytest.param(gzip.compress(b"\xff"), id="no_utf8"),
-    ],
-)
-def test_damaged_vocabularies_are_named(content, tmp_path):
-    path = tmp_path / "merges.txt.gz"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="merges.txt.gz' is no gzipped"):
-        Tokenizer(path)
