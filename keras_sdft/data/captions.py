@@ -6,6 +6,7 @@ TensorFlow; chance enters as numbers that the caller has drawn.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -17,6 +18,7 @@ import numpy as np
 
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import several
+from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.options import PLACEHOLDER
 
 logger = logging.getLogger(__name__)
@@ -172,8 +174,11 @@ def warn_about_captions(
 def _captions(examples: Examples) -> list[str]:
     held = getattr(examples.records, "captions", None)
     if held is None:
-        some = min(len(examples.records), STREAMED_COUNT_LIMIT)
-        held = [examples.records[index].captions for index in range(some)]
+        held = []
+        for record in np.unique(examples.rows)[:STREAMED_COUNT_LIMIT]:
+            # What cannot be read is told of elsewhere.
+            with contextlib.suppress(UnreadableImage):
+                held.append(examples.records[int(record)].captions)
     if all(isinstance(entry, str) for entry in held):
         return held
     return list(itertools.chain.from_iterable(map(several, held)))

@@ -128,7 +128,11 @@ class Report:
         if len(self.sources) < 2:
             return 0
         first, last = self.sources[0], self.sources[-1]
-        shared = shared_images(first.examples, last.examples)
+        identity = getattr(first.examples.records, "identity", first)
+        if identity == getattr(last.examples.records, "identity", last):
+            last.notes.append("It is what is trained on.")
+            return last.used
+        shared = shared_files(_paths(first.examples), _paths(last.examples))
         if shared:
             last.notes.append(
                 f"{len(shared):,} of its {last.used:,} images are trained on "
@@ -164,19 +168,6 @@ class Report:
             writer = csv.writer(file)
             writer.writerow(("image", "reason"))
             writer.writerows(self.rows)
-
-
-def shared_images(first: Examples, second: Examples) -> list[tuple[str, str]]:
-    """Returns the images that two sets share, by path or by their bytes.
-
-    Args:
-        first: `Examples`; of images, only paths are compared.
-        second: `Examples`.
-    """
-    identity = getattr(first.records, "identity", None)
-    if identity and identity == getattr(second.records, "identity", None):
-        return [(example.name, example.name) for example in second]
-    return shared_files(_paths(first), _paths(second))
 
 
 def shared_files(

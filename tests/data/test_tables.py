@@ -2,8 +2,7 @@ import os
 
 import pytest
 
-from keras_sdft.data.sources.tables import read_csv
-from keras_sdft.data.sources.tables import read_jsonl
+from keras_sdft.data.sources.tables import read_table
 
 
 @pytest.fixture
@@ -22,8 +21,7 @@ def read(folder):
         path = folder / f"table.{kind}"
         data = text if isinstance(text, bytes) else text.encode()
         path.write_bytes(data)
-        reader = read_csv if kind == "csv" else read_jsonl
-        return reader(str(path), **columns)
+        return read_table(str(path), **columns)
 
     return write_and_read
 

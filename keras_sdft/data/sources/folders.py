@@ -21,8 +21,7 @@ from keras_sdft.data.sources.files import is_photo
 from keras_sdft.data.sources.files import other_pictures
 from keras_sdft.data.sources.files import walk
 from keras_sdft.data.sources.parsing import read_text
-from keras_sdft.data.sources.tables import read_csv
-from keras_sdft.data.sources.tables import read_jsonl
+from keras_sdft.data.sources.tables import read_table
 
 READERS = ("metadata_jsonl", "metadata_csv", "caption_files", "class_folders")
 SPLITS = ("train", "validation", "test")
@@ -58,11 +57,11 @@ def read_folder(
             name. `None` and `"train"` read `train/` where the folder itself
             holds neither images nor a table, and else the folder without its
             `validation/` and `test/`.
-        image_column: See `tables.read_jsonl`.
-        caption_column: See `tables.read_jsonl`.
-        mask_column: See `tables.read_jsonl`. Without a table, an image's mask
-            is the file of the same name that ends in `-masklabel.png`.
-        repeats_column: See `tables.read_jsonl`.
+        image_column: See `tables.read_table`, and so the next three.
+        caption_column: String.
+        mask_column: String. Without a table, an image's mask is the file of
+            the same name that ends in `-masklabel.png`.
+        repeats_column: String.
 
     Returns:
         `Examples`, in the order of the table or of the sorted paths.
@@ -83,8 +82,7 @@ def read_folder(
                 f"`reader={reader!r}` reads {TABLES[reader]}, and {root} has "
                 "none. Add the file or leave `reader` out."
             )
-        read = read_jsonl if reader == "metadata_jsonl" else read_csv
-        return read(
+        return read_table(
             table, image_column, caption_column, mask_column, repeats_column
         )
     if repeats_column is not None:

@@ -15,10 +15,7 @@ from keras_sdft.data.sources import tfds
 from keras_sdft.data.sources.folders import CONVENTIONS
 from keras_sdft.data.sources.folders import read_folder
 from keras_sdft.data.sources.iterables import read_pairs
-from keras_sdft.data.sources.tables import read_csv
-from keras_sdft.data.sources.tables import read_jsonl
-
-_TABLES = {".csv": read_csv, ".jsonl": read_jsonl}
+from keras_sdft.data.sources.tables import read_table
 
 # What an option is for, where not every source has a use for it.
 _ONLY_FOR = {
@@ -109,13 +106,12 @@ def _read_table(path: str, **columns: Any) -> Examples:
             "folder of captioned images, a .csv or .jsonl file, or "
             "'tfds:NAME'."
         )
-    extension = os.path.splitext(path)[1].lower()
-    if extension not in _TABLES:
+    if not path.lower().endswith((".csv", ".jsonl")):
         raise ValueError(
             "A file as `source` must be a .csv or .jsonl table. "
             f"Received: {path}. For a folder of images, name the folder."
         )
-    return _TABLES[extension](path, **columns)
+    return read_table(path, **columns)
 
 
 def _is_tfds(source: Any) -> bool:

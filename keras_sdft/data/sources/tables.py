@@ -33,134 +33,89 @@ IMAGE_COLUMNS = ("file_name", "image", "image_path", "path")
 _DELIMITERS = (",", ";", "\t")
 
 
-def read_jsonl(
+def read_table(
     path: str,
     image_column: str | None = None,
     caption_column: str = "text",
     mask_column: str | None = None,
     repeats_column: str | None = None,
 ) -> Examples:
-    """Reads a table with one JSON object per line.
+    """Reads a `.jsonl` file of one object per line, or a `.csv` with a header.
+
+    The fields of a CSV are separated by commas; by semicolons or tabs where
+    the header has these and no comma.
 
     Args:
         path: String, the table. Image paths are relative to its folder.
-        image_column: String, the key of the path. `None` takes the first of
-            `"file_name"`, `"image"`, `"image_path"` and `"path"`.
-        caption_column: String, the key of the caption: a string, or a list of
-            several captions. Defaults to `"text"`.
-        mask_column: String, the key of the mask's path, which may be empty or
-            missing in a line. `None` reads no masks.
-        repeats_column: String, the key of how often an epoch shows the image,
-            an integer >= 0. `None` shows each once.
+        image_column: String, the column or key of the path. `None` takes the
+            first of `IMAGE_COLUMNS` that there is.
+        caption_column: String, the column or key of the caption; in JSON, a
+            string or a list of several. Defaults to `"text"`.
+        mask_column: String, the column or key of the mask's path, which may
+            be empty, and in JSON missing. `None` reads no masks.
+        repeats_column: String, the column or key of how often an epoch shows
+            the image, an integer >= 0. `None` shows each once.
 
     Returns:
         `Examples`.
 
     Raises:
-        ValueError: If a line is no JSON object or lacks a key, if a caption is
-            not text, or if a path is repeated, missing or leaves the folder.
+        FileNotFoundError: If an image does not exist.
+        ValueError: If a line cannot be read or lacks a column, or if a path is
+            repeated or leaves the folder.
     """
-    rows = _jsonl_rows(path)
+    is_csv = path.lower().endswith(".csv")
+    rows = _csv_rows(path) if is_csv else _jsonl_rows(path)
     first = next(rows, None)
     if first is None:
-        raise ValueError(_empty_table(path))
-    found = _columns(
-        path, list(first[1]), image_column, caption_column, repeats_column
-    )
-    wanted = [name for name in found if name is not None]
-
-    def complete() -> Iterator[tuple[int, dict]]:
-        for number, row in itertools.chain([first], rows):
-            missing = [name for name in wanted if name not in row]
-            if missing:
-                raise ValueError(
-                    f"Every line must have the key {missing[0]!r}; line "
-                    f"{number} of {path} has {sorted(row)}. Add the key, or "
-                    "name another with `image_column` or `caption_column`."
-                )
-            yield number, row
-
-    return _read_rows(path, complete(), *found, mask_column)
-
-
-def read_csv(
-    path: str,
-    image_column: str | None = None,
-    caption_column: str = "text",
-    mask_column: str | None = None,
-    repeats_column: str | None = None,
-) -> Examples:
-    """Reads a CSV table with a header line.
-
-    Fields are separated by commas; by semicolons or tabs where the header has
-    these and no comma.
-
-    Args:
-        path: String, the table. Image paths are relative to its folder.
-        image_column: String, the column of paths. `None` takes the first of
-            `"file_name"`, `"image"`, `"image_path"` and `"path"`.
-        caption_column: String, the column of captions. Defaults to `"text"`.
-        mask_column: String, the column of the masks' paths, which may be
-            empty in a row. `None` reads no masks.
-        repeats_column: String, the column of how often an epoch shows the
-            image, an integer >= 0. `None` shows each once.
-
-    Returns:
-        `Examples`.
-
-    Raises:
-        ValueError: If a column is missing, a row is short, a quote is not
-            closed, or a path is repeated, missing or leaves the folder.
-    """
-    rows = _csv_rows(path)
-    header = next(rows, None)
-    if header is None:
-        raise ValueError(_empty_table(path))
-    columns = [name.strip() for name in header[1]]
-    found = _columns(
-        path, columns, image_column, caption_column, repeats_column
-    )
-    if mask_column is not None:
-        _check_column(path, columns, "mask_column", mask_column)
-
-    def complete() -> Iterator[tuple[int, dict]]:
-        for number, row in rows:
-            if len(row) != len(columns):
-                raise ValueError(
-                    f"Every row must have {len(columns)} fields, as the "
-                    f"header {columns} has. Received {len(row)} fields in "
-                    f"line {number} of {path}: {row}. Put a caption that "
-                    'holds a comma between quotes (").'
-                )
-            yield number, dict(zip(columns, row, strict=True))
-
-    return _read_rows(path, complete(), *found, mask_column)
-
-
-def _read_rows(
-    path: str,
-    rows: Iterator[tuple[int, dict]],
-    image_key: str,
-    caption_key: str,
-    repeats_key: str | None,
-    mask_key: str | None,
-) -> Examples:
+        raise ValueError(
+            f"{path} has no rows. Expected one row for each image, with its "
+            "path and its caption."
+        )
+    columns = list(first[1])
+    if image_column is None:
+        known = [name for name in IMAGE_COLUMNS if name in columns]
+        image_column = known[0] if known else IMAGE_COLUMNS[0]
+    needed = {
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "repeats": repeats_column,
+        "mask_column": mask_column if is_csv else None,
+    }
+    for argument, name in needed.items():
+        if name is not None and name not in columns:
+            raise ValueError(
+                f"{path} has no column {name!r}. Its columns are {columns}."
+                f"{checks.did_you_mean(name, columns)} Name the column "
+                f"with `{argument}`, or rename it in the table."
+            )
     root = os.path.dirname(os.path.abspath(path))
     paths: list[str] = []
     captions: list[str | tuple[str, ...]] = []
     masks: dict[str, str] = {}
     repeats: list[int] = []
-    for number, row in rows:
+    for number, row in itertools.chain([first], rows):
         where = f"line {number} of {path}"
-        paths.append(inside(root, row[image_key], where))
-        captions.append(check_captions(row[caption_key], where))
-        if mask_key is not None and row.get(mask_key):
-            masks[paths[-1]] = inside(root, row[mask_key], where)
-        if repeats_key is not None:
-            repeats.append(_repeats(row[repeats_key], where))
+        paths.append(inside(root, _value(row, image_column, where), where))
+        caption = _value(row, caption_column, where)
+        captions.append(check_captions(caption, where))
+        if mask_column is not None and row.get(mask_column):
+            masks[paths[-1]] = inside(root, row[mask_column], where)
+        if repeats_column is not None:
+            repeats.append(_repeats(_value(row, repeats_column, where), where))
     findings = _check_paths(path, root, paths, masks)
     examples = Examples(Columns(root, paths, captions, masks), None, findings)
-    return examples if repeats_key is None else examples.repeated(repeats)
+    return examples.repeated(repeats) if repeats_column else examples
+
+
+def _value(row: dict[str, Any], name: str, where: str) -> Any:
+    if name not in row:
+        raise ValueError(
+            f"Every line must have the key {name!r}; {where} has "
+            f"{sorted(row)}. Add the key, or name another with `image_column` "
+            "or `caption_column`."
+        )
+    return row[name]
 
 
 def _repeats(value: Any, where: str) -> int:
@@ -196,17 +151,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _csv_rows(path: str) -> Iterator[tuple[int, list[str]]]:
-    """Yields line numbers and rows; the header first."""
+def _csv_rows(path: str) -> Iterator[tuple[int, dict]]:
     lines = text_lines(path)
     header = next(lines, "")
     known = [mark for mark in _DELIMITERS if mark in header]
+    # Strict: a quote that is not closed where a field ends is an error.
     rows = csv.reader(
         itertools.chain([header], lines),
         delimiter=known[0] if known else ",",
-        # A quote that is not closed, or not where a field ends, is an error.
         strict=True,
     )
+    columns: list[str] = []
     while True:
         first = rows.line_num + 1
         where = f"{path}, line {first}"
@@ -216,8 +171,18 @@ def _csv_rows(path: str) -> Iterator[tuple[int, list[str]]]:
             return
         if rows.line_num > first:
             _refuse_swallowed(row, where)
-        if row:
-            yield rows.line_num, row
+        if not columns:
+            columns = [name.strip() for name in row]
+            _check_names(path, columns)
+        elif len(row) == len(columns):
+            yield rows.line_num, dict(zip(columns, row, strict=True))
+        elif row:
+            raise ValueError(
+                f"Every row must have {len(columns)} fields, as the header "
+                f"{columns} has. Received {len(row)} fields in line "
+                f"{rows.line_num} of {path}: {row}. Put a caption that holds "
+                'a comma between quotes (").'
+            )
 
 
 def _refuse_swallowed(row: list[str], where: str) -> None:
@@ -231,36 +196,11 @@ def _refuse_swallowed(row: list[str], where: str) -> None:
             )
 
 
-def _columns(
-    path: str,
-    columns: list[str],
-    image: str | None,
-    caption: str,
-    repeats: str | None,
-) -> tuple[str, str, str | None]:
+def _check_names(path: str, columns: list[str]) -> None:
     if len(set(columns)) != len(columns):
         raise ValueError(
             f"Every column must have a name of its own. Received: {columns} "
             f"in {path}."
-        )
-    if image is None:
-        known = [name for name in IMAGE_COLUMNS if name in columns]
-        image = known[0] if known else IMAGE_COLUMNS[0]
-    _check_column(path, columns, "image_column", image)
-    _check_column(path, columns, "caption_column", caption)
-    if repeats is not None:
-        _check_column(path, columns, "repeats", repeats)
-    return image, caption, repeats
-
-
-def _check_column(
-    path: str, columns: list[str], argument: str, name: str
-) -> None:
-    if name not in columns:
-        raise ValueError(
-            f"{path} has no column {name!r}. Its columns are {columns}."
-            f"{checks.did_you_mean(name, columns)} Name the column "
-            f"with `{argument}`, or rename it in the table."
         )
 
 
@@ -268,8 +208,6 @@ def _check_paths(
     path: str, root: str, paths: list[str], masks: dict[str, str]
 ) -> Findings:
     """Refuses rows without a file, and returns the files without a row."""
-    if not paths:
-        raise ValueError(_empty_table(path))
     names = set(paths)
     if len(names) != len(paths):
         counts = collections.Counter(paths)
@@ -277,9 +215,8 @@ def _check_paths(
         raise ValueError(
             "Every image must have one row. Received: "
             f"{len(repeated)} paths with several in {path}: "
-            f"{first_five(repeated)}. Remove the repeated rows; "
-            "in JSON lines, an image with several captions holds them as a "
-            "list."
+            f"{first_five(repeated)}. Remove the repeated rows; in JSON lines, "
+            "an image with several captions holds them as a list."
         )
     names.update(masks.values())
     missing, unlisted = _compare(root, names)
@@ -320,10 +257,3 @@ def _compare(root: str, names: set[str]) -> tuple[list[str], list[str]]:
         name for name in names if not os.path.exists(os.path.join(root, name))
     ]
     return sorted(missing), sorted(unlisted)
-
-
-def _empty_table(path: str) -> str:
-    return (
-        f"{path} has no rows. Expected one row for each image, with its path "
-        "and its caption."
-    )

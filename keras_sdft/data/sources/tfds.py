@@ -6,10 +6,8 @@ must not know pixels, tokens or the batch.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import re
-import struct
 from typing import Any
 
 import numpy as np
@@ -19,14 +17,14 @@ from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import check_captions
 from keras_sdft.data.examples import several
+from keras_sdft.data.sources.tfrecords import TfRecords
+from keras_sdft.data.sources.tfrecords import index_tfrecord
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "tfds:"
 
 _VERSION = re.compile(r"[\d*]+\.[\d*]+\.[\d*]+")
-# A TFRecord is a length (8 bytes), its checksum (4), the data, another (4).
-_HEADER, _FOOTER = 12, 4
 
 
 def read_tfds(
@@ -120,72 +118,6 @@ class TfdsRecords:
         name = f"{self._name}[{index}]"
         captions = several(check_captions(_as_text(value), name))
         return Example(record[self._image], captions, name=name)
-
-
-@dataclasses.dataclass(frozen=True)
-class TfRecords:
-    """Random access to the records of TFRecord files on a local disk.
-
-    Args:
-        files: List of strings.
-        file_of: Integer array of shape `(N,)`, the file of each record.
-        offsets: Integer array of shape `(N,)`, where its data begins.
-        lengths: Integer array of shape `(N,)`, its bytes.
-        features: TFDS features, which decode the record.
-        decoders: Dict of TFDS decoders.
-    """
-
-    files: list[str]
-    file_of: np.ndarray
-    offsets: np.ndarray
-    lengths: np.ndarray
-    features: Any
-    decoders: dict
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    def __getitem__(self, index: int) -> dict:
-        with open(self.files[self.file_of[index]], "rb") as file:
-            file.seek(self.offsets[index])
-            data = file.read(self.lengths[index])
-        return self.features.deserialize_example_np(
-            data, decoders=self.decoders
-        )
-
-
-def index_tfrecord(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the records of a TFRecord file.
-
-    Args:
-        path: String, an uncompressed file.
-
-    Returns:
-        `(offsets, lengths)`, int64 arrays of one entry per record, in bytes.
-
-    Raises:
-        ValueError: If the file ends within a record.
-    """
-    offsets, lengths = [], []
-    with open(path, "rb") as file:
-        size = file.seek(0, 2)
-        position = 0
-        while position < size:
-            file.seek(position)
-            header = file.read(_HEADER)
-            length = 0
-            if len(header) == _HEADER:
-                (length,) = struct.unpack_from("<Q", header)
-            end = position + _HEADER + length + _FOOTER
-            if end > size:
-                raise ValueError(
-                    f"The TFRecord file {path} ends within a record, at byte "
-                    f"{size} instead of {end}. Prepare the dataset again."
-                )
-            offsets.append(position + _HEADER)
-            lengths.append(length)
-            position = end
-    return np.array(offsets, np.int64), np.array(lengths, np.int64)
 
 
 def _open(builder: Any, split: str, image: str, tfds: Any) -> Any:
