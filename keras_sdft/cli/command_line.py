@@ -76,6 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"\n{PROGRAM}: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        # What reading data raised is inside an error of TensorFlow's.
+        cause = keras_sdft.data.cause_of(error)
+        if debug or not isinstance(cause, _MENDABLE):
+            raise
+        print(f"{PROGRAM}: error: {_message(cause)}", file=sys.stderr)
+        return 2
     return 0
 
 

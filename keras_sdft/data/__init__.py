@@ -18,6 +18,7 @@ from keras_sdft.data.rare_tokens import TokenReport
 from keras_sdft.data.rare_tokens import check_token
 from keras_sdft.data.rare_tokens import rare_tokens
 from keras_sdft.data.report import Report
+from keras_sdft.data.shutdown import cause_of
 from keras_sdft.data.sources.class_images import add_to_record
 from keras_sdft.data.sources.class_images import check_disk_space
 from keras_sdft.data.sources.class_images import missing_class_images
@@ -39,6 +40,7 @@ __all__ = [
     "TagOptions",
     "TokenReport",
     "add_to_record",
+    "cause_of",
     "check_disk_space",
     "check_dreambooth_folders",
     "check_dreambooth_prompts",

@@ -1,4 +1,4 @@
-"""Making: a row of an epoch -> pixels, token ids, weight and mask.
+"""The builder: a row of an epoch -> pixels, token ids, weight and mask.
 
 Every random number here is a function of (seed, epoch, example, copy). This
 file must not know TensorFlow, or how rows are ordered.
@@ -97,7 +97,7 @@ class ExampleBuilder:
             int32.
 
         Raises:
-            RuntimeError: If 100 images in a row cannot be read.
+            OSError: If 100 images in a row cannot be read.
         """
         row = Row(*(int(number) for number in numbers))
         if not row.copies:
@@ -160,27 +160,29 @@ class ExampleBuilder:
         corner: tuple[float | None, float | None],
         flips: bool,
     ) -> tuple[Example, dict[str, Any]]:
-        """What is seen of a row, by key, and the example it is of."""
+        """Returns the example of a row, and its pixels and mask by key."""
         masks, size = self._options.masks, self.sizes[row.bucket]
         index, kind = row.example, self._kind(row.example)
         for _ in range(_MAX_ATTEMPTS):
-            example = self._examples[index]
+            name = f"example {index}"
             try:
+                example = self._examples[index]
+                name = example.name
                 pixels, mask = read_cropped(example, masks, size, corner, flips)
             except UnreadableImage as error:
-                self._note(example.name, str(error))
+                self._note(name, str(error))
             else:
                 return example, {"images": pixels, "loss_mask": mask}
             # Another of its own kind: a class image for a class image.
             index = int(draws.integers(*kind))
-        raise RuntimeError(
+        raise OSError(
             f"{_MAX_ATTEMPTS} images in a row could not be read while "
-            "training. Is the disk that holds them still there? The last "
-            f"were:\n{self._report.table(5)}"
+            "training. Are the files still there? Among them are:\n"
+            f"{self._report.table(5)}"
         )
 
     def _said(self, text: str) -> dict[str, Any]:
-        """What is said of a row, by key."""
+        """Returns what is made of a caption, by key."""
         return {"token_ids": self._tokens(text)}
 
     def _key(self, stream: int, row: Row) -> list[int]:
@@ -189,7 +191,7 @@ class ExampleBuilder:
         return [*key, row.copy] if row.copy else key
 
     def _kind(self, index: int) -> tuple[int, int]:
-        """The first and the end of the examples of the same kind."""
+        """Returns the first and the end of the examples of the same kind."""
         if index < self._first_class:
             return 0, self._first_class
         return self._first_class, len(self._examples)

@@ -14,6 +14,7 @@ from PIL import Image
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import first_five
+from keras_sdft.data.images import DECODING
 from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.images import crop_box
 from keras_sdft.data.images import cut
@@ -65,6 +66,7 @@ def read_masked(
         raise UnreadableImage(f"its mask: {error}") from error
 
 
+@DECODING.held()
 def read_cropped(
     example: Example,
     masks: str | None,

@@ -1,15 +1,17 @@
-"""A quiet end: no Python call from a pipeline while the interpreter ends.
+"""Calls from a pipeline into Python: their end, and their failures.
 
 TensorFlow's threads call Python for each example, ahead of what is asked for.
 A call that waits for the interpreter lock when the interpreter begins to end
-never returns, and an iterator that is still alive then waits for it for ever:
-the process hangs instead of ending. So calls are cut short once the process is
-about to end, and those under way are waited for.
+never returns, and an iterator that is still alive then waits for it for ever.
+So calls are cut short once the process is about to end, and those under way
+are waited for. What a call raises reaches the user inside an error of
+TensorFlow's, below a traceback, so the last ones are kept as they were.
 """
 
 from __future__ import annotations
 
 import atexit
+import collections
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +31,7 @@ class Calls:
         self._closed = False
         self._begun = 0
         self._running = 0
+        self._failures: collections.deque = collections.deque(maxlen=8)
 
     def guard(
         self,
@@ -52,11 +55,21 @@ class Calls:
                 if closed and at_end is not None:
                     return at_end(*arguments)
                 return function(*arguments)
+            except Exception as error:
+                self._failures.append(error)
+                raise
             finally:
                 with self._lock:
                     self._running -= 1
 
         return guarded
+
+    def cause_of(self, error: BaseException) -> Exception | None:
+        """Returns the exception of a call that an error speaks of."""
+        for failure in reversed(self._failures):
+            if failure is not error and str(failure) in str(error):
+                return failure
+        return None
 
     def close(self) -> None:
         """Cuts calls short, and waits until none runs and none comes."""
@@ -73,3 +86,24 @@ class Calls:
 
 CALLS = Calls()
 atexit.register(CALLS.close)
+
+
+def cause_of(error: BaseException) -> Exception | None:
+    """Returns what a pipeline of this package raised, as it was raised.
+
+    Args:
+        error: An error of TensorFlow's, as `fit` raises it.
+
+    Returns:
+        The exception whose text the error holds, or `None` if there is none.
+
+    Example:
+
+    ```python
+    try:
+        trainer.fit(dataset)
+    except tf.errors.OpError as error:
+        raise (keras_sdft.data.cause_of(error) or error) from None
+    ```
+    """
+    return CALLS.cause_of(error)

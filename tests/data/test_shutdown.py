@@ -1,8 +1,14 @@
 import os
+import shutil
 import subprocess
 import sys
 import threading
 
+import pytest
+import tensorflow as tf
+
+from keras_sdft.data import cause_of
+from keras_sdft.data import load
 from keras_sdft.data.shutdown import Calls
 
 LEAVES_AN_ITERATOR = """
@@ -55,3 +61,21 @@ def test_close_waits_for_calls_and_cuts_later_ones_short():
     assert guarded(4) == -4
     assert calls.guard(slow)(5) == 5
     thread.join()
+
+
+def test_what_a_pipeline_raised_is_found_in_tensorflow_s_error(
+    numbered, tokenizer
+):
+    dataset = iter(
+        load(numbered, tokenizer, resolution=64, batch_size=2, repeat=True)
+    )
+    next(dataset)
+    shutil.rmtree(numbered)
+    with pytest.raises(tf.errors.OpError) as error:
+        for _ in range(500):
+            next(dataset)
+    cause = cause_of(error.value)
+    assert isinstance(cause, OSError)
+    assert str(cause).startswith("100 images in a row could not be read")
+    assert "the file does not exist" in str(cause)
+    assert cause_of(ValueError("another")) is None

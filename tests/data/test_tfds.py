@@ -196,9 +196,7 @@ def test_a_flipped_bit_of_a_tfrecord_is_found(tfrecord):
         tfrecord.write_bytes(damaged)
         index = np.searchsorted(offsets - 12, place // 8, side="right") - 1
         if place // 8 < offsets[index]:
-            with pytest.raises(
-                ValueError, match="damaged at byte|within a rec"
-            ):
+            with pytest.raises(ValueError, match="damaged at|within a rec"):
                 index_tfrecord(str(tfrecord))
         else:
             with pytest.raises(UnreadableImage, match="checksum"):

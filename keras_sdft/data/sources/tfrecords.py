@@ -124,14 +124,14 @@ def crc32c(data: bytes) -> int:
     own = padded[len(padded) - len(data) :]
     own[:] = np.frombuffer(data, np.uint8)
     own[:4] ^= 0xFF
-    state = np.zeros(rows, np.uint32)
+    states = np.zeros(rows, np.uint32)
     for column in padded.reshape(rows, _STRIPE).T:
-        state = (state >> 8) ^ _table()[(state ^ column) & 0xFF]
+        states = (states >> 8) ^ _table()[(states ^ column) & 0xFF]
     level = _STRIPE.bit_length() - 1
-    while len(state) > 1:
-        state = _apply(_zeros(level), state[::2]) ^ state[1::2]
+    while len(states) > 1:
+        states = _apply(_zeros(level), states[::2]) ^ states[1::2]
         level += 1
-    return int(state[0]) ^ 0xFFFFFFFF
+    return int(states[0]) ^ 0xFFFFFFFF
 
 
 def _holds(data: bytes) -> bool:
@@ -143,11 +143,10 @@ def _holds(data: bytes) -> bool:
 
 @functools.cache
 def _table() -> np.ndarray:
-    state = np.arange(256, dtype=np.uint32)
+    states: Any = np.arange(256, dtype=np.uint32)
     for _ in range(8):
-        odd = (state & 1).astype(bool)
-        state = (state >> 1) ^ np.where(odd, np.uint32(_POLYNOMIAL), 0)
-    return state.astype(np.uint32)
+        states = (states >> 1) ^ (states & 1) * np.uint32(_POLYNOMIAL)
+    return states
 
 
 @functools.cache
