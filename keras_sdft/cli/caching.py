@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from keras_sdft import data
+from keras_sdft import runs
 from keras_sdft.cli.options import DataOptions
-from keras_sdft.runs import check_separate
 
 if TYPE_CHECKING:
     from keras_sdft.cli.command import Options
@@ -165,7 +165,7 @@ def check_cache(options: Options, inputs: dict[str, str | None]) -> None:
         ValueError: If one contains the other.
     """
     if options.cache is not None:
-        check_separate(options.cache, inputs, {}, flag="cache")
+        runs.check_separate(options.cache, inputs, {}, flag="cache")
 
 
 def _pays(options: Options) -> Callable[[Any], str | None]:

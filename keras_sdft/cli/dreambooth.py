@@ -13,7 +13,7 @@ from typing import Any
 
 from keras_sdft import checks
 from keras_sdft import data
-from keras_sdft.cli.class_images import generate_class_images
+from keras_sdft import runs
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.memory import check_memory
@@ -31,7 +31,6 @@ from keras_sdft.cli.training import make_trainer
 from keras_sdft.cli.training import resolve_defaults
 from keras_sdft.cli.training_data import load_photos
 from keras_sdft.cli.training_data import load_subject
-from keras_sdft.runs import RunDirectory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,7 @@ def dreambooth(options: Options) -> None:
         token = check_dreambooth(options)
         made = {"class_data_dir": options.class_data_dir}
         directory = options.output_dir
-        with RunDirectory(
+        with runs.RunDirectory(
             directory, "dreambooth", inputs, options.overwrite, made
         ) as run:
             _dreambooth(resolve_defaults(options), run, inputs, token)
@@ -226,7 +225,7 @@ def _generate(options: Options, sd: Any, base: Any) -> None:
     """
     trained, sd.spec = sd.spec, base
     try:
-        new = generate_class_images(
+        new = runs.generate_class_images(
             sd,
             options.class_prompt,
             options.class_data_dir,

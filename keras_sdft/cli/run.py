@@ -161,7 +161,7 @@ def _device() -> str:
 def _report_unreadable(run: Any, data: Data) -> None:
     if len(data.report):
         data.report.write(os.fspath(run.skipped))
-        print(f"Report images, left out (see {run.skipped}):")
+        print(f"Unreadable images, left out (see {run.skipped}):")
         print(data.report.table(20))
 
 

@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 from keras_sdft import data
+from keras_sdft import runs
 from keras_sdft.cli.caching import check_cache
 from keras_sdft.cli.caching import make_caches
 from keras_sdft.cli.command import Command
@@ -32,7 +33,6 @@ from keras_sdft.cli.training import needs_captions
 from keras_sdft.cli.training import resolve_defaults
 from keras_sdft.cli.training_data import check_data
 from keras_sdft.cli.training_data import load_data
-from keras_sdft.runs import RunDirectory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def train(options: Options) -> None:
     check_training(options)
     made = {"cache": options.cache}
     directory = options.output_dir
-    with RunDirectory(
+    with runs.RunDirectory(
         directory, "train", inputs, options.overwrite, made
     ) as run:
         _train(resolve_defaults(options), run, inputs)

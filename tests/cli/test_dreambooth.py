@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from keras_sdft import runs
 from keras_sdft.cli import dreambooth as dreambooth_module
 from keras_sdft.cli import main
 from keras_sdft.cli.dreambooth import with_prompts
@@ -61,7 +62,7 @@ def micro(monkeypatch, make_micro):
     """Trains a micro model step by step, without tracing a graph."""
     seen = types.SimpleNamespace(models=[], specs=[])
     make_trainer = dreambooth_module.make_trainer
-    generate = dreambooth_module.generate_class_images
+    generate = runs.generate_class_images
 
     def load(options):
         seen.models.append(make_micro())
@@ -78,9 +79,7 @@ def micro(monkeypatch, make_micro):
 
     monkeypatch.setattr(dreambooth_module, "load_for_training", load)
     monkeypatch.setattr(dreambooth_module, "make_trainer", make_eager)
-    monkeypatch.setattr(
-        dreambooth_module, "generate_class_images", generate_watched
-    )
+    monkeypatch.setattr(runs, "generate_class_images", generate_watched)
     return seen
 
 

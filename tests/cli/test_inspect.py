@@ -3,7 +3,6 @@ import json
 import pytest
 
 from keras_sdft.cli import main
-from keras_sdft.cli.inspect import format_description
 
 RUN = {
     "kind": "run",
@@ -22,34 +21,6 @@ RUN = {
 }
 
 
-def test_everything_is_told_in_lines():
-    lines = format_description("runs/a", RUN).splitlines()
-    assert [line.split() for line in lines[:5]] == [
-        ["runs/a"],
-        ["kind", "run"],
-        ["base", "tiny"],
-        ["prediction", "type", "epsilon"],
-        ["steps", "100"],
-    ]
-    assert "widths" in lines[8] and lines[8].endswith("64, 96")
-    assert lines[10].split() == [
-        "diffusion_model",
-        "1,234,567",
-        "parameters,",
-        "float32,",
-        "runs/a/weights/diffusion_model.weights.h5",
-    ]
-    assert lines[11].split()[-1] == "kcv_decoder.h5"
-    assert len(lines) == 12
-    assert all(line == line.rstrip() for line in lines)
-
-
-def test_a_preset_has_no_steps():
-    text = format_description("tiny", RUN | {"steps": None, "parts": {}})
-    assert "steps" not in text
-    assert "parts" not in text
-
-
 @pytest.fixture
 def described(monkeypatch):
     import keras_sdft.models
@@ -64,4 +35,30 @@ def test_json_is_the_description(described, capsys):
 
 def test_text_is_the_default(described, capsys):
     assert main(["inspect", "runs/a"]) == 0
-    assert capsys.readouterr().out.startswith("runs/a\n  kind")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[-1].strip() for line in lines] == [
+        "runs/a",
+        "run",
+        "tiny",
+        "spec",
+        "tiny",
+        "diffusion model",
+        "64, 96",
+        "epsilon",
+        "100",
+        "parts",
+        "diffusion model",
+        "1,234,567",
+        "float32",
+        "runs/a/weights/diffusion_model.weights.h5",
+        "decoder",
+        "kcv_decoder.h5",
+    ]
+    assert lines[6].startswith("      widths   ")
+    assert lines[0] == lines[0].strip()
+
+
+def test_what_is_not_known_is_left_out(described, capsys, monkeypatch):
+    monkeypatch.setitem(RUN, "steps", None)
+    assert main(["inspect", "runs/a"]) == 0
+    assert "steps" not in capsys.readouterr().out

@@ -1,13 +1,15 @@
 """Class images of the base model, for prior preservation.
 
-Knows prompts, seeds and files; the drawing is the model's, and what is
-missing is counted by the data.
+Must not know how an image is generated; what is missing is counted by
+`keras_sdft.data`.
 """
 
 from __future__ import annotations
 
 import os
 from typing import Any
+
+from keras_sdft import checks
 
 
 def generate_class_images(
@@ -23,11 +25,11 @@ def generate_class_images(
     negative_prompt: str | None = None,
     progress: bool = True,
 ) -> list[str]:
-    """Draws class images until a folder holds as many as are wanted.
+    """Generates class images until a folder holds as many as are wanted.
 
     Each image has its own seed, which its name, the PNG and a line of
-    `class_images.jsonl` carry; `text_to_image(prompt, seed=...)` draws it
-    again. A run that is stopped leaves whole images only, and the next one
+    `class_images.jsonl` carry; `text_to_image(prompt, seed=...)` generates
+    it again. A run that is stopped leaves whole images only, and the next one
     goes on.
 
     Args:
@@ -36,7 +38,7 @@ def generate_class_images(
         prompt: String, the class prompt: `"a photo of dog"`.
         directory: Folder of class images; it is made if it is missing.
         num_images: Integer >= 1, how many it shall hold.
-        batch_size: Integer >= 1, images drawn together. Defaults to `4`.
+        batch_size: Integer >= 1, images generated together. Defaults to `4`.
         seed: Integer >= 0, the first seed. Defaults to `0`.
         num_steps: Integer >= 1, sampling steps. Defaults to `50`.
         guidance_scale: Float, how closely to follow the prompt. Defaults to
@@ -56,10 +58,7 @@ def generate_class_images(
 
     from keras_sdft import data
 
-    if batch_size < 1:
-        raise ValueError(
-            f"`batch_size` must be >= 1. Received: batch_size={batch_size}."
-        )
+    checks.integer("batch_size", batch_size, 1)
     directory = os.fspath(directory)
     missing = data.missing_class_images(directory, num_images, prompt, seed)
     data.check_disk_space(
@@ -86,11 +85,13 @@ def generate_class_images(
         unit="image",
         disable=not progress,
     ) as bar:
-        # The smallest size that is drawn again and again without a new trace.
+        # The smallest size that all batches can have without a new trace.
         size = min(batch_size, len(missing))
         for first in range(0, len(missing), size):
             batch = missing[first : first + size]
-            images = _draw(stable_diffusion, [s for _, s in batch], size, about)
+            images = _generate(
+                stable_diffusion, [s for _, s in batch], size, about
+            )
             for (name, own_seed), image in zip(batch, images, strict=True):
                 paths.append(os.path.join(directory, name))
                 _save(paths[-1], image, {**about, "seed": own_seed})
@@ -98,8 +99,10 @@ def generate_class_images(
     return paths
 
 
-def _draw(sd: Any, seeds: list[int], size: int, about: dict[str, Any]) -> Any:
-    """Draws an image for each seed, in a batch of always the same size."""
+def _generate(
+    sd: Any, seeds: list[int], size: int, about: dict[str, Any]
+) -> Any:
+    """Generates an image of each seed, in batches of always one size."""
     import numpy as np
 
     filled = seeds + seeds[-1:] * (size - len(seeds))
@@ -116,7 +119,7 @@ def _draw(sd: Any, seeds: list[int], size: int, about: dict[str, Any]) -> Any:
 
 
 def starting_noise(stable_diffusion: Any, seed: int) -> Any:
-    """The noise that `text_to_image` begins one image of this seed with.
+    """Returns the noise that `text_to_image` begins an image of a seed with.
 
     Args:
         stable_diffusion: A `keras_sdft.StableDiffusion`.

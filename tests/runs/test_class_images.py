@@ -3,9 +3,9 @@ import pytest
 from PIL import Image
 
 from keras_sdft import data
-from keras_sdft.cli.class_images import generate_class_images
-from keras_sdft.cli.class_images import starting_noise
 from keras_sdft.data.sources.class_images import read_record
+from keras_sdft.runs.class_images import generate_class_images
+from keras_sdft.runs.class_images import starting_noise
 
 PROMPT = "a photo of dog"
 
