@@ -30,7 +30,7 @@ def generate(sd, prompts, num_steps=25, guidance_scale=3.0, seed=0):
         sd.text_to_image(
             filled[begin : begin + CHUNK],
             num_steps=num_steps,
-            unconditional_guidance_scale=guidance_scale,
+            guidance_scale=guidance_scale,
             seed=seed + begin,
         )
         for begin in range(0, len(filled), CHUNK)

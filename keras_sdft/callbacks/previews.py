@@ -181,7 +181,7 @@ class Previews(StepCallback):
             self.prompts[index],
             batch_size=1,
             num_steps=self.num_steps,
-            unconditional_guidance_scale=self.guidance_scale,
+            guidance_scale=self.guidance_scale,
             seed=self.seed + index,
         )
 

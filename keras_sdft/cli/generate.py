@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from typing import Any
+from typing import Literal
 
 from keras_sdft import checks
 from keras_sdft.cli.command import Command
@@ -15,6 +16,8 @@ from keras_sdft.cli.command import Options
 from keras_sdft.cli.model import MixedPrecision
 from keras_sdft.cli.model import PredictionType
 from keras_sdft.cli.model import load_model
+
+Sampler = Literal["ddim", "dpmpp_2m"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,12 @@ class GenerateOptions:
             and OUT_0.png, OUT_1.png and so on are the images.
         num_images: Images for each prompt.
         num_steps: Sampling steps, 1 to 1000.
-        guidance_scale: How much the prompt counts; 1 is no guidance.
+        guidance_scale: How much the prompt counts; up to 1 it is used
+            alone.
+        sampler: ddim, or dpmpp_2m (DPM++ 2M), which needs about half as
+            many steps.
+        clip_skip: Text encoder's layer that gives the context, counted from
+            the last: 2 is the one before it. Defaults to the model's own.
         seed: Seed of a prompt's first image; each next one adds 1.
         negative_prompt: What the image should not show.
         height: Height in pixels. Defaults to the model's own.
@@ -46,6 +54,8 @@ class GenerateOptions:
     num_images: int = 1
     num_steps: int = 25
     guidance_scale: float = 7.5
+    sampler: Sampler = "ddim"
+    clip_skip: int | None = None
     seed: int = 0
     negative_prompt: str | None = None
     height: int | None = None
@@ -85,6 +95,7 @@ def generate(options: Options) -> None:
         options.mixed_precision,
         options.weights_directory,
         options.prediction_type,
+        clip_skip=options.clip_skip,
     )
     from keras_sdft import callbacks
 
@@ -107,7 +118,8 @@ def _generate(sd: Any, options: Options, index: int) -> Any:
         negative_prompt=options.negative_prompt,
         batch_size=1,
         num_steps=options.num_steps,
-        unconditional_guidance_scale=options.guidance_scale,
+        guidance_scale=options.guidance_scale,
+        sampler=options.sampler,
         seed=options.seed + index % options.num_images,
     )
 
@@ -120,6 +132,7 @@ def _text(options: Options, index: int) -> dict[str, str]:
         "seed": str(options.seed + index % options.num_images),
         "num_steps": str(options.num_steps),
         "guidance_scale": str(options.guidance_scale),
+        "sampler": options.sampler,
         "model": options.model,
     }
 

@@ -23,6 +23,7 @@ def load_model(
     weights_directory: str | None = None,
     prediction_type: PredictionType | None = None,
     remat: bool = False,
+    clip_skip: int | None = None,
 ) -> Any:
     """Loads a `keras_sdft.StableDiffusion` for a command.
 
@@ -37,6 +38,8 @@ def load_model(
         prediction_type: What the model predicts, for files that do not
             say; may not contradict those that do.
         remat: Whether training computes activations again to save memory.
+        clip_skip: Which of the text encoder's layers, counted from the
+            last, gives the context, or `None` for the model's own.
 
     Returns:
         A `keras_sdft.StableDiffusion`.
@@ -55,4 +58,5 @@ def load_model(
         remat=remat,
         weights_directory=weights_directory,
         prediction_type=prediction_type,
+        clip_skip=clip_skip,
     )

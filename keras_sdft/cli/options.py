@@ -29,6 +29,8 @@ class RunOptions:
         gradient_accumulation_steps: Batches in one optimizer step.
         max_train_steps: Optimizer steps. Give this or num_train_epochs.
         num_train_epochs: Passes over the data.
+        clip_skip: Text encoder's layer that gives the context, counted from
+            the last: 2 is the one before it. Defaults to the model's own.
         mixed_precision: Numbers to compute with; weights stay float32.
         remat: Compute activations again in the backward pass instead of
             keeping them, which takes longer and needs far less memory.
@@ -53,6 +55,7 @@ class RunOptions:
     gradient_accumulation_steps: int = 1
     max_train_steps: int | None = None
     num_train_epochs: int | None = None
+    clip_skip: int | None = None
     mixed_precision: MixedPrecision = "no"
     remat: bool = False
     check_memory: bool = True

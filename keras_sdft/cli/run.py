@@ -51,6 +51,7 @@ def load_for_training(options: Options) -> Any:
         options.weights_directory,
         options.prediction_type if is_missing else None,
         options.remat,
+        options.clip_skip,
     )
 
 

@@ -52,7 +52,7 @@ def test_the_model_is_asked_with_averaged_weights(trainer, batches, tmp_path):
     expected = {
         "batch_size": 1,
         "num_steps": 4,
-        "unconditional_guidance_scale": 3.0,
+        "guidance_scale": 3.0,
         "averaged": True,
     }
     calls = trainer.stable_diffusion.calls

@@ -24,8 +24,8 @@ def fake_model(monkeypatch):
     model = FakeStableDiffusion()
     model.loaded = []
 
-    def load(*arguments):
-        model.loaded.append(arguments)
+    def load(*arguments, clip_skip):
+        model.loaded.append((*arguments, clip_skip))
         return model
 
     monkeypatch.setattr("keras_sdft.cli.generate.load_model", load)

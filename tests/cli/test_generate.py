@@ -43,9 +43,10 @@ def test_one_image_is_the_output(fake_model, output, capsys):
             "seed": "3",
             "num_steps": "4",
             "guidance_scale": "7.5",
+            "sampler": "ddim",
             "model": "tiny",
         }
-    assert fake_model.loaded == [("tiny", None, None, "no", None, None)]
+    assert fake_model.loaded == [("tiny", None, None, "no", None, None, None)]
     assert fake_model.calls == [
         (
             "a red heart",
@@ -53,7 +54,8 @@ def test_one_image_is_the_output(fake_model, output, capsys):
                 "negative_prompt": None,
                 "batch_size": 1,
                 "num_steps": 4,
-                "unconditional_guidance_scale": 7.5,
+                "guidance_scale": 7.5,
+                "sampler": "ddim",
                 "seed": 3,
             },
         )
@@ -91,11 +93,14 @@ def test_the_model_gets_size_and_precision(fake_model, output):
         "--mixed_precision=bf16",
         "--negative_prompt=a dog",
         "--guidance_scale=4",
+        "--sampler=dpmpp_2m",
+        "--clip_skip=2",
     )
-    assert fake_model.loaded == [("tiny", 64, 128, "bf16", None, None)]
+    assert fake_model.loaded == [("tiny", 64, 128, "bf16", None, None, 2)]
     _, arguments = fake_model.calls[0]
     assert arguments["negative_prompt"] == "a dog"
-    assert arguments["unconditional_guidance_scale"] == 4.0
+    assert arguments["guidance_scale"] == 4.0
+    assert arguments["sampler"] == "dpmpp_2m"
 
 
 @pytest.mark.parametrize("taken", ["heart.png", "heart_1.png"])

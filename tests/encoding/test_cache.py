@@ -287,6 +287,10 @@ def shrunk(numbered):
             "weights of the text encoder are others",
         ),
         (
+            lambda m, n: setattr(m.spec, "clip_skip", 2),
+            "weights of the text encoder are others",
+        ),
+        (
             lambda m, n: setattr(m.moments_model, "compute_dtype", "bfloat16"),
             "image encoder computes in bfloat16, not in float32",
         ),

@@ -2,6 +2,7 @@ import keras
 import keras_cv
 import numpy as np
 import pytest
+import tensorflow as tf
 from safetensors.numpy import load_file
 
 from keras_sdft.models import PRESETS
@@ -194,6 +195,16 @@ def test_clip_skip_takes_an_earlier_layer():
     assert len(skipped.text_encoder.weights) == len(network.weights)
     trainable = len(network.trainable_weights)
     assert len(skipped.text_encoder.trainable_weights) == trainable - 16
+
+
+def test_every_weight_that_learns_has_a_gradient_with_clip_skip():
+    network = StableDiffusion.from_preset("tiny", clip_skip=2).text_encoder
+    tokens = np.arange(77)[None]
+    with tf.GradientTape() as tape:
+        context = network({"tokens": tokens, "positions": tokens})
+        loss = tf.reduce_sum(context**2)
+    gradients = tape.gradient(loss, network.trainable_variables)
+    assert all(gradient is not None for gradient in gradients)
 
 
 def test_clip_skip_must_leave_a_layer():
