@@ -19,6 +19,7 @@ from keras_sdft.data.examples import Examples
 from keras_sdft.data.options import Options
 from keras_sdft.encoding import fingerprint
 from keras_sdft.encoding import state as states
+from keras_sdft.encoding.contents import DTYPES
 from keras_sdft.encoding.contents import CacheNeeds
 from keras_sdft.encoding.contents import Contents
 from keras_sdft.encoding.encoders import Encoders
@@ -95,7 +96,7 @@ class Cache:
         unless: Callable[[CacheNeeds], str | None] | None = None,
     ):
         if dtype is not None:
-            checks.one_of("dtype", dtype, states.DTYPES)
+            checks.one_of("dtype", dtype, DTYPES)
         self.directory = os.path.abspath(os.fspath(directory))
         self.stale: list[str] = []
         self.skip_reason: str | None = None
@@ -180,10 +181,8 @@ class Cache:
         if state is None or not state.complete:
             return False
         table = self._table_of(examples, options.masks)
-        stored = state.fingerprint
-        return stored.get("images") == fingerprint.digest(
-            table.tobytes()
-        ) and stored.get("masks") == (options.masks or "none")
+        found = fingerprint.of_images(table, options.masks)
+        return found.items() <= state.fingerprint.items()
 
     def plan(
         self,
@@ -202,11 +201,6 @@ class Cache:
 
         Returns:
             Boolean, whether the cache is to be used.
-
-        Raises:
-            ValueError: If the cache is stale or damaged, or the disk is too
-                small for it.
-            OSError: If the directory is not a cache's, or cannot be used.
         """
         if self._contents is not None:
             raise ValueError(
@@ -297,11 +291,10 @@ class Cache:
         )
 
     def _reasons(self, state: states.State) -> list[str]:
-        if state.version != states.FORMAT_VERSION:
+        if state.format != states.FORMAT:
             return [
-                f"it has format version {state.version}, written by "
-                f"keras_sdft {state.written_by}, and this one reads version "
-                f"{states.FORMAT_VERSION}"
+                f"it has format {state.format}, and this version of "
+                f"keras_sdft reads format {states.FORMAT}"
             ]
         contents, stored = self.contents, state.fingerprint
         wanted = contents.fingerprint(self._table, stored)

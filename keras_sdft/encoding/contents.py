@@ -20,10 +20,10 @@ from keras_sdft.data.options import PLACEHOLDER
 from keras_sdft.data.options import Options
 from keras_sdft.encoding import fingerprint
 from keras_sdft.encoding.encoders import Encoders
-from keras_sdft.encoding.state import DTYPES
 from keras_sdft.encoding.state import State
 from keras_sdft.encoding.store import Store
 
+DTYPES = ("float16", "float32")
 # A sum of 64 pixels of 0 to 255, so that no precision is lost.
 MASK_DTYPE = "uint16"
 _MASK_SCALE = PIXELS_PER_LATENT**2 * 255
@@ -41,12 +41,10 @@ class Contents:
         dtype: `"float16"`, `"float32"` or `None` for any.
 
     Attributes:
-        records: `Records`.
         used: int64 array, the records that are encoded.
         bucket_of: int64 array, the bucket of each record, or -1.
-        place_of: int64 array, the place of each record in its bucket, or -1.
-        images: List of int64 arrays: for each bucket its records, in the
-            order of their rows.
+        place_of: int64 array, its place in the bucket, or -1.
+        images: List of int64 arrays, the records of each bucket in order.
         keys: uint64 array, sorted, one for each distinct caption.
         flips: Boolean, whether each image is followed by its mirror image.
         dtype: String, the dtype on the disk.
@@ -149,15 +147,14 @@ class Contents:
         """
         digest, encoders = fingerprint.digest, self._encoders
         found: dict[str, Any] = {
-            "images": digest(table.tobytes()),
-            "masks": self.options.masks or "none",
-            "sizes": [list(size) for size in self.sizes],
-            "assignment": digest(self.bucket_of[self.used].tobytes()),
+            **fingerprint.of_images(table, self.options.masks),
+            "the sizes (height, width)": [list(size) for size in self.sizes],
+            fingerprint.BUCKETS: digest(self.bucket_of[self.used].tobytes()),
             **encoders.fingerprint("image_encoder", stored),
         }
         if self.contexts:
-            found["captions"] = digest(self.keys.tobytes())
-            found["tokenizer"] = digest(encoders.token_ids())
+            found[fingerprint.CAPTIONS] = digest(self.keys.tobytes())
+            found["the tokenizer"] = digest(encoders.token_ids())
             found |= encoders.fingerprint("text_encoder", stored)
         return found
 
@@ -177,8 +174,8 @@ class CacheNeeds(NamedTuple):
     """What a cache would take, to decide whether it is worth it.
 
     Attributes:
-        num_images: Integer, images to encode, mirrored ones included.
-        num_captions: Integer, distinct captions to encode.
+        num_images: Integer, images of the cache, mirrored ones included.
+        num_captions: Integer, distinct captions of the cache.
         num_rows: Integer, examples that an epoch shows.
         num_bytes: Integer, bytes still to be written.
         free_bytes: Integer, bytes that are free on the disk.

@@ -5,6 +5,7 @@ This file must not know files, rows or batches.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import Any
 
@@ -20,6 +21,8 @@ TEXTS_AT_ONCE = 16
 
 # Some text of every kind, to tell one tokenizer from another.
 _PROBE = "A photo of sks dog, 35 mm; the café's 12th « naïve » 東京 🙂 <token>"
+# Parts of the fingerprint. A source may change while the weights do not.
+_OF_ENCODER = ("source", "the weights", "the precision")
 
 
 class Encoders:
@@ -34,7 +37,7 @@ class Encoders:
     def __init__(self, stable_diffusion: Any, sources: dict[str, str] | None):
         self._model = stable_diffusion
         self._sources = sources
-        self._known: dict[str, dict[str, Any]] = {}
+        self._look_at = functools.cache(self._weights_and_dtype)
         text = stable_diffusion.spec.text_encoder
         self.context_shape = (text.max_length, text.width)
         channels = stable_diffusion.spec.autoencoder.latent_channels
@@ -79,23 +82,16 @@ class Encoders:
             part: `"image_encoder"` or `"text_encoder"`.
             stored: Dict, the fingerprint of a cache. Where that has the same
                 source, the weights are not looked at.
-
-        Returns:
-            Dict of a hash of the weights, the dtype that it computes in, and
-            where the weights come from, or `None`.
         """
         if self._sources is None:
             self._sources = self._model.encoder_sources()
-        source = self._sources.get(part)
-        names = (part, f"{part}_dtype", f"{part}_source")
-        if source and stored.get(names[2]) == source:
+        source, name = self._sources.get(part), part.replace("_", " ")
+        names = [f"{what} of the {name}" for what in _OF_ENCODER]
+        if source and stored.get(names[0]) == source:
             return {name: stored.get(name) for name in names}
-        if part not in self._known:
-            found = (*self._look_at(part), source)
-            self._known[part] = dict(zip(names, found, strict=True))
-        return self._known[part]
+        return dict(zip(names, (source, *self._look_at(part)), strict=True))
 
-    def _look_at(self, part: str) -> tuple[str, str]:
+    def _weights_and_dtype(self, part: str) -> tuple[str, str]:
         images = part == "image_encoder"
         model = getattr(self._model, "moments_model" if images else part)
         weights = hashlib.blake2b(digest_size=16)
@@ -106,7 +102,8 @@ class Encoders:
         if not images and self._model.spec.clip_skip > 1:
             # The same weights, of which the last layers are not run.
             weights.update(f"clip_skip {self._model.spec.clip_skip}".encode())
-        return weights.hexdigest(), getattr(model, "compute_dtype", "float32")
+        dtype = getattr(model, "compute_dtype", "float32")
+        return f"#{weights.hexdigest()}", dtype
 
 
 def _filled(rows: np.ndarray, count: int) -> np.ndarray:

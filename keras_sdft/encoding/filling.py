@@ -7,6 +7,7 @@ file must not know batches or TensorFlow.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import time
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ class _Decoded(NamedTuple):
     reason: str | None
 
 
+@dataclasses.dataclass
 class Filling:
     """Fills one cache, from where its state says it was left.
 
@@ -56,23 +58,15 @@ class Filling:
         progress: Boolean, whether to show a bar.
     """
 
-    def __init__(
-        self,
-        directory: str,
-        state: State,
-        contents: Contents,
-        encoders: Encoders,
-        progress: bool,
-    ):
-        self._directory = directory
-        self._state = state
-        self._contents = contents
-        self._encoders = encoders
-        self._progress = progress
+    directory: str
+    state: State
+    contents: Contents
+    encoders: Encoders
+    progress: bool
 
     def run(self) -> None:
         """Encodes what is missing, and marks the cache as complete."""
-        contents = self._contents
+        contents = self.contents
         if contents.contexts:
             store = contents.captions()
             with self._bar("caption", store.rows, [{store: 1}]) as bar:
@@ -82,12 +76,12 @@ class Filling:
             for bucket, part in enumerate(stores):
                 groups = functools.partial(self._images, bucket)
                 self._fill(part, groups, bar)
-        self._state.complete = True
-        self._state.write(self._directory)
+        self.state.complete = True
+        self.state.write(self.directory)
 
     def _stores(self, bucket: int) -> dict[Store, int]:
         """The stores of a bucket, and the rows of an image in each."""
-        contents = self._contents
+        contents = self.contents
         stores = {contents.moments(bucket): contents.per_image}
         if contents.options.masks is not None:
             stores[contents.masks(bucket)] = 1
@@ -95,7 +89,7 @@ class Filling:
 
     def _done(self, stores: dict[Store, int]) -> int:
         """How many images or captions all the stores have."""
-        rows = self._state.rows
+        rows = self.state.rows
         return min(rows.get(s.name, 0) // each for s, each in stores.items())
 
     def _fill(self, stores: dict[Store, int], groups: Any, bar: Any) -> None:
@@ -107,9 +101,9 @@ class Filling:
                 of rows, one for each store.
             bar: Progress bar, moved by one for each image or caption.
         """
-        done, rounding = self._done(stores), self._state.rounding
+        done, rounding = self._done(stores), self.state.rounding
         writers = {
-            store: RowWriter(self._directory, store, done * each)
+            store: RowWriter(self.directory, store, done * each)
             for store, each in stores.items()
         }
         since = time.monotonic()
@@ -137,26 +131,26 @@ class Filling:
     ) -> None:
         for store, writer in writers.items():
             writer.flush()
-            self._state.rows[store.name] = done * stores[store]
-        self._state.write(self._directory)
+            self.state.rows[store.name] = done * stores[store]
+        self.state.write(self.directory)
 
     def _captions(self, done: int) -> Iterator[list[np.ndarray]]:
-        texts = self._contents.texts()
+        texts = self.contents.texts()
         for first in range(done, len(texts), TEXTS_AT_ONCE):
             part = texts[first : first + TEXTS_AT_ONCE]
-            yield [self._encoders.contexts(part)]
+            yield [self.encoders.contexts(part)]
 
     def _images(self, bucket: int, done: int) -> Iterator[list[np.ndarray]]:
-        unreadable = self._state.unreadable
+        unreadable = self.state.unreadable
         for group in self._decoded(bucket, done):
             pixels = np.stack([picture.pixels for picture in group])
             kinds = [pixels]
-            if self._contents.flips:
+            if self.contents.flips:
                 kinds.append(pixels[:, :, ::-1])
-            moments = [self._encoders.moments(kind) for kind in kinds]
+            moments = [self.encoders.moments(kind) for kind in kinds]
             rows = np.stack(moments, axis=1)
             parts = [rows.reshape(-1, *rows.shape[2:])]
-            if self._contents.options.masks is not None:
+            if self.contents.options.masks is not None:
                 parts.append(np.stack([picture.mask for picture in group]))
             for picture in group:
                 # What is read again may be readable now.
@@ -167,9 +161,9 @@ class Filling:
 
     def _decoded(self, bucket: int, done: int) -> Iterator[list[_Decoded]]:
         """Yields images in groups for the encoder."""
-        size = self._contents.sizes[bucket]
-        records = self._contents.images[bucket][done:].tolist()
-        at_once = self._encoders.images_at_once(*size)
+        size = self.contents.sizes[bucket]
+        records = self.contents.images[bucket][done:].tolist()
+        at_once = self.encoders.images_at_once(*size)
         read = functools.partial(self._read, size)
         waiting: collections.deque[Iterator[Any]] = collections.deque()
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -182,8 +176,8 @@ class Filling:
                 yield list(waiting.popleft())
 
     def _read(self, size: tuple[int, int], record: int) -> _Decoded:
-        kind = self._contents.options.masks
-        example = self._contents.records[record]
+        kind = self.contents.options.masks
+        example = self.contents.records[record]
         try:
             pixels, mask = read_cropped(example, kind, size)
         except UnreadableImage as error:
@@ -201,5 +195,5 @@ class Filling:
             initial=sum(map(self._done, stores)),
             desc=f"encode {unit}s",
             unit=unit,
-            disable=not self._progress,
+            disable=not self.progress,
         )

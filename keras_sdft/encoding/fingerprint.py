@@ -20,25 +20,15 @@ from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import first_five
 
-_CHANGED = {
-    "masks": "the masks (now {value}, were {before})",
-    "sizes": "the sizes in pixels (height, width): now {value}, were {before}",
-    "assignment": "the buckets of the images",
-    "captions": "the captions or `caption_template`",
-    "tokenizer": "the tokenizer",
-    "image_encoder": "the weights of the image encoder are others: another "
-    "model",
-    "text_encoder": "the weights of the text encoder are others: another model",
-    "image_encoder_dtype": "the image encoder computes in {value}, not in "
-    "{before}",
-    "text_encoder_dtype": "the text encoder computes in {value}, not in "
-    "{before}",
-}
+# Parts of a fingerprint; the others are named where they are made.
+IMAGES = "the images"
+BUCKETS = "the buckets of the images"
+CAPTIONS = "the captions or `caption_template`"
 
 
 def digest(content: bytes) -> str:
-    """Returns a hash of bytes as text of 32 characters."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    """Returns a hash of bytes as a text that begins with `#`."""
+    return "#" + hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def text_key(value: str | bytes) -> int:
@@ -69,6 +59,11 @@ def image_table(examples: Examples, masks: str | None) -> np.ndarray:
     pairs = _identities(examples.records, used, masks)
     texts = (text for name, of in pairs for text in (name, f"{name} {of}"))
     return np.fromiter(map(text_key, texts), np.uint64).reshape(-1, 2)
+
+
+def of_images(table: np.ndarray, masks: str | None) -> dict[str, str]:
+    """Returns the part of a fingerprint that is about images and masks."""
+    return {IMAGES: digest(table.tobytes()), "the masks": masks or "none"}
 
 
 def _identities(
@@ -148,13 +143,14 @@ def differences(
     for part, value in wanted.items():
         before = stored.get(part)
         # Buckets follow from images and sizes, which come first.
-        if before == value or (part == "assignment" and reasons):
+        if before == value or (part == BUCKETS and reasons):
             continue
-        if part == "captions" and before is None:
+        if part == CAPTIONS and before is None:
             return [*reasons, "it holds no captions (`contexts=True`)"]
-        if part == "images":
-            reasons.append(f"the images: {images()}")
-        elif part in _CHANGED:
-            text = _CHANGED[part]
-            reasons.append(text.format(before=before, value=value))
+        if part == IMAGES:
+            reasons.append(f"{part}: {images()}")
+        elif not part.startswith("source"):
+            is_hash = str(value).startswith("#")
+            values = "" if is_hash else f" (now {value}, were {before})"
+            reasons.append(f"{part} changed{values}")
     return reasons

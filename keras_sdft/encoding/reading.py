@@ -25,46 +25,21 @@ _MAX_DRAWS = 10_000
 
 
 class CacheReader:
-    """Reads what is in a complete cache, from any thread.
+    """The open files of a complete cache, read from any thread.
 
     Attributes:
+        rows: Dict of `Rows` by the store's name.
         unreadable: Dict, why images could not be read, by record.
         rounding: Dict, the most that rounding has changed in each store.
     """
 
     def __init__(self, directory: str, state: State, contents: Contents):
-        self._contents = contents
-        self._rows = {
+        self.rows = {
             store.name: Rows(directory, store, store.rows)
             for store in contents.stores()
         }
+        self.unreadable = {int(k): v for k, v in state.unreadable.items()}
         self.rounding = state.rounding
-        self.unreadable = {
-            int(record): reason for record, reason in state.unreadable.items()
-        }
-
-    def moments(self, record: int, flip: bool) -> np.ndarray:
-        """Returns the moments of a record, float32 `(h, w, 2 * C)`."""
-        contents = self._contents
-        store = contents.moments(int(contents.bucket_of[record]))
-        row = int(contents.place_of[record]) * contents.per_image + flip
-        return self._rows[store.name][row].astype(np.float32)
-
-    def mask(self, record: int, flip: bool) -> np.ndarray:
-        """Returns the mask of a record, float32 `(h, w, 1)`."""
-        contents = self._contents
-        store = contents.masks(int(contents.bucket_of[record]))
-        row = int(contents.place_of[record])
-        mask = loaded_mask(self._rows[store.name][row])
-        return np.ascontiguousarray(mask[:, ::-1]) if flip else mask
-
-    def context(self, text: str) -> np.ndarray:
-        """Returns the context of a caption, float32 `(77, D)`."""
-        key, keys = np.uint64(text_key(text)), self._contents.keys
-        row = int(np.searchsorted(keys, key))
-        if row == len(keys) or keys[row] != key:
-            raise RuntimeError(f"The cache holds no caption {text!r}.")
-        return self._rows["contexts"][row].astype(np.float32)
 
 
 class CachedExampleBuilder(ExampleBuilder):
@@ -110,16 +85,26 @@ class CachedExampleBuilder(ExampleBuilder):
         corner: tuple[float | None, float | None],
         flips: bool,
     ) -> tuple[Example, dict[str, Any]]:
-        record, reader = self._readable(row, draws), self._reader()
-        made = {"moments": reader.moments(record, flips)}
+        contents, rows = self._contents, self._reader().rows
+        record = self._readable(row, draws)
+        place = int(contents.place_of[record])
+        moments = rows[contents.moments(row.bucket).name]
+        values = moments[place * contents.per_image + flips]
+        made = {"moments": values.astype(np.float32)}
         if self._options.masks is not None:
-            made["loss_mask"] = reader.mask(record, flips)
+            mask = loaded_mask(rows[contents.masks(row.bucket).name][place])
+            made["loss_mask"] = mask[:, ::-1] if flips else mask
         return self._examples.records[record], made
 
     def _said(self, text: str) -> dict[str, Any]:
         if not self._contents.contexts:
             return super()._said(text)
-        return {"context": self._reader().context(text)}
+        key, keys = np.uint64(text_key(text)), self._contents.keys
+        place = int(np.searchsorted(keys, key))
+        if place == len(keys) or keys[place] != key:
+            raise RuntimeError(f"The cache holds no caption {text!r}.")
+        context = self._reader().rows["contexts"][place]
+        return {"context": context.astype(np.float32)}
 
     def _readable(self, row: Row, draws: np.random.Generator) -> int:
         """Returns the record to show: another one for what was unreadable."""

@@ -11,27 +11,23 @@ import dataclasses
 import errno
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from keras_sdft import checks
 from keras_sdft import files
-from keras_sdft.version import __version__
+from keras_sdft import parsing
 
-FORMAT_VERSION = 2
-DTYPES = ("float16", "float32")
-
+FORMAT = 2
 STATE = "cache.json"
 LOCK = "lock"
 # The cache of validation data, where the command keeps it.
 VALIDATION = "validation"
 
-_MARK = "keras_sdft_cache"
-
 
 @dataclasses.dataclass
 class State:
-    """What a cache holds; of another version, nothing else can be relied on.
+    """What a cache holds.
 
     Attributes:
         fingerprint: Dict, what it was made from.
@@ -41,21 +37,20 @@ class State:
     """
 
     fingerprint: dict[str, Any]
-    dtype: str
-    flips: bool
-    contexts: bool
+    dtype: str = ""
+    flips: bool = False
+    contexts: bool = False
     complete: bool = False
     rows: dict[str, int] = dataclasses.field(default_factory=dict)
     rounding: dict[str, float] = dataclasses.field(default_factory=dict)
     unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
-    written_by: str = __version__
-    version: int = FORMAT_VERSION
+    format: int = FORMAT
 
     def write(self, directory: str) -> None:
         """Replaces the state on the disk."""
-        content = dataclasses.asdict(self)
-        content = {_MARK: content.pop("version"), **content}
-        text = json.dumps(content, indent=1) + "\n"
+        state = dataclasses.asdict(self)
+        whole = {"keras_sdft_cache": state, "checksum": _checksum(state)}
+        text = json.dumps(whole, indent=1) + "\n"
         files.write_text(os.path.join(directory, STATE), text)
 
 
@@ -63,8 +58,7 @@ def read_state(directory: str) -> State | None:
     """Returns the state of a cache; `None` if there is none.
 
     Raises:
-        NotADirectoryError: If the directory is a file.
-        FileExistsError: If it holds something else than a cache.
+        OSError: If the directory is a file, or holds something else.
         ValueError: If the state is damaged.
     """
     if not os.path.lexists(directory):
@@ -76,7 +70,14 @@ def read_state(directory: str) -> State | None:
         )
     path = os.path.join(directory, STATE)
     if os.path.isfile(path):
-        return _parsed(path)
+        with parsing.reading(path, "state of a cache"):
+            whole = parsing.read_json(path)
+            state = whole["keras_sdft_cache"]
+            if _checksum(state) != whole["checksum"]:
+                raise ValueError("it is not what was written")
+            if state["format"] != FORMAT:
+                return State({}, format=state["format"])
+            return State(**state)
     # What a killed process leaves of its first write begins with a dot.
     found = sorted(
         name
@@ -92,36 +93,8 @@ def read_state(directory: str) -> State | None:
     return None
 
 
-def _parsed(path: str) -> State:
-    state = State({}, "", False, False)
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-        state.version = content.pop(_MARK)
-        state.written_by = str(content["written_by"])
-        if state.version != FORMAT_VERSION:
-            return state
-        for field in dataclasses.fields(State)[:-1]:
-            kind = type(getattr(state, field.name))
-            if not isinstance(content[field.name], kind):
-                raise TypeError(f"{field.name} is no {kind.__name__}")
-            setattr(state, field.name, content[field.name])
-        checks.one_of("dtype", state.dtype, DTYPES)
-        _ = [range(count) for count in state.rows.values()]
-        _ = [int(record) for record in state.unreadable]
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        raise ValueError(
-            f"{path!r} is damaged or was not written by keras_sdft: "
-            f"{error!r}. Remove {os.path.dirname(path)!r}, or name another "
-            "directory."
-        ) from error
-    return state
+def _checksum(state: Any) -> int:
+    return zlib.crc32(json.dumps(state).encode())
 
 
 @contextlib.contextmanager
@@ -132,9 +105,8 @@ def full_disk(directory: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise OSError(
-            error.errno,
+        text = (
             "The disk is full. What is encoded so far is kept; free some "
-            "space and run this again, and it goes on from there",
-            directory,
-        ) from error
+            "space and run this again, and it goes on from there"
+        )
+        raise OSError(error.errno, text, directory) from error

@@ -57,7 +57,8 @@ def test_encode_and_then_train_from_it(
     assert "half precision changed moments-8x8 by" in output.out
     assert f"keras-sdft train --cache {cache}" in output.out
     assert "encode images: 100%" in output.err
-    assert json.loads((cache / "cache.json").read_text())["dtype"] == "float16"
+    state = json.loads((cache / "cache.json").read_text())["keras_sdft_cache"]
+    assert state["dtype"] == "float16"
     # The encoders are not needed any more, and not even built again.
     assert micro._image_encoder is micro._text_encoder is None
     monkeypatch.setattr(type(micro), "image_encoder", property(no_encoding))
