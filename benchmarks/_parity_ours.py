@@ -24,6 +24,7 @@ from keras_sdft.formats import checkpoint as checkpoints
 from keras_sdft.formats import safetensors_files
 from keras_sdft.models.generation import guided_prediction
 from keras_sdft.training.denoising import DenoisingLoss
+from keras_sdft.training.objective import Objective
 
 
 def load(folder, inputs, numerics="exact"):
@@ -102,7 +103,9 @@ class Training:
         self.model = model
         self.inputs = inputs
         self.objective = DenoisingLoss(
-            model.schedule, prediction_type, weighting
+            Objective(weighting=weighting),
+            prediction_type,
+            model.spec.zero_terminal_snr,
         )
 
     @property
@@ -123,7 +126,7 @@ class Training:
         )
         with tf.GradientTape() as tape:
             prediction = predict_noise(self.model, noised, timesteps, context)
-            losses = self.objective.loss(prediction, target, timesteps)
+            losses = self.objective.losses(prediction, target, timesteps)
             loss = tf.reduce_mean(losses)
         values = [variable.value for variable in self.variables]
         return float(loss), tape.gradient(loss, values)

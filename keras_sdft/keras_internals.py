@@ -27,3 +27,116 @@ def onednn_is_on() -> bool:
     from tensorflow.python.util import _pywrap_util_port
 
     return bool(_pywrap_util_port.IsMklEnabled())
+
+
+# === A model's step ===
+
+
+class StepFunctionHook:
+    """Base before `keras.Model`: makes the function that runs a step.
+
+    Relies on `Model._make_function` (Keras 3.12 to 3.15). Where Keras does
+    not call it, steps run as Keras runs them.
+    """
+
+    def make_step_function(self, step: Any) -> Any:
+        """Returns a function of an iterator, or `None` for Keras' own."""
+        return None
+
+    def _make_function(self, step: Any) -> Any:
+        found = self.make_step_function(step)
+        return found or super()._make_function(step)  # type: ignore[misc]
+
+
+# === Optimizers ===
+
+
+class OptimizerHooks:
+    """Base before a Keras optimizer: public names for what it overrides.
+
+    Each method here returns `None` for what Keras does by itself. Relies on
+    the methods of `keras.optimizers.Optimizer` that begin with an underscore
+    (Keras 3.4 to 3.15).
+    """
+
+    def apply_gradients_at_once(self, gradients: Any, variables: Any) -> Any:
+        """Clips, decays and updates; returns whether it did."""
+        return None
+
+    def clip_gradients(self, gradients: Any) -> Any:
+        """Returns the clipped gradients."""
+        return None
+
+    def decay_weights(self, variables: Any) -> Any:
+        """Applies weight decay; returns whether it did."""
+        return None
+
+    def update_variables(
+        self, gradients: Any, variables: Any, learning_rate: Any
+    ) -> Any:
+        """Updates with clipped gradients; returns whether it did."""
+        return None
+
+    def update_by_strategy(
+        self, gradients: Any, variables: Any, learning_rate: Any
+    ) -> None:
+        """Updates as Keras does, by `update_step` on each device."""
+        super()._backend_update_step(  # type: ignore[misc]
+            gradients, variables, learning_rate
+        )
+
+    def _backend_apply_gradients(self, grads: Any, variables: Any) -> None:
+        if not self.apply_gradients_at_once(grads, variables):
+            super()._backend_apply_gradients(  # type: ignore[misc]
+                grads, variables
+            )
+
+    def _clip_gradients(self, grads: Any) -> Any:
+        clipped = self.clip_gradients(grads)
+        if clipped is None:
+            return super()._clip_gradients(grads)  # type: ignore[misc]
+        return clipped
+
+    def _apply_weight_decay(self, variables: Any) -> None:
+        if not self.decay_weights(variables):
+            super()._apply_weight_decay(variables)  # type: ignore[misc]
+
+    def _backend_update_step(
+        self, grads: Any, variables: Any, learning_rate: Any
+    ) -> None:
+        if not self.update_variables(grads, variables, learning_rate):
+            self.update_by_strategy(grads, variables, learning_rate)
+
+
+def moments(optimizer: Any, variable: Any) -> tuple[Any, Any]:
+    """Returns what an Adam-like optimizer keeps for a variable.
+
+    Relies on `_momentums`, `_velocities` and `_get_variable_index` of
+    Keras' Adam and ScheduleFreeAdamW (Keras 3.4 to 3.15).
+
+    Args:
+        optimizer: The optimizer, built.
+        variable: One of its variables.
+
+    Returns:
+        Tuple of the first moment (schedule-free: the iterate) and the
+        second.
+    """
+    index = optimizer._get_variable_index(variable)
+    return optimizer._momentums[index], optimizer._velocities[index]
+
+
+def decays(optimizer: Any, variable: Any) -> bool:
+    """Returns whether an optimizer applies weight decay to a variable.
+
+    Relies on `Optimizer._use_weight_decay` (Keras 3.0 to 3.15).
+    """
+    return bool(optimizer._use_weight_decay(variable))
+
+
+def optimized_variables(optimizer: Any) -> list[Any]:
+    """Returns the variables that an optimizer was built for.
+
+    Relies on `Optimizer._trainable_variables` (Keras 3.0 to 3.15).
+    """
+    return list(optimizer._trainable_variables)

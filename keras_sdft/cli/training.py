@@ -90,50 +90,18 @@ def make_trainer(options: Options, sd: Any, steps: int) -> Any:
         steps: Integer, optimizer steps of the run, for schedules.
     """
     optimizer = options.of(training.OptimizerOptions)
+    make_optimizer = functools.partial(optimizer.make, steps)
     trainer = keras_sdft.Trainer(
         sd,
-        **_of_objective(options),
-        **_of_noise(options),
-        train_text_encoder=options.train_text_encoder,
-        text_encoder_stop_step=options.text_encoder_stop_step,
+        train=parts_of(options, make_optimizer),
+        objective=options.of(training.Objective),
+        noise=options.of(training.Noise),
         gradient_accumulation_steps=options.gradient_accumulation_steps,
         ema_decay=options.ema_decay,
         seed=options.seed,
     )
-    rate = options.text_encoder_learning_rate
-    trainer.compile(
-        optimizer=optimizer.make(steps),
-        text_encoder_optimizer=rate and optimizer.make(steps, rate),
-        jit_compile=options.jit_compile,
-    )
+    trainer.compile(make_optimizer(), jit_compile=options.jit_compile)
     return trainer
-
-
-def _of_objective(options: Options) -> dict[str, Any]:
-    values = options.values_of(training.Objective)
-    snr_gamma, p2_gamma = values.pop("snr_gamma"), values.pop("p2_gamma")
-    diffusion: Any = keras_sdft.diffusion
-    if snr_gamma is not None:
-        values["weighting"] = functools.partial(
-            diffusion.min_snr, gamma=snr_gamma
-        )
-    if p2_gamma is not None:
-        values["weighting"] = functools.partial(diffusion.p2, gamma=p2_gamma)
-    return values
-
-
-def _of_noise(options: Options) -> dict[str, Any]:
-    values = options.values_of(training.Noise)
-    bias = {
-        name.removeprefix("timestep_bias_"): values.pop(name)
-        for name in list(values)
-        if name.startswith("timestep_bias_")
-    }
-    strategy = bias.pop("strategy")
-    if strategy != "none":
-        make = keras_sdft.diffusion.timestep_bias
-        values["timestep_bias"] = make(strategy, **bias)
-    return values
 
 
 def make_callbacks(options: Options, run: Any, data: Data) -> list[Any]:

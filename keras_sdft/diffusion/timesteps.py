@@ -78,7 +78,7 @@ def timestep_bias(
 
     Returns:
         Float64 array of shape `(T,)`, relative probabilities, for
-        `Trainer(timestep_bias=...)`.
+        `Noise(timestep_bias_strategy=...)`.
 
     Raises:
         ValueError: If an argument is out of its range.

@@ -116,6 +116,7 @@ def write_export(
     stable_diffusion: Any,
     steps: int = 0,
     overwrite: bool = False,
+    extra: dict[str, Callable[[Path], None]] | None = None,
 ) -> Path:
     """Writes the trained parts' weights and what is needed to use them.
 
@@ -128,6 +129,8 @@ def write_export(
         stable_diffusion: A `keras_sdft.StableDiffusion`.
         steps: Integer, optimizer steps the weights were trained for.
         overwrite: Boolean, whether an earlier export there is replaced.
+        extra: Dict of functions that write a path, by the name of the file:
+            what the export holds beside networks.
 
     Returns:
         The directory.
@@ -146,7 +149,11 @@ def write_export(
     with staged_directory(directory, _written) as staging:
         for part, model in parts.items():
             model.save_weights(staging / files[part])
-        text = json.dumps(_metadata(stable_diffusion, steps), indent=2)
+        for name, write in (extra or {}).items():
+            write(staging / name)
+        metadata = _metadata(stable_diffusion, steps)
+        metadata["extra_files"] = sorted(extra or {})
+        text = json.dumps(metadata, indent=2)
         (staging / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
     return directory
 
@@ -192,7 +199,9 @@ def _written(directory: Path) -> list[str]:
     """The files of an export, the one that lists them last."""
     try:
         text = (directory / METADATA_FILE).read_text(encoding="utf-8")
-        names = list(json.loads(text)["files"].values())
+        metadata = json.loads(text)
+        names = list(metadata["files"].values())
+        names += list(metadata.get("extra_files", ()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # What does not say what belongs to it keeps everything.
         return []

@@ -189,6 +189,12 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
     # === Parts ===
 
     @property
+    def built_parts(self) -> dict[str, Any]:
+        """The networks that are in memory, by name."""
+        found = {name: vars(self).get(f"_{name}") for name in PARTS}
+        return {name: part for name, part in found.items() if part is not None}
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The byte-pair tokenizer."""
         if self._tokenizer is None:

@@ -5,16 +5,18 @@ Must not know noise schedules, losses or optimizers.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from keras_sdft.encoding.batch import build_encoders
+from keras_sdft.encoding import build_encoders
+from keras_sdft.training.denoising import ENCODED
 
 
 def check_dataset(
     dataset: Any,
     stable_diffusion: Any,
     gradient_accumulation_steps: int,
-    train_text_encoder: bool = False,
+    networks: Iterable[str] = (),
 ) -> None:
     """Checks a dataset's batches, and builds the encoders they need.
 
@@ -22,7 +24,7 @@ def check_dataset(
         dataset: A `tf.data.Dataset`.
         stable_diffusion: As for `check_batch_spec`.
         gradient_accumulation_steps: Likewise.
-        train_text_encoder: Likewise.
+        networks: Likewise.
 
     Raises:
         ValueError: If it is no dataset, or cannot be trained on.
@@ -34,7 +36,7 @@ def check_dataset(
             f"`keras_sdft.data.load`. Received: {type(dataset)}."
         )
     check_batch_spec(
-        spec, stable_diffusion, gradient_accumulation_steps, train_text_encoder
+        spec, stable_diffusion, gradient_accumulation_steps, networks
     )
     build_encoders(stable_diffusion, spec)
 
@@ -43,7 +45,7 @@ def check_batch_spec(
     spec: Any,
     stable_diffusion: Any,
     gradient_accumulation_steps: int,
-    train_text_encoder: bool = False,
+    networks: Iterable[str] = (),
 ) -> None:
     """Holds a dataset's `element_spec` against the batch contract.
 
@@ -51,7 +53,7 @@ def check_batch_spec(
         spec: The `element_spec` of a `tf.data.Dataset`.
         stable_diffusion: The `StableDiffusion` that is to be trained.
         gradient_accumulation_steps: Integer >= 1.
-        train_text_encoder: Boolean, whether the text encoder learns too.
+        networks: Names of the networks that are run with gradients.
 
     Raises:
         ValueError: If the dataset's batches cannot be trained on.
@@ -64,12 +66,14 @@ def check_batch_spec(
         )
     pixels = _one_of(spec, "images", "moments")
     text = _one_of(spec, "token_ids", "context")
-    if train_text_encoder and text == "context":
-        raise ValueError(
-            "`train_text_encoder=True` cannot be used with cached `context`: "
-            "it was encoded before the text encoder learned anything. Use a "
-            "dataset with `token_ids`."
-        )
+    for network in networks:
+        name = ENCODED.get(network)
+        if name in spec:
+            raise ValueError(
+                f"Training {network!r} cannot be used with cached `{name}`: "
+                "it was encoded before that network learned anything. Use a "
+                f"dataset without `{name}`."
+            )
     _one_of(spec, "example_weight")
     moments = 2 * stable_diffusion.spec.autoencoder.latent_channels
     _check_shape(pixels, spec, (3 if pixels == "images" else moments,))

@@ -1,62 +1,128 @@
-"""Latents become a noised example and a target; a prediction a loss.
+"""A batch and its random numbers become the loss of each example.
 
-Must not know networks, batches' files or optimizers.
+In `keras.ops` alone: without a tape, an optimizer or a backend's own
+operations. The step of each backend differentiates `Denoising.losses`.
 """
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from keras import ops
 
 from keras_sdft.diffusion import NoiseSchedule
-from keras_sdft.diffusion import check_prediction_type
 from keras_sdft.diffusion import prediction_target
-from keras_sdft.diffusion import weighting_table
+from keras_sdft.diffusion import timestep_embedding
+from keras_sdft.encoding import encode_captions
+from keras_sdft.encoding import encode_images
+from keras_sdft.encoding import sample_latents
+from keras_sdft.training.objective import Objective
+
+# What a network encodes in a batch.
+ENCODED = {"image_encoder": "moments", "text_encoder": "context"}
+_ENCODE = {"image_encoder": encode_images, "text_encoder": encode_captions}
 
 
-class DenoisingLoss:
-    """The denoising objective: what is predicted, and how errors count.
+class Denoising:
+    """The denoising loss of a model.
 
     Args:
-        schedule: The `NoiseSchedule`.
-        prediction_type: `"epsilon"` or `"v_prediction"`.
-        weighting: A weighting's name or function, see
-            `keras_sdft.diffusion.weighting_table`.
-        loss: `"mse"` or `"huber"`.
-        huber_delta: Float > 0, the size of error from which `"huber"` grows
-            linearly.
-
-    Raises:
-        ValueError: If an argument is unknown, or they contradict each
-            other.
-
-    References:
-        Ho et al., 2020, section 3.4.
+        stable_diffusion: A `keras_sdft.StableDiffusion`.
+        loss: A `DenoisingLoss`.
+        networks: Names of the networks that are run with gradients.
     """
 
     def __init__(
         self,
-        schedule: NoiseSchedule,
-        prediction_type: str = "epsilon",
-        weighting: Any = "constant",
-        loss: str = "mse",
-        huber_delta: float = 0.1,
+        stable_diffusion: Any,
+        loss: DenoisingLoss,
+        networks: Iterable[str] = ("diffusion_model",),
     ):
-        self.schedule = schedule
-        self.prediction_type = check_prediction_type(prediction_type)
-        if schedule.zero_terminal_snr and prediction_type == "epsilon":
-            raise ValueError(
-                "`zero_terminal_snr` cannot be used with "
-                "`prediction_type='epsilon'`: at pure noise the noise is the "
-                "input itself, and nothing is learned about the image. Use a "
-                "v-prediction model."
-            )
-        _check_loss(loss, huber_delta)
-        self.loss_kind = loss
-        self.huber_delta = huber_delta
-        self.weights = weighting_table(weighting, schedule.snr, prediction_type)
+        self.stable_diffusion = stable_diffusion
+        self.loss = loss
+        self.networks = tuple(networks)
+
+    def encode_frozen(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Returns the batch with what frozen encoders make of it.
+
+        To be called outside of differentiation, so that nothing is kept for
+        a backward pass.
+        """
+        found = dict(batch)
+        for network, name in ENCODED.items():
+            if network not in self.networks:
+                encode = _ENCODE[network]
+                found[name] = encode(self.stable_diffusion, batch)
+        return found
+
+    def losses(self, batch: dict[str, Any]) -> Any:
+        """Computes the weighted loss of each example.
+
+        Args:
+            batch: Dict of tensors: a batch, with the random numbers of
+                `NoiseSampler`.
+
+        Returns:
+            Float32 tensor `(B,)`.
+
+        References:
+            Rombach et al., 2022, equation 3.
+        """
+        timesteps = batch["timesteps"]
+        latents = self.latents(batch, batch["latent_noise"])
+        context = encode_captions(self.stable_diffusion, batch)
+        noised, target = self.loss.noised_example(
+            latents, batch["noise"], timesteps, batch.get("input_noise")
+        )
+        prediction = self.predict(noised, timesteps, context)
+        return self.loss.losses(
+            prediction, target, timesteps, batch.get("loss_mask")
+        )
+
+    def latents(self, batch: dict[str, Any], noise: Any) -> Any:
+        """Returns the latents `(B, h, w, C)`, sampled with `noise`."""
+        moments = encode_images(self.stable_diffusion, batch)
+        scale = self.stable_diffusion.spec.autoencoder.latent_scale
+        return sample_latents(moments, noise, scale)
+
+    def predict(
+        self,
+        noised_latents: Any,
+        timesteps: Any,
+        context: Any,
+        training: bool = True,
+    ) -> Any:
+        """Runs the diffusion model, see `DiffusionModel`."""
+        width = self.stable_diffusion.spec.diffusion_model.timestep_width
+        inputs = {
+            "latent": noised_latents,
+            "timestep_embedding": timestep_embedding(timesteps, width),
+            "context": context,
+        }
+        model = self.stable_diffusion.diffusion_model
+        return model(inputs, training=training)
+
+
+class DenoisingLoss:
+    """What is predicted for noised latents, and how errors count.
+
+    Args:
+        objective: An `Objective`.
+        prediction_type: `"epsilon"` or `"v_prediction"`.
+        zero_terminal_snr: Boolean, whether the schedule ends in pure noise.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        prediction_type: str = "epsilon",
+        zero_terminal_snr: bool = False,
+    ):
+        self.objective = objective
+        self.prediction_type = prediction_type
+        self.schedule = NoiseSchedule(zero_terminal_snr=zero_terminal_snr)
+        self.weights = objective.weights(prediction_type, zero_terminal_snr)
 
     def noised_example(
         self,
@@ -65,7 +131,7 @@ class DenoisingLoss:
         timesteps: Any,
         input_noise: Any = None,
     ) -> tuple[Any, Any]:
-        """What the network sees, and what it should answer.
+        """Returns what the network sees, and what it should predict.
 
         Args:
             latents: Float32 tensor `(B, h, w, C)`, clean.
@@ -84,36 +150,37 @@ class DenoisingLoss:
         )
         return noised, target
 
-    def loss(
+    def losses(
         self, prediction: Any, target: Any, timesteps: Any, mask: Any = None
     ) -> Any:
-        """The weighted loss of each example.
+        """Computes the weighted loss of each example.
 
         Args:
             prediction: Tensor `(B, h, w, C)`.
             target: Float32 tensor `(B, h, w, C)`.
             timesteps: Int32 tensor `(B,)`.
             mask: Float32 tensor `(B, h, w, 1)` in [0, 1], how much each
-                place counts, or `None`.
+                position counts, or `None`.
 
         Returns:
             Float32 tensor `(B,)`.
         """
         weights = ops.take(ops.convert_to_tensor(self.weights), timesteps)
-        if self.loss_kind == "mse":
+        if self.objective.loss == "mse":
             return weights * squared_error(prediction, target, mask)
-        return weights * huber_error(prediction, target, self.huber_delta, mask)
+        delta = self.objective.huber_delta
+        return weights * huber_error(prediction, target, delta, mask)
 
 
 def squared_error(prediction: Any, target: Any, mask: Any = None) -> Any:
-    """Mean squared error of each example, float32 `(B,)`."""
+    """Computes the mean squared error of each example, float32 `(B,)`."""
     return _mean_of_each(ops.square(_difference(prediction, target)), mask)
 
 
 def huber_error(
     prediction: Any, target: Any, delta: float, mask: Any = None
 ) -> Any:
-    """Mean pseudo-Huber error of each example, float32 `(B,)`.
+    """Computes the mean pseudo-Huber error of each example, float32 `(B,)`.
 
     `2 * delta * (sqrt(d ** 2 + delta ** 2) - delta)` of the difference `d`:
     `d ** 2` where it is small against `delta`, `2 * delta * abs(d)` where
@@ -123,7 +190,7 @@ def huber_error(
         prediction: Tensor `(B, h, w, C)`.
         target: Float32 tensor `(B, h, w, C)`.
         delta: Float > 0.
-        mask: As for `DenoisingLoss.loss`.
+        mask: As for `DenoisingLoss.losses`.
 
     References:
         Charbonnier et al., Deterministic Edge-Preserving Regularization in
@@ -144,23 +211,9 @@ def _mean_of_each(errors: Any, mask: Any) -> Any:
     # `(B,)` would broadcast over the last axis of an image instead.
     if mask is None:
         return ops.mean(errors, axis=(1, 2, 3))
-    # The mean over what the mask lets through: a small mask does not make
-    # a small loss, and an empty one makes none.
+    # The mean over what the mask selects: a small mask does not make a small
+    # loss, and an empty one makes none.
     mask = ops.cast(mask, "float32")
     total = ops.sum(errors * mask, axis=(1, 2, 3))
     area = ops.sum(mask, axis=(1, 2, 3)) * errors.shape[-1]
     return total / ops.where(area > 0, area, 1.0)
-
-
-LOSSES = ("huber", "mse")
-
-
-def _check_loss(loss: str, huber_delta: float) -> None:
-    if loss not in LOSSES:
-        near = difflib.get_close_matches(str(loss), LOSSES, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"`loss` must be one of {list(LOSSES)}. Received: {loss!r}.{hint}"
-        )
-    if not huber_delta > 0:
-        raise ValueError(f"`huber_delta` must be > 0. Received: {huber_delta}.")

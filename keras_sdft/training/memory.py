@@ -14,7 +14,6 @@ from typing import Any
 import keras
 
 from keras_sdft.encoding import build_encoders
-from keras_sdft.models.stable_diffusion import PARTS
 from keras_sdft.training.activation_memory import Place
 from keras_sdft.training.activation_memory import Stage
 from keras_sdft.training.activation_memory import fullest
@@ -22,6 +21,7 @@ from keras_sdft.training.activation_memory import itemsize
 from keras_sdft.training.activation_memory import stages
 from keras_sdft.training.activation_memory import weight_bytes
 from keras_sdft.training.conditioning import check_batch_spec
+from keras_sdft.training.tensorflow.optimizer_groups import find_groups
 
 # Measured as docs/memory.md says, with TensorFlow 2.21 and Keras 3.15 on a
 # CPU: what an imported TensorFlow and built models take without weights,
@@ -121,13 +121,13 @@ def estimate(trainer: Any, batch: dict[str, Any]) -> MemoryEstimate:
             or if the network is none whose layers are known.
     """
     sd, steps = trainer.stable_diffusion, trainer.gradient_accumulation_steps
-    check_batch_spec(batch, sd, steps, trainer.text_encoder is not None)
+    check_batch_spec(batch, sd, steps, trainer.networks)
     build_encoders(sd, batch)
     place = _place(trainer, batch)
     learning = trainer.trainable_variables
     gradients = weight_bytes(learning)
     found = stages(trainer.diffusion_model, place)
-    if trainer.text_encoder is not None:
+    if "text_encoder" in trainer.networks:
         found.insert(0, _text_stage(trainer, place.batch))
     # Those of what is no stage, the timestep's layers, come last.
     rest = gradients - sum(stage.gradients for stage in found)
@@ -169,15 +169,8 @@ def _place(trainer: Any, batch: dict[str, Any]) -> Place:
 
 
 def _resident(stable_diffusion: Any) -> dict[str, int]:
-    parts = built_parts(stable_diffusion)
+    parts = stable_diffusion.built_parts
     return {name: weight_bytes(part.weights) for name, part in parts.items()}
-
-
-def built_parts(stable_diffusion: Any) -> dict[str, Any]:
-    """The networks that are in memory, by name."""
-    # Asking for the attribute without the underscore would build it.
-    found = {name: getattr(stable_diffusion, f"_{name}") for name in PARTS}
-    return {name: part for name, part in found.items() if part is not None}
 
 
 # === Networks that are run, but are not the U-Net ===
@@ -186,7 +179,7 @@ def built_parts(stable_diffusion: Any) -> dict[str, Any]:
 def _text_stage(trainer: Any, batch: int) -> Stage:
     """What a text encoder that learns keeps."""
     spec = trainer.stable_diffusion.spec.text_encoder
-    network = trainer.text_encoder
+    network = trainer.stable_diffusion.text_encoder
     size = itemsize(network.compute_dtype)
     # Of each layer: two normalizations with input and scale in float32;
     # their outputs, query, key, value and attended values; four times the
@@ -211,7 +204,7 @@ def _encoders(trainer: Any, batch: dict[str, Any], place: Place) -> int:
         pixels = place.area * 64 * spec.encoder_widths[0] * 5
         scores = 3 * place.area**2
         total += place.batch * size * max(pixels, scores)
-    if "token_ids" in batch and trainer.text_encoder is None:
+    if "token_ids" in batch and "text_encoder" not in trainer.networks:
         text = sd.spec.text_encoder
         size = itemsize(sd.text_encoder.compute_dtype)
         each = 12 * text.width + 3 * text.num_heads * text.max_length
@@ -230,7 +223,7 @@ def _program(
     frozen = 0
     if "images" in batch:
         frozen += len(sd.image_encoder.weights)
-    if "token_ids" in batch and trainer.text_encoder is None:
+    if "token_ids" in batch and "text_encoder" not in trainer.networks:
         frozen += len(sd.text_encoder.weights)
     step = learning * _OPERATIONS_LEARNING + frozen * _OPERATIONS_FROZEN
     if any(stage.remat for stage in found):
@@ -243,8 +236,8 @@ def _program(
 
 
 def _operations_of_update(optimizer: Any) -> int:
-    inner = getattr(optimizer, "first", optimizer)
-    inner = getattr(inner, "inner_optimizer", inner)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = getattr(inner, "optimizers", (inner,))[0]
     return _OPERATIONS_UPDATE.get(
         type(inner).__name__, _OPERATIONS_UPDATE_OTHER
     )
@@ -269,14 +262,11 @@ def optimizer_state(optimizer: Any, weights: list[Any]) -> int:
     """
     if optimizer.built:
         return weight_bytes(optimizer.variables)
-    if hasattr(optimizer, "optimizers"):
+    groups = find_groups(optimizer)
+    if groups is not None:
         return sum(
-            optimizer_state(one, own)
-            for one, own in zip(
-                optimizer.optimizers,
-                optimizer._parted(weights, weights),
-                strict=True,
-            )
+            optimizer_state(group.optimizer, group.variables)
+            for group in groups.groups
         )
     probed: dict[Any, list[Any]] = {}
     total = 0

@@ -186,6 +186,46 @@ def _part(entry: Any) -> Any:
     return entry
 
 
+def attach(parts: list[Any], stable_diffusion: Any) -> tuple[str, ...]:
+    """Attaches the parts that learn to a model.
+
+    Args:
+        parts: List of `Part`.
+        stable_diffusion: A `StableDiffusion`.
+
+    Returns:
+        Tuple of the names of the networks that are run with gradients.
+
+    Raises:
+        ValueError: If a part has nothing that learns, or two have the same
+            variables.
+    """
+    owners: dict[int, str] = {}
+    for part in parts:
+        part.attach(stable_diffusion)
+        variables = part.variables
+        if not variables:
+            raise ValueError(
+                f"{part.name!r} in `train` has no variable that learns. Is "
+                "its network frozen by another part?"
+            )
+        for variable in variables:
+            other = owners.setdefault(id(variable), part.name)
+            if other is not part.name:
+                raise ValueError(
+                    f"{other!r} and {part.name!r} in `train` have the same "
+                    f"variables, {variable.path!r} for example. Leave one "
+                    "out."
+                )
+    networks = dict.fromkeys(n for part in parts for n in part.networks)
+    return tuple(networks)
+
+
+def files(parts: list[Any]) -> dict[str, Callable[[Path], None]]:
+    """Returns what an export holds of all parts, as `Part.files`."""
+    return {name: write for p in parts for name, write in p.files().items()}
+
+
 # === The command's options ===
 
 

@@ -6,13 +6,14 @@ know optimizers.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
+
+from keras_sdft import checks
 
 
 def _constant(progress: Any, config: dict[str, Any]) -> Any:
@@ -91,6 +92,13 @@ class WarmUpSchedule(keras.optimizers.schedules.LearningRateSchedule):
         factor = ops.where(step < warmup, rising, factor)
         return config["learning_rate"] * factor
 
+    def with_peak(self, learning_rate: float) -> WarmUpSchedule:
+        """Returns the schedule in proportion to another highest rate."""
+        scale = learning_rate / self._config["learning_rate"]
+        end = self._config["end_learning_rate"] * scale
+        rates = {"learning_rate": learning_rate, "end_learning_rate": end}
+        return WarmUpSchedule(**{**self._config, **rates})
+
     def get_config(self) -> dict[str, Any]:
         return dict(self._config)
 
@@ -104,7 +112,7 @@ def get(
     power: float = 1.0,
     end_learning_rate: float = 1e-7,
 ) -> WarmUpSchedule:
-    """A learning-rate schedule by name.
+    """Returns a learning-rate schedule by name.
 
     Steps are optimizer steps. With a warm-up the first step has a rate of 0,
     and step `warmup_steps` the whole.
@@ -149,28 +157,15 @@ def get(
 
 def _check(config: dict[str, Any]) -> None:
     name, num_steps = config["schedule"], config["num_steps"]
-    if name not in _SHAPES:
-        near = difflib.get_close_matches(str(name), _SHAPES, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"`schedule` must be one of {list(SCHEDULES)}. Received: "
-            f"{name!r}.{hint}"
-        )
+    checks.one_of("schedule", name, SCHEDULES)
     for argument in ("learning_rate", "power"):
-        if not config[argument] > 0:
-            raise ValueError(
-                f"`{argument}` must be > 0. Received: {config[argument]}."
-            )
-    for argument, least in (("warmup_steps", 0), ("num_cycles", 1)):
-        if config[argument] < least:
-            raise ValueError(
-                f"`{argument}` must be >= {least}. "
-                f"Received: {config[argument]}."
-            )
+        checks.number(argument, config[argument], above=0)
+    checks.integer("warmup_steps", config["warmup_steps"], 0)
+    checks.integer("num_cycles", config["num_cycles"], 1)
     end = config["end_learning_rate"]
     if name == "polynomial" and not 0 <= end < config["learning_rate"]:
         raise ValueError(
-            "`end_learning_rate` must lie in [0, learning_rate). Received: "
+            "`end_learning_rate` must be in [0, learning_rate). Received: "
             f"end_learning_rate={end}, learning_rate={config['learning_rate']}."
         )
     if num_steps is None and name == "constant":

@@ -1,12 +1,10 @@
-"""The validation loss: the same questions in every epoch.
+"""The validation loss: the same noise and timesteps in every epoch.
 
-Fixed noise, and timesteps spread over the whole schedule whatever training
-draws. Must not know networks: the caller hands over what predicts.
+Timesteps are spread over the whole schedule, whatever training samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from keras import ops
@@ -14,7 +12,9 @@ from keras import ops
 from keras_sdft.diffusion import gaussian
 from keras_sdft.diffusion import stateless_seed
 from keras_sdft.diffusion import stratified_timesteps
-from keras_sdft.training.denoising import DenoisingLoss
+from keras_sdft.encoding import encode_captions
+from keras_sdft.encoding import latent_shape
+from keras_sdft.training.denoising import Denoising
 from keras_sdft.training.denoising import squared_error
 
 
@@ -22,57 +22,47 @@ class Validation:
     """The plain denoising error of examples, at fixed noise.
 
     Args:
-        objective: The `DenoisingLoss`, for its schedule and its target.
+        denoising: A `Denoising`, for its model, schedule and target.
         num_timesteps: Integer >= 1, at how many timesteps each example is
             seen.
         seed: Integer >= 0.
     """
 
-    def __init__(self, objective: DenoisingLoss, num_timesteps: int, seed: int):
-        self.objective = objective
+    def __init__(self, denoising: Denoising, num_timesteps: int, seed: int):
+        self.denoising = denoising
         self.num_timesteps = num_timesteps
         self.seed = seed
 
-    def latent_noise(self, shape: Any, first: Any) -> Any:
-        """The noise that latents of `shape` are sampled with.
+    def losses(self, batch: dict[str, Any], first: Any) -> Any:
+        """Computes the squared error of each example.
 
         Args:
-            shape: `(B, h, w, C)`.
-            first: Integer tensor, position of the batch's first example.
-        """
-        return self._noise(shape, first, 0)
-
-    def losses(
-        self,
-        predict: Callable[[Any, Any], Any],
-        latents: Any,
-        first: Any,
-        mask: Any = None,
-    ) -> Any:
-        """The squared error of each example, float32 `(B,)`.
-
-        Args:
-            predict: Function of `(noised_latents, timesteps)`.
-            latents: Float32 tensor `(B, h, w, C)`.
+            batch: Dict of tensors.
             first: Integer tensor, position of the batch's first example in
                 the validation set.
-            mask: Float32 tensor `(B, h, w, 1)` or `None`.
+
+        Returns:
+            Float32 tensor `(B,)`.
         """
-        size = ops.shape(latents)[0]
-        positions = first + ops.arange(size, dtype="int32")
+        denoising = self.denoising
+        shape = latent_shape(denoising.stable_diffusion, batch)
+        latents = denoising.latents(batch, self._noise(shape, first, 0))
+        context = encode_captions(denoising.stable_diffusion, batch)
+        positions = first + ops.arange(shape[0], dtype="int32")
         losses = []
         for stratum in range(self.num_timesteps):
             timesteps = stratified_timesteps(
                 positions,
                 stratum,
                 self.num_timesteps,
-                self.objective.schedule.num_train_timesteps,
+                denoising.loss.schedule.num_train_timesteps,
             )
-            noise = self._noise(ops.shape(latents), first, stratum + 1)
-            noised, target = self.objective.noised_example(
+            noise = self._noise(shape, first, stratum + 1)
+            noised, target = denoising.loss.noised_example(
                 latents, noise, timesteps
             )
-            prediction = predict(noised, timesteps)
+            prediction = denoising.predict(noised, timesteps, context, False)
+            mask = batch.get("loss_mask")
             losses.append(squared_error(prediction, target, mask))
         return sum(losses) / len(losses)
 

@@ -12,6 +12,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_sdft import checks
+from keras_sdft.training.tensorflow.schedule_free import averaged_point
+from keras_sdft.training.tensorflow.schedule_free import (
+    schedule_free_optimizers,
+)
+
 
 class WeightAverage(keras.layers.Layer):
     """Averages variables over the steps of training.
@@ -27,14 +33,11 @@ class WeightAverage(keras.layers.Layer):
     """
 
     def __init__(self, variables: list[Any], decay: float):
-        if not 0.0 < decay < 1.0:
-            raise ValueError(
-                f"`ema_decay` must lie in (0, 1). Received: {decay}."
-            )
+        check_average(decay)
         super().__init__(name="weight_average", dtype="float32")
         self.decay = decay
-        # Behind a closure, so that the averaged variables are not counted
-        # as this layer's own.
+        # In a closure, so that the averaged variables are not counted as
+        # this layer's own.
         self._sources = lambda: variables
         self._averages = [
             self.add_weight(
@@ -65,7 +68,7 @@ class WeightAverage(keras.layers.Layer):
 
     @contextlib.contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Inside, the variables hold the average; afterwards, themselves."""
+        """Context manager that puts the average into the variables."""
         self._swap()
         try:
             yield
@@ -81,3 +84,40 @@ class WeightAverage(keras.layers.Layer):
             kept = ops.copy(variable.value)
             variable.assign(average)
             average.assign(kept)
+
+
+def check_average(ema_decay: Any, optimizer: Any = None) -> float | None:
+    """Returns the decay of a moving average, or raises.
+
+    Args:
+        ema_decay: Float in (0, 1), or `None` for no average.
+        optimizer: Any optimizer, or `None`.
+
+    Raises:
+        ValueError: If the decay is out of its range, or the optimizer keeps
+            an average by itself.
+    """
+    if ema_decay is None:
+        return None
+    if optimizer is not None and schedule_free_optimizers(optimizer):
+        raise ValueError(
+            "`ema_decay` cannot be used with a schedule-free optimizer, which "
+            f"keeps an average of the weights by itself. Received: ema_decay="
+            f"{ema_decay}. Leave it out."
+        )
+    return checks.number("ema_decay", ema_decay, above=0, below=1)
+
+
+@contextlib.contextmanager
+def evaluation_weights(weight_average: Any, optimizer: Any) -> Iterator[None]:
+    """Context manager that puts the weights to evaluate and export in place.
+
+    Args:
+        weight_average: A `WeightAverage`, or `None`.
+        optimizer: Any optimizer, or `None`.
+    """
+    with contextlib.ExitStack() as stack:
+        if weight_average is not None:
+            stack.enter_context(weight_average.swapped_in())
+        stack.enter_context(averaged_point(optimizer))
+        yield

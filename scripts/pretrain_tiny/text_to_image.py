@@ -23,6 +23,7 @@ from keras_sdft.encoding import sample_latents
 from keras_sdft.models import StableDiffusionSpec
 from keras_sdft.training.denoising import DenoisingLoss
 from keras_sdft.training.denoising import squared_error
+from keras_sdft.training.objective import Objective
 from keras_sdft.training.weight_average import WeightAverage
 from scripts.pretrain_tiny import autoencoder
 from scripts.pretrain_tiny import checkpoints
@@ -115,7 +116,7 @@ class Training:
         self.directory, self.batch_size = directory, batch_size
         self.schedule = NoiseSchedule()
         self.objective = DenoisingLoss(
-            self.schedule, spec.prediction_type, weighting
+            Objective(weighting=weighting), spec.prediction_type
         )
         self.text_encoder, self.unet = networks.build_text_to_image(
             spec, seed, dtype
@@ -172,7 +173,7 @@ class Training:
             latents, noise, timesteps
         )
         prediction = self._predict(noised, timesteps, batch["token_ids"])
-        losses = self.objective.loss(prediction, target, timesteps)
+        losses = self.objective.losses(prediction, target, timesteps)
         return ops.mean(losses), {
             "errors": squared_error(prediction, target),
             "timesteps": timesteps,

@@ -99,16 +99,17 @@ def encoded_alike(model, dataset, keeps_tokens):
 
 @pytest.mark.parametrize("learns", [False, True], ids=["frozen", "text"])
 def test_losses_are_bit_equal(make_micro, pictures, tmp_path, learns):
+    train = ["diffusion_model"] + ["text_encoder"] * learns
     plain = make_micro()
     dataset = load(pictures, plain.tokenizer, **OPTIONS)
     dataset = encoded_alike(plain, dataset, learns)
-    expected, first = losses(plain, dataset, 1, train_text_encoder=learns)
+    expected, first = losses(plain, dataset, 1, train=train)
 
     model = make_micro()
     _, dataset = cached_dataset(model, pictures, tmp_path, contexts=not learns)
     text = "token_ids" if learns else "context"
     assert set(dataset.element_spec) == {"moments", text, "example_weight"}
-    found, second = losses(model, dataset, EPOCHS, train_text_encoder=learns)
+    found, second = losses(model, dataset, EPOCHS, train=train)
     assert found == expected
     assert len(found) == 3 * EPOCHS
     for own, other in zip(

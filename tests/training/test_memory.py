@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_sdft.training import TextEncoder
 from keras_sdft.training import Trainer
 from keras_sdft.training import optimizers
 from keras_sdft.training.activation_memory import weight_bytes
@@ -80,8 +81,9 @@ def test_a_state_of_other_shapes_and_dtypes():
 
 def test_two_optimizers_each_have_their_own(make_micro, make_batch):
     sd = make_micro()
-    trainer = Trainer(sd, train_text_encoder=True)
-    trainer.compile("adamw", text_encoder_optimizer="lion")
+    text_encoder = TextEncoder(optimizer="lion")
+    trainer = Trainer(sd, train=["diffusion_model", text_encoder])
+    trainer.compile("adamw")
     found = trainer.memory_estimate(make_batch()).optimizer_state
     of_unet, of_text = (
         weight_bytes(network.trainable_variables)

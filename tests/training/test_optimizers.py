@@ -8,6 +8,8 @@ from keras_sdft.training import AdamW
 from keras_sdft.training import ScheduleFreeAdamW
 from keras_sdft.training import Trainer
 from keras_sdft.training import optimizers
+from tests.training.steps import step_of
+from tests.training.steps import tensors_of
 
 
 def run(optimizer, gradients, start):
@@ -134,15 +136,14 @@ def test_the_loss_of_a_fixed_batch_falls(model, make_batch, name):
     before = model.diffusion_model.get_weights()
     trainer = Trainer(model)
     trainer.compile(optimizers.get(name, RATES[name]), run_eagerly=True)
-    batch = {k: tf.constant(v) for k, v in make_batch(2).items()}
-    batch.update(trainer._draws(batch, 0))
+    batch = tensors_of(trainer, make_batch(2))
     losses = []
     for _ in range(4):
-        loss, *gradients = trainer._loss_and_gradients(batch)
+        loss, gradients, _ = step_of(trainer, batch)
         losses.append(float(loss))
         trainer.optimizer.apply(gradients, trainer.trainable_variables)
     with trainer.averaged_weights():
-        losses.append(float(trainer._loss_and_gradients(batch)[0]))
+        losses.append(float(step_of(trainer, batch)[0]))
     model.diffusion_model.set_weights(before)
     assert losses[-1] < 0.98 * losses[0]
     if name != "schedule_free_adamw":

@@ -14,6 +14,7 @@ from keras_sdft.models.exported import METADATA_FILE
 from keras_sdft.models.exported import write_export
 from keras_sdft.training import AdamW
 from keras_sdft.training import Trainer
+from tests.training.steps import trainer_of
 
 
 def text_weights(model):
@@ -36,19 +37,14 @@ def trained(micro_spec, perturb):
         64, 64, spec=micro_spec, base="tiny", random_weights=True
     )
     perturb(model.diffusion_model)
-    trainer = Trainer(
+    trainer = trainer_of(
         model,
+        text_encoder={"learning_rate": 1e-4, "stop_step": 2},
         prediction_type="v_prediction",
         zero_terminal_snr=True,
-        train_text_encoder=True,
-        text_encoder_stop_step=2,
         ema_decay=0.5,
     )
-    trainer.compile(
-        AdamW(1e-3),
-        text_encoder_optimizer=AdamW(1e-4),
-        run_eagerly=True,
-    )
+    trainer.compile(AdamW(1e-3), run_eagerly=True)
     generator = np.random.default_rng(0)
     batch = {
         "images": generator.uniform(-1, 1, (2, 64, 64, 3)).astype("float32"),
@@ -150,9 +146,3 @@ def test_metadata_that_names_a_missing_part_is_refused(trained, tmp_path):
     file.write_text(json.dumps(metadata))
     with pytest.raises(ValueError, match="no files of .'text_encoder'"):
         StableDiffusion.from_preset(directory)
-
-
-def test_an_optimizer_for_nothing_is_refused(trained):
-    trainer = Trainer(trained[0].stable_diffusion)
-    with pytest.raises(ValueError, match="train_text_encoder=True"):
-        trainer.compile(text_encoder_optimizer="adamw")

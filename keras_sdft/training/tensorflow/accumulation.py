@@ -12,22 +12,23 @@ import tensorflow as tf
 
 
 def accumulate(
-    micro_step: Callable[[dict[str, Any]], list[Any]],
+    micro_step: Callable[[dict[str, Any]], Any],
     batch: dict[str, Any],
     num_micro_batches: int,
-) -> list[Any]:
+) -> Any:
     """Sums what `micro_step` returns over equal parts of a batch.
 
     Only one part's activations are alive at a time.
 
     Args:
-        micro_step: Function of a part of the batch that returns a list of
-            float tensors, of the same shapes for every part.
+        micro_step: Function of a part of the batch that returns float
+            tensors in nested tuples and lists, of the same shapes for every
+            part.
         batch: Dict of tensors that share their first dimension `B`.
         num_micro_batches: Integer that divides `B`.
 
     Returns:
-        List of tensors, the sums.
+        The sums, nested likewise.
     """
     if num_micro_batches == 1:
         return micro_step(batch)
@@ -39,10 +40,9 @@ def accumulate(
     def part(index: Any) -> dict[str, Any]:
         return {name: tensor[index] for name, tensor in parts.items()}
 
-    def body(index: Any, totals: list[Any]) -> tuple[Any, list[Any]]:
+    def body(index: Any, totals: Any) -> tuple[Any, Any]:
         values = micro_step(part(index))
-        totals = [a + b for a, b in zip(totals, values, strict=True)]
-        return index + 1, totals
+        return index + 1, tf.nest.map_structure(tf.add, totals, values)
 
     # The first part runs outside the loop: it gives the sums their shapes
     # without a pass that adds to zero.

@@ -10,11 +10,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_sdft.keras_internals import OptimizerHooks
+from keras_sdft.keras_internals import decays
+from keras_sdft.keras_internals import moments
 from keras_sdft.training.tensorflow import shared_update
 
 
 @keras.saving.register_keras_serializable(package="keras_sdft")
-class AdamW(keras.optimizers.AdamW):
+class AdamW(OptimizerHooks, keras.optimizers.AdamW):
     """AdamW with global gradient clipping, one fused kernel per variable.
 
     Differs from `keras.optimizers.AdamW` in its defaults (learning rate
@@ -88,29 +91,27 @@ class AdamW(keras.optimizers.AdamW):
             reference_variable, name=name, initializer=initializer
         )
 
-    def _backend_apply_gradients(
-        self, grads: Any, trainable_variables: Any
-    ) -> None:
+    def apply_gradients_at_once(self, gradients: Any, variables: Any) -> bool:
         if not self._updates_by_function():
-            super()._backend_apply_gradients(grads, trainable_variables)
-            return
+            return False
         scalars = self._scalars(self.learning_rate)
-        scalars.update(clip=self._clip_scale(grads), kept=self._kept())
+        scalars.update(clip=self._clip_scale(gradients), kept=self._kept())
         constants = {"beta1": self.beta_1, "beta2": self.beta_2}
         if scalars["clip"] is None:
             constants["clip"] = 1.0
         for name in constants:
             del scalars[name]
         update = shared_update.SharedUpdate(scalars, constants)
-        for gradient, variable in zip(grads, trainable_variables, strict=True):
-            index = self._get_variable_index(variable)
+        for gradient, variable in zip(gradients, variables, strict=True):
+            first, second = moments(self, variable)
             update(
                 variable.value,
-                self._momentums[index].value,
-                self._velocities[index].value,
+                first.value,
+                second.value,
                 tf.convert_to_tensor(gradient),
-                bool(self.weight_decay) and self._use_weight_decay(variable),
+                bool(self.weight_decay) and decays(self, variable),
             )
+        return True
 
     def _updates_by_function(self) -> bool:
         """Whether nothing stands between the gradients and the update."""
@@ -123,49 +124,43 @@ class AdamW(keras.optimizers.AdamW):
             or self.clipvalue
         )
 
-    def _apply_weight_decay(self, variables: Any) -> None:
+    def decay_weights(self, variables: Any) -> bool:
         if tf.distribute.has_strategy():
-            super()._apply_weight_decay(variables)
-            return
+            return False
         kept = self._kept()
         for variable in variables:
-            if self._use_weight_decay(variable):
+            if decays(self, variable):
                 factor = tf.cast(kept, variable.dtype)
                 variable.value.assign(variable.value * factor)
+        return True
 
     def _kept(self) -> Any:
-        """What decay leaves of a weight."""
+        """Returns the factor of a weight that decay leaves."""
         rate = tf.cast(self.learning_rate, tf.float32) * self.weight_decay
         return 1.0 - rate
 
-    def _clip_gradients(self, grads: Any) -> Any:
-        if not self.global_clipnorm:
-            return super()._clip_gradients(grads)
-        scale = self._clip_scale(grads)
-        return [gradient * tf.cast(scale, gradient.dtype) for gradient in grads]
-
-    def _clip_scale(self, grads: Any) -> Any:
+    def clip_gradients(self, gradients: Any) -> Any:
         if not self.global_clipnorm:
             return None
-        # Halves of squared norms: one operation per gradient.
-        squares = tf.add_n(
-            [tf.cast(tf.nn.l2_loss(gradient), tf.float32) for gradient in grads]
-        )
-        norm = tf.sqrt(2.0 * squares)
+        scale = self._clip_scale(gradients)
+        return [g * tf.cast(scale, g.dtype) for g in gradients]
+
+    def _clip_scale(self, gradients: Any) -> Any:
+        if not self.global_clipnorm:
+            return None
+        norm = shared_update.global_norm(gradients)
         return self.global_clipnorm / tf.maximum(norm, self.global_clipnorm)
 
-    def _backend_update_step(
-        self, grads: Any, trainable_variables: Any, learning_rate: Any
-    ) -> None:
+    def update_variables(
+        self, gradients: Any, variables: Any, learning_rate: Any
+    ) -> bool:
         if tf.distribute.has_strategy():
-            super()._backend_update_step(
-                grads, trainable_variables, learning_rate
-            )
-            return
+            return False
         # Scalars are made once here, not once per variable.
         scalars = self._scalars(learning_rate)
-        for gradient, variable in zip(grads, trainable_variables, strict=True):
+        for gradient, variable in zip(gradients, variables, strict=True):
             self._fused_update(gradient, variable.value, scalars)
+        return True
 
     def update_step(
         self, gradient: Any, variable: Any, learning_rate: Any
@@ -189,11 +184,11 @@ class AdamW(keras.optimizers.AdamW):
     def _fused_update(
         self, gradient: Any, variable: Any, scalars: dict[str, Any]
     ) -> None:
-        index = self._get_variable_index(variable)
+        first, second = moments(self, variable)
         shared_update.apply_adam(
             variable.handle,
-            self._momentums[index].value.handle,
-            self._velocities[index].value.handle,
+            first.value.handle,
+            second.value.handle,
             tf.cast(tf.convert_to_tensor(gradient), variable.dtype),
             scalars,
         )

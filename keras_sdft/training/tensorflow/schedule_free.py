@@ -1,4 +1,4 @@
-"""AdamW without a learning-rate schedule, and the point it is judged at.
+"""AdamW without a learning-rate schedule, and the average it evaluates.
 
 Must not know models or losses.
 """
@@ -13,9 +13,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_sdft.keras_internals import OptimizerHooks
+from keras_sdft.keras_internals import decays
+from keras_sdft.keras_internals import moments
+from keras_sdft.keras_internals import optimized_variables
+
 
 @keras.saving.register_keras_serializable(package="keras_sdft")
-class ScheduleFreeAdamW(keras.optimizers.ScheduleFreeAdamW):
+class ScheduleFreeAdamW(OptimizerHooks, keras.optimizers.ScheduleFreeAdamW):
     """Schedule-free AdamW, as in its paper.
 
     Gradients are taken at an interpolation between the optimizer's own
@@ -83,24 +88,22 @@ class ScheduleFreeAdamW(keras.optimizers.ScheduleFreeAdamW):
             aggregation="only_first_replica",
         )
 
-    def _apply_weight_decay(self, variables: Any) -> None:
-        """Nothing: decay is a part of the iterate's own step."""
+    def decay_weights(self, variables: Any) -> bool:
+        """Does nothing: decay is a part of the iterate's own step."""
+        return True
 
-    def _backend_update_step(
-        self, grads: Any, trainable_variables: Any, learning_rate: Any
-    ) -> None:
+    def update_variables(
+        self, gradients: Any, variables: Any, learning_rate: Any
+    ) -> bool:
         scalars = self._scalars(learning_rate)
         if tf.distribute.has_strategy():
-            super()._backend_update_step(
-                grads, trainable_variables, learning_rate
-            )
+            self.update_by_strategy(gradients, variables, learning_rate)
         else:
             # Scalars are made once here, not once per variable.
-            for gradient, variable in zip(
-                grads, trainable_variables, strict=True
-            ):
+            for gradient, variable in zip(gradients, variables, strict=True):
                 self._update(gradient, variable, scalars)
         self._weight_sum.assign_add(tf.square(scalars["rate"]))
+        return True
 
     def update_step(
         self, gradient: Any, variable: Any, learning_rate: Any
@@ -122,8 +125,7 @@ class ScheduleFreeAdamW(keras.optimizers.ScheduleFreeAdamW):
     def _update(
         self, gradient: Any, variable: Any, scalars: dict[str, Any]
     ) -> None:
-        index = self._get_variable_index(variable)
-        iterate, moment = self._momentums[index], self._velocities[index]
+        iterate, moment = moments(self, variable)
         gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
         rate, share = (
             tf.cast(scalars[name], variable.dtype) for name in ("rate", "share")
@@ -132,7 +134,7 @@ class ScheduleFreeAdamW(keras.optimizers.ScheduleFreeAdamW):
         average = _average(weights, iterate, self.beta_1)
         second = moment + (1.0 - self.beta_2) * (tf.square(gradient) - moment)
         step = gradient / (tf.sqrt(second) + self.epsilon)
-        if self.weight_decay and self._use_weight_decay(variable):
+        if self.weight_decay and decays(self, variable):
             step = step + self.weight_decay * weights
         moved = iterate - rate * step
         average = average + share * (moved - average)
@@ -146,7 +148,7 @@ def _average(weights: Any, iterate: Any, beta_1: float) -> Any:
 
 
 def schedule_free_optimizers(optimizer: Any) -> list[Any]:
-    """Every schedule-free optimizer in an optimizer, itself or wrapped."""
+    """Returns every schedule-free optimizer in one, itself or wrapped."""
     if isinstance(optimizer, keras.optimizers.ScheduleFreeAdamW):
         return [optimizer]
     inner = getattr(optimizer, "inner_optimizer", None)
@@ -157,9 +159,9 @@ def schedule_free_optimizers(optimizer: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def averaged_point(optimizer: Any) -> Iterator[None]:
-    """Inside, the weights of schedule-free optimizers are the average.
+    """Context manager that puts the average into schedule-free weights.
 
-    Afterwards they are bit for bit what they were: a copy waits in host
+    Afterwards they are bit for bit what they were: a copy stays in host
     memory meanwhile.
 
     Args:
@@ -170,28 +172,12 @@ def averaged_point(optimizer: Any) -> Iterator[None]:
     for found in schedule_free_optimizers(optimizer):
         if not found.built:
             continue
-        for variable, iterate in zip(
-            found._trainable_variables, found._momentums, strict=True
-        ):
-            kept.append((variable, np.array(variable)))
+        for variable in optimized_variables(found):
+            iterate, _ = moments(found, variable)
+            kept.append((variable, np.asarray(variable).copy()))
             variable.assign(_average(variable, iterate, found.beta_1))
     try:
         yield
     finally:
         for variable, value in kept:
             variable.assign(value)
-
-
-@contextlib.contextmanager
-def judged_weights(weight_average: Any, optimizer: Any) -> Iterator[None]:
-    """Inside, weights are those that a model is judged and exported with.
-
-    Args:
-        weight_average: A `WeightAverage`, or `None`.
-        optimizer: Any optimizer, or `None`.
-    """
-    with contextlib.ExitStack() as stack:
-        if weight_average is not None:
-            stack.enter_context(weight_average.swapped_in())
-        stack.enter_context(averaged_point(optimizer))
-        yield

@@ -1,4 +1,4 @@
-"""AdamW's update of one variable, written down once for each shape.
+"""AdamW's update of one variable, traced once for each shape.
 
 Python takes about half a millisecond for every operation it adds to a
 graph, and a network has hundreds of variables of a few dozen shapes. Must
@@ -13,6 +13,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
+
+
+def global_norm(tensors: list[Any]) -> Any:
+    """Returns the norm of all tensors together, a float32 scalar."""
+    # Halves of squared norms: one operation per tensor.
+    squares = [tf.cast(tf.nn.l2_loss(tensor), tf.float32) for tensor in tensors]
+    return tf.sqrt(2.0 * tf.add_n(squares))
 
 
 class SharedUpdate:
@@ -94,10 +101,10 @@ class SharedUpdate:
 
 @contextlib.contextmanager
 def shared_zeros() -> Iterator[Callable[..., Any]]:
-    """An initializer that fills each shape with zeros once.
+    """Context manager of an initializer that makes zeros once for each shape.
 
-    Variables share what they begin with until they are written to. It is
-    given up at the end, when variables alone hold it.
+    Variables share their initial value until they are written to; at the
+    end only they hold it.
     """
     made: dict[Any, Any] = {}
 
@@ -115,7 +122,7 @@ def shared_zeros() -> Iterator[Callable[..., Any]]:
 
 
 def nameless_variables() -> Any:
-    """A context in which TensorFlow's variables have no name.
+    """Context manager that makes TensorFlow's variables without a name.
 
     Half a millisecond less for each: TensorFlow makes a function of the
     operation that makes a variable, and its name is a part of it. Names in

@@ -1,0 +1,109 @@
+"""One optimizer step: tape, gradients, update.
+
+Must not know how a loss comes about, or what learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import tensorflow as tf
+from keras import ops
+
+from keras_sdft.encoding import latent_shape
+from keras_sdft.keras_internals import StepFunctionHook
+from keras_sdft.training.tensorflow.accumulation import accumulate
+from keras_sdft.training.tensorflow.optimizer_groups import find_groups
+from keras_sdft.training.tensorflow.optimizer_groups import learning
+from keras_sdft.training.tensorflow.step_function import step_function
+
+
+class TrainStep(StepFunctionHook):
+    """The training step of `Trainer` in TensorFlow, a base of it."""
+
+    def train_step(self: Any, data: dict[str, Any]) -> dict[str, Any]:
+        """Takes one optimizer step on one batch."""
+        shape = latent_shape(self.stable_diffusion, data)
+        variables = learning(self.optimizer, self.trainable_variables)
+        loss, gradients, sums = accumulate(
+            partial(
+                loss_and_gradients,
+                self.denoising,
+                variables,
+                scale=self.optimizer.scale_loss,
+                sums=self.loss_metrics.sums,
+            ),
+            {**data, **self.noise_sampler(shape, self.step)},
+            self.gradient_accumulation_steps,
+        )
+        # Data of unknown length ends inside the graph, and that is no step.
+        with tf.control_dependencies([loss]):
+            self.optimizer.apply(gradients, variables)
+            if self.weight_average is not None:
+                self.weight_average.update(self.step)
+            self.step.assign_add(1)
+            return self.loss_metrics.update(loss, None, sums)
+
+    def make_step_function(self: Any, step: Callable[[Any], Any]) -> Any:
+        """Returns what `fit` and `evaluate` call for each batch."""
+        groups = find_groups(self.optimizer)
+        function = step_function(self, step)
+        if step != self.train_step or groups is None or not groups.stops:
+            return function
+        return function and _by_running_groups(self, step, groups)
+
+
+def _by_running_groups(model: Any, step: Any, groups: Any) -> Any:
+    """Returns a step that computes no gradients of what has stopped."""
+    functions: dict[Any, Any] = {}
+
+    def function(iterator: Any) -> Any:
+        groups.running = running = groups.running_now()
+        try:
+            if running not in functions:
+                functions[running] = step_function(model, step)
+            return functions[running](iterator)
+        finally:
+            groups.running = None
+
+    return function
+
+
+def loss_and_gradients(
+    denoising: Any,
+    variables: list[Any],
+    batch: dict[str, Any],
+    scale: Callable[[Any], Any] = lambda loss: loss,
+    sums: Callable[[Any, Any], list[Any]] = lambda losses, batch: [],
+) -> tuple[Any, list[Any], list[Any]]:
+    """Computes the loss of a batch, or of a part of one, and its gradients.
+
+    Args:
+        denoising: A `Denoising`.
+        variables: List of `keras.Variable`.
+        batch: Dict of tensors, as for `Denoising.losses`, with each
+            example's `example_weight` and `share` of the whole batch.
+        scale: Function of the loss, whose gradients are computed.
+        sums: Function of the losses `(B,)` and the batch, for metrics.
+
+    Returns:
+        Tuple of the loss, the list of gradients and what `sums` returns.
+        All of them add up over the parts of a batch.
+    """
+    batch = denoising.encode_frozen(batch)
+    with tf.GradientTape() as tape:
+        losses = denoising.losses(batch)
+        # Each example's share is that of the whole batch, so the sum over
+        # parts (and replicas) is the mean over the batch.
+        loss = ops.sum(losses * batch["example_weight"] * batch["share"])
+        scaled = scale(loss)
+    gradients = tape.gradient(
+        scaled,
+        variables,
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
+    # An embedding's gradient comes as the rows that were looked up.
+    gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+    return loss, gradients, sums(losses, batch)
