@@ -18,6 +18,7 @@ from typing import Any
 
 from keras_sdft import data
 from keras_sdft import runs
+from keras_sdft.cli.model import ModelOptions
 from keras_sdft.cli.options import DataOptions
 
 if TYPE_CHECKING:
@@ -32,12 +33,17 @@ _SHARE = 0.5
 _DECIDING = sorted(
     {
         field.name
-        for group in (DataOptions, data.SourceOptions, data.ImageOptions)
+        for group in (
+            DataOptions,
+            data.SourceOptions,
+            data.ImageOptions,
+            ModelOptions,
+        )
         for field in dataclasses.fields(group)
     }
     # How often an image is shown, and when to give up, decides nothing.
-    - {"repeats", "max_unreadable"}
-    | {"model", "mixed_precision", "cache_dtype"}
+    - {"repeats", "max_unreadable", "weights_directory"}
+    | {"cache_dtype"}
 )
 
 
@@ -148,7 +154,7 @@ def default_directory(options: Options, resolution: int, captions: bool) -> str:
     going back and forth between two encodes nothing twice.
     """
     values = {name: getattr(options, name) for name in _DECIDING}
-    for name in ("data", "validation_data", "model"):
+    for name in ("data", "validation_data", "model", "vae"):
         if values[name] is not None and os.path.exists(values[name]):
             values[name] = os.path.realpath(values[name])
     text = json.dumps([resolution, captions, values], sort_keys=True)

@@ -15,8 +15,8 @@ from keras_sdft.cli.caching import check_cache
 from keras_sdft.cli.caching import make_caches
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
-from keras_sdft.cli.model import MixedPrecision
-from keras_sdft.cli.model import PredictionType
+from keras_sdft.cli.model import ModelOptions
+from keras_sdft.cli.model import PredictionOptions
 from keras_sdft.cli.options import DataOptions
 from keras_sdft.cli.run import inputs_of
 from keras_sdft.cli.run import load_for_training
@@ -29,7 +29,6 @@ class EncodeOptions:
     """What is encoded, and where to; the flags are those of train.
 
     Args:
-        model: A preset, a run, an exported directory or a weight file.
         cache: Directory of the cache, to be made.
         no_captions: Encode the images alone, for a text encoder that is to
             be trained.
@@ -37,21 +36,13 @@ class EncodeOptions:
             to the model's own.
         cache_dtype: Numbers on the disk. Defaults to float16, or to what
             the cache has.
-        mixed_precision: Numbers to encode with.
-        prediction_type: What the model predicts, for files that do not say.
-        weights_directory: Directory with local copies of a preset's
-            published files.
         overwrite: Replace a cache in the directory that is stale.
     """
 
-    model: str
     cache: str
     no_captions: bool = False
     resolution: int | None = None
     cache_dtype: Literal["float16", "float32"] | None = None
-    mixed_precision: MixedPrecision = "no"
-    prediction_type: PredictionType | None = None
-    weights_directory: str | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -97,6 +88,8 @@ COMMAND = Command(
     run=encode,
     groups=(
         EncodeOptions,
+        ModelOptions,
+        PredictionOptions,
         DataOptions,
         data.SourceOptions,
         data.ImageOptions,

@@ -1,7 +1,4 @@
-"""`keras-sdft generate`: images from prompts, as PNG files.
-
-Knows prompts, seeds and files; generating is the model's.
-"""
+"""`keras-sdft generate`: images from prompts, as PNG files."""
 
 from __future__ import annotations
 
@@ -13,56 +10,40 @@ from typing import Literal
 from keras_sdft import checks
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
-from keras_sdft.cli.model import MixedPrecision
-from keras_sdft.cli.model import PredictionType
-from keras_sdft.cli.model import load_model
-
-Sampler = Literal["ddim", "dpmpp_2m"]
+from keras_sdft.cli.model import ModelOptions
+from keras_sdft.cli.model import PredictionOptions
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerateOptions:
-    """What to generate, with which model, and where to.
+    """The images: what to generate, and where to.
 
     Args:
-        model: A preset, a run, an exported directory or a weight file.
         prompt: One text or several; `--prompt` may be repeated.
         output: Path of the PNG file. With several images it is their grid,
             and OUT_0.png, OUT_1.png and so on are the images.
         num_images: Images for each prompt.
         num_steps: Sampling steps, 1 to 1000.
-        guidance_scale: How much the prompt counts; up to 1 it is used
-            alone.
-        sampler: ddim, or dpmpp_2m (DPM++ 2M), which needs about half as
+        guidance_scale: How much the prompt counts; up to 1 it is used alone.
+        sampler: How noise becomes an image; dpmpp_2m needs about half as
             many steps.
-        clip_skip: Text encoder's layer that gives the context, counted from
-            the last: 2 is the one before it. Defaults to the model's own.
         seed: Seed of a prompt's first image; each next one adds 1.
         negative_prompt: What the image should not show.
         height: Height in pixels. Defaults to the model's own.
         width: Width in pixels. Defaults to the model's own.
-        mixed_precision: Numbers to compute with: no, bf16 or fp16.
-        weights_directory: Directory with local copies of a preset's
-            published files.
-        prediction_type: What the model predicts, for files that do not say.
         overwrite: Replace the files if they exist.
     """
 
-    model: str
     prompt: list[str]
     output: str
     num_images: int = 1
     num_steps: int = 25
     guidance_scale: float = 7.5
-    sampler: Sampler = "ddim"
-    clip_skip: int | None = None
+    sampler: Literal["ddim", "dpmpp_2m"] = "ddim"
     seed: int = 0
     negative_prompt: str | None = None
     height: int | None = None
     width: int | None = None
-    mixed_precision: MixedPrecision = "no"
-    weights_directory: str | None = None
-    prediction_type: PredictionType | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -75,69 +56,57 @@ class GenerateOptions:
         checks.integer("num_steps", self.num_steps, 1, 1000)
         checks.number("guidance_scale", self.guidance_scale, 0)
         checks.integer("seed", self.seed, 0)
+        for name in ("height", "width"):
+            if getattr(self, name) is not None:
+                checks.multiple_of(name, getattr(self, name), 64, " pixels")
 
 
 def generate(options: Options) -> None:
     """Generates images from prompts.
 
-    Args:
-        options: `Options`.
-
     Raises:
         ValueError: If an option is out of its range.
         FileExistsError: If a file is there and `overwrite` is not given.
     """
-    paths = _paths(options)
-    sd = load_model(
-        options.model,
-        options.height,
-        options.width,
-        options.mixed_precision,
-        options.weights_directory,
-        options.prediction_type,
-        clip_skip=options.clip_skip,
+    count = len(options.prompt) * options.num_images
+    paths = _paths(options, count)
+    sd = options.of(ModelOptions).load(
+        options.height, options.width, options.prediction_type
     )
     from keras_sdft import callbacks
 
     images = []
-    for index, path in enumerate(paths[: _count(options)]):
-        image = _generate(sd, options, index)
+    for index, path in enumerate(paths[:count]):
+        about = _about(options, index)
+        image = sd.text_to_image(
+            about["prompt"],
+            negative_prompt=options.negative_prompt,
+            num_steps=options.num_steps,
+            guidance_scale=options.guidance_scale,
+            sampler=options.sampler,
+            # A list: of its seed alone each image can be generated again.
+            seed=[int(about["seed"])],
+        )
         images.append(image)
-        text = _text(options, index)
-        callbacks.save_png(callbacks.image_grid(image), path, text)
+        callbacks.save_png(callbacks.image_grid(image), path, about)
         print(path, flush=True)
-    if len(images) > 1:
+    if count > 1:
         _save_grid(options, images, paths[-1])
         print(paths[-1])
 
 
-def _generate(sd: Any, options: Options, index: int) -> Any:
-    """Generates the image `index`; its seed alone gives it again."""
-    return sd.text_to_image(
-        options.prompt[index // options.num_images],
-        negative_prompt=options.negative_prompt,
-        batch_size=1,
-        num_steps=options.num_steps,
-        guidance_scale=options.guidance_scale,
-        sampler=options.sampler,
-        seed=options.seed + index % options.num_images,
-    )
-
-
-def _text(options: Options, index: int) -> dict[str, str]:
+def _about(options: Options, index: int) -> dict[str, str]:
     """Returns the settings of an image, for the PNG's text chunks."""
+    names = ("num_steps", "guidance_scale", "sampler", "model")
     return {
         "prompt": options.prompt[index // options.num_images],
         "negative_prompt": options.negative_prompt or "",
         "seed": str(options.seed + index % options.num_images),
-        "num_steps": str(options.num_steps),
-        "guidance_scale": str(options.guidance_scale),
-        "sampler": options.sampler,
-        "model": options.model,
+        **{name: str(getattr(options, name)) for name in names},
     }
 
 
-def _save_grid(options: Options, images: list, path: str) -> None:
+def _save_grid(options: Options, images: list[Any], path: str) -> None:
     import numpy as np
 
     from keras_sdft import callbacks
@@ -148,26 +117,20 @@ def _save_grid(options: Options, images: list, path: str) -> None:
         columns=options.num_images if several else None,
         labels=options.prompt if several else None,
     )
-    text = _text(options, 0)
-    text["prompt"] = " | ".join(options.prompt)
-    callbacks.save_png(grid, path, text)
+    about = _about(options, 0) | {"prompt": " | ".join(options.prompt)}
+    callbacks.save_png(grid, path, about)
 
 
-def _count(options: Options) -> int:
-    return len(options.prompt) * options.num_images
-
-
-def _paths(options: Options) -> list[str]:
+def _paths(options: Options, count: int) -> list[str]:
     """Returns the paths of the images and, if several, of their grid last.
 
     Raises:
         FileExistsError: If one is there and may not be replaced.
     """
     paths = [options.output]
-    if _count(options) > 1:
+    if count > 1:
         stem, extension = os.path.splitext(options.output)
-        numbered = [f"{stem}_{i}{extension}" for i in range(_count(options))]
-        paths = numbered + paths
+        paths = [f"{stem}_{i}{extension}" for i in range(count)] + paths
     taken = [path for path in paths if os.path.lexists(path)]
     if taken and not options.overwrite:
         more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
@@ -185,7 +148,7 @@ def _paths(options: Options) -> list[str]:
 
 COMMAND = Command(
     run=generate,
-    groups=(GenerateOptions,),
+    groups=(GenerateOptions, ModelOptions, PredictionOptions),
     example=(
         'keras-sdft generate --model tiny --prompt "a red heart" '
         "--output heart.png"

@@ -13,15 +13,14 @@ from typing import Literal
 from keras_sdft import checks
 from keras_sdft import data
 from keras_sdft import training
-from keras_sdft.cli.model import MixedPrecision
+from keras_sdft.cli.model import ModelOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The run: which model, where to, for how long, with which numbers.
+    """The run: where to, for how long, and how it is computed.
 
     Args:
-        model: A preset, a run, an exported directory or a weight file.
         output_dir: Directory of the run, to be made.
         resolution: Height and width in pixels, a multiple of 64. Defaults
             to the model's own.
@@ -29,9 +28,6 @@ class RunOptions:
         gradient_accumulation_steps: Batches in one optimizer step.
         max_train_steps: Optimizer steps. Give this or num_train_epochs.
         num_train_epochs: Passes over the data.
-        clip_skip: Text encoder's layer that gives the context, counted from
-            the last: 2 is the one before it. Defaults to the model's own.
-        mixed_precision: Numbers to compute with; weights stay float32.
         remat: Compute activations again in the backward pass instead of
             keeping them, which takes longer and needs far less memory.
         check_memory: Refuse to begin where training needs more memory than
@@ -43,20 +39,15 @@ class RunOptions:
         save_every_steps: Optimizer steps between two exports of the
             weights; each replaces the last. Null for the end only.
         log_every_steps: Optimizer steps between two TensorBoard points.
-        weights_directory: Directory with local copies of a preset's
-            published files.
         overwrite: Replace an earlier run in output_dir.
     """
 
-    model: str
     output_dir: str
     resolution: int | None = None
     batch_size: int = 1
     gradient_accumulation_steps: int = 1
     max_train_steps: int | None = None
     num_train_epochs: int | None = None
-    clip_skip: int | None = None
-    mixed_precision: MixedPrecision = "no"
     remat: bool = False
     check_memory: bool = True
     jit_compile: bool = False
@@ -64,7 +55,6 @@ class RunOptions:
     seed: int = 0
     save_every_steps: int | None = None
     log_every_steps: int = 10
-    weights_directory: str | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -166,6 +156,7 @@ def check_counts(options: Any, *names: str) -> None:
 
 # What every kind of training has.
 TRAINING = (
+    ModelOptions,
     RunOptions,
     data.ImageOptions,
     data.EpochOptions,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 import keras_sdft
-from keras_sdft.cli.model import load_model
+from keras_sdft.cli.model import ModelOptions
 from keras_sdft.cli.training import fit
 from keras_sdft.cli.training import parts_of
 
@@ -43,15 +43,11 @@ def load_for_training(options: Options) -> Any:
     """
     declared = keras_sdft.models.describe(options.model)["spec"]
     is_missing = declared["prediction_type"] is None
-    return load_model(
-        options.model,
+    return options.of(ModelOptions).load(
         options.resolution,
         options.resolution,
-        options.mixed_precision,
-        options.weights_directory,
         options.prediction_type if is_missing else None,
         options.remat,
-        options.clip_skip,
     )
 
 
@@ -62,7 +58,7 @@ def inputs_of(options: Options, names: Iterable[str]) -> dict[str, str | None]:
         options: The options of any kind of training.
         names: Flags of the data, beside the model and its files.
     """
-    flags = ("model", *names, "weights_directory")
+    flags = ("model", "vae", *names, "weights_directory")
     inputs = {name: getattr(options, name) for name in flags}
     if options.model in keras_sdft.models.PRESETS:
         del inputs["model"]

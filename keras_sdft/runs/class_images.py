@@ -103,43 +103,15 @@ def _generate(
     sd: Any, seeds: list[int], size: int, about: dict[str, Any]
 ) -> Any:
     """Generates an image of each seed, in batches of always one size."""
-    import numpy as np
-
-    filled = seeds + seeds[-1:] * (size - len(seeds))
-    noise = np.concatenate([starting_noise(sd, seed) for seed in filled])
     images = sd.generate_image(
         sd.encode_text(about["text"]),
         negative_prompt=about["negative_prompt"] or None,
         batch_size=size,
         num_steps=about["num_steps"],
-        unconditional_guidance_scale=about["guidance_scale"],
-        diffusion_noise=noise,
+        guidance_scale=about["guidance_scale"],
+        seed=seeds + seeds[-1:] * (size - len(seeds)),
     )
     return images[: len(seeds)]
-
-
-def starting_noise(stable_diffusion: Any, seed: int) -> Any:
-    """Returns the noise that `text_to_image` begins an image of a seed with.
-
-    Args:
-        stable_diffusion: A `keras_sdft.StableDiffusion`.
-        seed: Integer.
-
-    Returns:
-        Float32 array of shape `(1, H/8, W/8, 4)`.
-    """
-    import keras
-
-    shape = (
-        1,
-        stable_diffusion.img_height // 8,
-        stable_diffusion.img_width // 8,
-        stable_diffusion.spec.diffusion_model.latent_channels,
-    )
-    noise = keras.random.normal(
-        shape, dtype="float32", seed=keras.random.SeedGenerator(seed)
-    )
-    return keras.ops.convert_to_numpy(noise)
 
 
 def _save(path: str, image: Any, about: dict[str, Any]) -> None:

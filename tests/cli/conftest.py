@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import keras_sdft
+
 
 class FakeStableDiffusion:
     """Paints each image in one colour that tells what it was asked for."""
@@ -13,8 +15,8 @@ class FakeStableDiffusion:
 
     def text_to_image(self, prompt, **arguments):
         self.calls.append((prompt, arguments))
-        images = np.zeros((arguments["batch_size"], 64, 64, 3), np.uint8)
-        images[..., 0] = arguments["seed"]
+        images = np.zeros((1, 64, 64, 3), np.uint8)
+        images[..., 0] = arguments["seed"][0]
         return images
 
 
@@ -24,11 +26,11 @@ def fake_model(monkeypatch):
     model = FakeStableDiffusion()
     model.loaded = []
 
-    def load(*arguments, clip_skip):
-        model.loaded.append((*arguments, clip_skip))
+    def load(name, **arguments):
+        model.loaded.append((name, arguments))
         return model
 
-    monkeypatch.setattr("keras_sdft.cli.generate.load_model", load)
+    monkeypatch.setattr(keras_sdft.StableDiffusion, "from_preset", load)
     return model
 
 

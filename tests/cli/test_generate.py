@@ -46,17 +46,18 @@ def test_one_image_is_the_output(fake_model, output, capsys):
             "sampler": "ddim",
             "model": "tiny",
         }
-    assert fake_model.loaded == [("tiny", None, None, "no", None, None, None)]
+    ((name, given),) = fake_model.loaded
+    assert name == "tiny"
+    assert {k: v for k, v in given.items() if v} == {}
     assert fake_model.calls == [
         (
             "a red heart",
             {
                 "negative_prompt": None,
-                "batch_size": 1,
                 "num_steps": 4,
                 "guidance_scale": 7.5,
                 "sampler": "ddim",
-                "seed": 3,
+                "seed": [3],
             },
         )
     ]
@@ -77,7 +78,7 @@ def test_several_images_and_their_grid(fake_model, output):
 
 def test_several_prompts_are_the_rows(fake_model, output):
     assert generate(output, "--prompt", "a cat", "--num_images=3") == 0
-    seen = [(p, a["seed"]) for p, a in fake_model.calls]
+    seen = [(p, *a["seed"]) for p, a in fake_model.calls]
     expected = [(p, s) for p in ("a red heart", "a cat") for s in range(3)]
     assert seen == expected
     with Image.open(output) as grid:
@@ -91,12 +92,20 @@ def test_the_model_gets_size_and_precision(fake_model, output):
         "--height=64",
         "--width=128",
         "--mixed_precision=bf16",
+        "--vae=other",
+        "--clip_skip=2",
+        "--sampler=dpmpp_2m",
         "--negative_prompt=a dog",
         "--guidance_scale=4",
-        "--sampler=dpmpp_2m",
-        "--clip_skip=2",
     )
-    assert fake_model.loaded == [("tiny", 64, 128, "bf16", None, None, 2)]
+    ((_, given),) = fake_model.loaded
+    assert {k: v for k, v in given.items() if v} == {
+        "height": 64,
+        "width": 128,
+        "dtype": "mixed_bfloat16",
+        "vae": "other",
+        "clip_skip": 2,
+    }
     _, arguments = fake_model.calls[0]
     assert arguments["negative_prompt"] == "a dog"
     assert arguments["guidance_scale"] == 4.0
@@ -123,6 +132,7 @@ def test_no_file_is_replaced_unless_told(fake_model, output, capsys, taken):
         (["--num_steps=0"], "num_steps"),
         (["--num_steps=1001"], "num_steps"),
         (["--seed=-1"], "seed"),
+        (["--height=100"], "Nearest valid: 128"),
         (["--guidance_scale=-1"], "guidance_scale"),
         (["--output=heart.jpg"], "ending in '.png'"),
     ],
