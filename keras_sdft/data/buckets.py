@@ -28,13 +28,7 @@ def bucket_sizes(options: Options) -> tuple[tuple[int, int], ...]:
 
     Each width that is a multiple of `bucket_step` gets the largest height
     that does not exceed the resolution's area, and each height the largest
-    width; so the plain resolution needs the most memory of all.
-
-    Args:
-        options: `Options`.
-
-    Returns:
-        Tuple of `(height, width)`; the resolution is one of them.
+    width; so the plain resolution, always one of them, needs the most memory.
 
     Raises:
         ValueError: If the resolution is outside the limits.
@@ -104,14 +98,8 @@ def assign(
 ) -> Assignment:
     """Sorts examples into the buckets of the nearest aspect ratio.
 
-    Args:
-        examples: `Examples`; of each image the head is read, not the pixels.
-        table: Tuple of `(height, width)`, see `bucket_sizes`.
-        size: `(height, width)`, the resolution. Images that cannot be read go
-            where it is; another image will take their place.
-
-    Returns:
-        `Assignment`, without the buckets that no example needs.
+    Of each image the head is read, not the pixels. One that cannot be read goes
+    to `size`, the resolution. Buckets that no example needs are left out.
     """
     records = np.unique(examples.rows)
 
@@ -137,13 +125,6 @@ def nearest_sizes(
 
     Near is the aspect ratio, in proportion: twice as wide is as far as half
     as wide. Of two that are equally near, the larger one is taken.
-
-    Args:
-        sizes: List of `(height, width)` in pixels.
-        table: Sequence of `(height, width)` in pixels.
-
-    Returns:
-        int64 array of shape `(len(sizes),)`.
     """
     # The table's larger sizes first, since `argmin` takes the first of equals.
     order = np.argsort([-height * width for height, width in table])

@@ -51,7 +51,7 @@ def choose_caption(
     draws: tuple[float, float, float],
     arrange: Callable[[str], str] | None = None,
 ) -> str:
-    """Returns the caption that an example shows.
+    """Returns the caption that an example shows; `""` where it is dropped.
 
     Args:
         captions: Sequence of strings, the captions of the image.
@@ -60,10 +60,7 @@ def choose_caption(
         draws: Three floats in `[0, 1)`: for the caption, for the template and
             for dropout.
         arrange: Function of the drawn caption to the one that goes into the
-            template. `None` leaves it as it is.
-
-    Returns:
-        String; `""` where the caption is dropped, without a template.
+            template.
     """
     if draws[2] < dropout:
         return ""
@@ -81,8 +78,7 @@ def shuffle_tags(
 
     Args:
         caption: String, tags between separators: `"sks dog, sofa, indoors"`.
-        separator: String, `","` for example. Spaces around tags, and empty
-            tags, are dropped.
+        separator: String. Spaces around tags, and empty tags, are dropped.
         keep: Integer >= 0, how many tags stay first, in their order.
         draws: NumPy's `Generator`, for the order of the others.
 
@@ -99,10 +95,10 @@ def shuffle_tags(
 
 
 class CaptionTokens:
-    """Token ids of captions, remembered, cut to the tokenizer's length.
+    """Token ids of captions, remembered.
 
-    Args:
-        tokenizer: `Tokenizer`.
+    Of a caption that is too long, the first tokens stay and the last id is the
+    end token.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -111,11 +107,7 @@ class CaptionTokens:
         self._remembered = functools.lru_cache(_REMEMBERED)(self._tokenize)
 
     def __call__(self, caption: str) -> np.ndarray:
-        """Returns int32 of shape `(max_length,)`; not to be written to.
-
-        Of a caption that is too long, the first tokens stay and the last id is
-        the end token.
-        """
+        """Returns int32 of shape `(max_length,)`; not to be written to."""
         return self._remembered(caption)[0]
 
     def is_cut(self, caption: str) -> bool:
@@ -136,13 +128,8 @@ def warn_about_captions(
 ) -> tuple[int, int]:
     """Counts empty and over-long captions, and warns of them once each.
 
-    Up to 10,000 captions are tokenized here (of up to 200 images where a
-    caption is fetched with its image), the others when they are first used.
-
-    Args:
-        examples: `Examples`.
-        tokens: `CaptionTokens`.
-        templates: Sequence of strings that hold `"{caption}"`.
+    Up to `COUNT_LIMIT` captions are tokenized here (of up to 200 images where
+    a caption is fetched with its image), the others when first used.
 
     Returns:
         `(empty, cut)`, two integers.

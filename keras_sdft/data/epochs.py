@@ -140,10 +140,6 @@ class PriorPlan:
         num_classes: Integer, how many class images come after them.
         seed: Integer >= 0.
         shuffle: Boolean.
-
-    Attributes:
-        length: Integer, the rows of an epoch.
-        weight: See `EpochPlan`; for instance images.
     """
 
     def __init__(
@@ -187,16 +183,9 @@ class PriorPlan:
 
 
 class RegroupedPlan:
-    """Epochs of another length, cut from those of a plan in their order.
+    """Epochs of `length` rows, cut from those of a plan in their order.
 
     A pass over few images is too short for a validation or a line of logs.
-
-    Args:
-        plan: `EpochPlan` or `PriorPlan`.
-        length: Integer >= 1, the rows of an epoch.
-
-    Attributes:
-        length: Integer, the rows of an epoch.
     """
 
     def __init__(self, plan: EpochPlan | PriorPlan, length: int):
@@ -228,9 +217,6 @@ class EpochRows:
         num_batches: Integer, batches of an epoch.
         batch_size: Integer, rows of this worker's batches.
         whole: Integer, rows of a whole batch.
-
-    Raises:
-        ValueError: If an epoch has no such batch.
     """
 
     def __init__(

@@ -42,15 +42,11 @@ class ExampleBuilder:
         options: `Options`.
         report: `Report`, which receives the images that cannot be read.
         first_class: Integer, where class images begin among the examples.
-            `None` (the default) if there are none.
-        weight: Float, by which the weights of all but class images are
-            multiplied. Defaults to `1.0`.
-        whole: Integer, rows of the whole batch, which the examples of a
-            worker carry.
+        weight: Float, by which the weights of all others are multiplied.
+        whole: Integer, rows of the whole batch.
 
     Attributes:
         keys: Tuple of strings, the keys of an example.
-        sizes: As above.
     """
 
     def __init__(
@@ -85,16 +81,10 @@ class ExampleBuilder:
         self._whole = whole
 
     def __call__(self, numbers: np.ndarray) -> tuple[Any, ...]:
-        """Makes the example of a row.
-
-        Args:
-            numbers: int64 array of shape `(6,)`, see `Row`.
+        """Makes the example of a row, six integers.
 
         Returns:
-            Tuple of arrays, one for each of `keys`: uint8 of shape
-            `(H, W, 3)`, int32 of shape `(77,)`, float32, and where they are
-            asked for, float32, float32 of shape `(H/8, W/8, 1)`, and two
-            int32.
+            Tuple of arrays, one for each of `keys`.
 
         Raises:
             OSError: If 100 images in a row cannot be read.
@@ -139,8 +129,7 @@ class ExampleBuilder:
     ) -> dict[str, tuple[tuple[int | None, ...], Any]]:
         """Returns shape and dtype of what an example may have, by key.
 
-        Args:
-            size: `(height, width)` in pixels; `None` where it varies.
+        A side of `size`, in pixels, is `None` where it varies.
         """
         latents = tuple(side and side // PIXELS_PER_LATENT for side in size)
         return {

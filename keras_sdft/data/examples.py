@@ -59,12 +59,8 @@ class Records(Protocol):
 class Columns:
     """Image paths and captions held as two lists, not as a million objects.
 
-    Args:
-        root: String, the folder that the paths are relative to.
-        paths: List of strings.
-        captions: List of the same length; each entry is a string, or a tuple
-            of strings where an image has several captions.
-        masks: Dict of the masks' paths by the images' paths.
+    A caption is a string, or a tuple where an image has several; `masks` are
+    paths by the images' paths, all relative to `root`.
     """
 
     def __init__(
@@ -146,9 +142,6 @@ class Examples:
     def repeated(self, times: int | list[int]) -> Examples:
         """Returns the examples with each one several times in a row.
 
-        Args:
-            times: Integer, or one for each example.
-
         Raises:
             ValueError: If that makes more than ten million.
         """
@@ -176,12 +169,8 @@ class Examples:
 def check_captions(value: Any, where: str) -> str | tuple[str, ...]:
     """Returns the captions as a string, or a tuple where there are several.
 
-    Args:
-        value: A string, or a non-empty list or tuple of strings.
-        where: String that says where the value stands, for the error.
-
     Raises:
-        ValueError: If `value` is neither.
+        ValueError: If `value`, which stands at `where`, is not text.
     """
     items = value if isinstance(value, (list, tuple)) else [value]
     if items and all(_is_text(item) for item in items):

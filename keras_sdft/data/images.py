@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -57,11 +58,7 @@ class UnreadableImage(ValueError):
 
 
 class Decoding:
-    """Bounds how many pixels are decoded at once, over all threads.
-
-    Args:
-        limit: Integer, pixels.
-    """
+    """Bounds how many pixels are decoded at once, over all threads."""
 
     def __init__(self, limit: int):
         self._limit = limit
@@ -129,14 +126,9 @@ def read_rgb(source: Any, size: tuple[int, int] | None = None) -> Image.Image:
             then decoded at a smaller scale, at least twice as large as that
             needs. `None` decodes every pixel.
 
-    Returns:
-        `PIL.Image.Image` in mode `"RGB"`.
-
     Raises:
-        UnreadableImage: If the image is empty, truncated, corrupt, of a format
-            that is not read, longer than 16,384 pixels on a side or larger
-            than 67 million pixels (134 million for a JPEG); then it is not
-            decoded.
+        UnreadableImage: If it is empty, truncated, corrupt, of a format that is
+            not read, or beyond `MAX_SIDE`, `MAX_PIXELS` or `MAX_DECODED`.
     """
     return read_as(to_rgb, source, size)
 
@@ -146,16 +138,7 @@ def read_as(
     source: Any,
     size: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """Reads an image in another form than RGB, upright.
-
-    Args:
-        convert: Function of the decoded `PIL.Image.Image` to another.
-        source: See `read_rgb`.
-        size: See `read_rgb`.
-
-    Raises:
-        UnreadableImage: See `read_rgb`.
-    """
+    """Reads an image in another form than RGB, upright; see `read_rgb`."""
     try:
         with DECODING.held(), _opened(source) as image:
             _refuse_size(image.size)
@@ -163,7 +146,7 @@ def read_as(
             if size is not None and image is not source:
                 _draft(image, size, orientation)
             DECODING.take(_decoded_pixels(image.size))
-            with _CALLERS_IMAGES if image is source else _no_lock():
+            with _CALLERS_IMAGES if image is source else nullcontext():
                 image.load()
             converted = convert(image)
         turn = _TURNS.get(orientation)
@@ -176,14 +159,7 @@ def read_as(
 
 
 def image_size(source: Any) -> tuple[int, int]:
-    """Returns `(height, width)` of the upright image, not decoding it.
-
-    Args:
-        source: See `read_rgb`.
-
-    Raises:
-        UnreadableImage: If even the file's head cannot be read.
-    """
+    """Returns `(height, width)` of the upright image, not decoding it."""
 
     def size_of(image: Image.Image) -> tuple[int, int]:
         width, height = image.size
@@ -194,14 +170,7 @@ def image_size(source: Any) -> tuple[int, int]:
 
 
 def has_alpha(source: Any) -> bool:
-    """Tells whether an image has transparency, not decoding it.
-
-    Args:
-        source: See `read_rgb`.
-
-    Raises:
-        UnreadableImage: If even the file's head cannot be read.
-    """
+    """Tells whether an image has transparency, not decoding it."""
     return _look(lambda image: image.has_transparency_data, source)
 
 
@@ -218,15 +187,8 @@ def _look(function: Callable[[Image.Image], Any], source: Any) -> Any:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Converts any mode to RGB: alpha on white, 16 bits scaled to 8.
 
-    Args:
-        image: `PIL.Image.Image`, decoded. Mode `"I"` is read as 16 bits, as
-            Pillow opens some 16-bit files, and mode `"F"` as `[0, 1]`.
-
-    Returns:
-        `PIL.Image.Image` in mode `"RGB"`.
-
-    Raises:
-        UnreadableImage: If an `"I"` or `"F"` image leaves its range.
+    Mode `"I"` is read as 16 bits, as Pillow opens some 16-bit files, and mode
+    `"F"` as `[0, 1]`; values outside raise `UnreadableImage`.
     """
     if image.mode == "I" or image.mode.startswith("I;"):
         return _from_range(np.asarray(image), 65535, image.mode)
@@ -240,35 +202,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     white = Image.new("RGB", image.size, "white")
     white.paste(image, mask=image.getchannel("A"))
     return white
-
-
-def fit(
-    image: Image.Image,
-    height: int,
-    width: int,
-    top: float | None = None,
-    left: float | None = None,
-    flip: bool = False,
-) -> np.ndarray:
-    """Resizes the image to cover the size, and crops it to the size.
-
-    The aspect ratio is kept: one side fits, the other is cropped. Pixels are
-    antialiased (Lanczos).
-
-    Args:
-        image: `PIL.Image.Image` in mode `"RGB"`.
-        height: Integer, pixels.
-        width: Integer, pixels.
-        top: Float in `[0, 1)`, where the crop begins among the rows that it
-            can begin at. `None` (the default) takes the centre.
-        left: Float in `[0, 1)`, the same for columns.
-        flip: Boolean, whether to mirror left and right.
-
-    Returns:
-        uint8 array of shape `(height, width, 3)`.
-    """
-    box = crop_box(image.size, height, width, top, left)
-    return np.asarray(cut(image, box, height, width, flip))
 
 
 def cut(
@@ -287,7 +220,7 @@ def cut(
         height: Integer, pixels.
         width: Integer, pixels.
         flip: Boolean, whether to mirror left and right.
-        resample: Pillow's filter. Defaults to Lanczos.
+        resample: Pillow's filter.
     """
     image = image.resize((width, height), resample, box=box)
     if flip:
@@ -304,15 +237,17 @@ def crop_box(
 ) -> tuple[float, float, float, float]:
     """Returns the part of an image that a crop of the resized image shows.
 
-    The crop begins on a whole pixel of the resized image, so an image that is
-    not resized is not blurred either.
+    The aspect ratio is kept: one side fits, the other is cropped. The crop
+    begins on a whole pixel of the resized image, so an image that is not
+    resized is not blurred either.
 
     Args:
         size: `(width, height)` of the image, as Pillow gives it.
         height: Integer, pixels of the crop.
         width: Integer, pixels of the crop.
-        top: See `fit`.
-        left: See `fit`.
+        top: Float in `[0, 1)`, where the crop begins among the rows that it
+            can begin at. `None` takes the centre.
+        left: Float in `[0, 1)`, the same for columns.
 
     Returns:
         `(left, top, right, bottom)` in pixels of the image before resizing.
@@ -334,17 +269,12 @@ def _offset(slack: float, fraction: float | None) -> int:
     return slack // 2 if fraction is None else int(fraction * (slack + 1))
 
 
-@contextlib.contextmanager
-def _no_lock():
-    yield
-
-
 def _opened(source: Any):
     """Returns a context that holds the Pillow image, and closes only ours."""
     if isinstance(source, Image.Image):
-        return contextlib.nullcontext(source)
+        return nullcontext(source)
     if isinstance(source, np.ndarray):
-        return contextlib.nullcontext(_from_array(source))
+        return nullcontext(_from_array(source))
     if isinstance(source, bytes):
         source = io.BytesIO(source)
     return Image.open(source, formats=_formats())

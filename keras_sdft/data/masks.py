@@ -39,15 +39,12 @@ def read_masked(
 ) -> tuple[Image.Image, Image.Image]:
     """Reads an image and its mask, both upright.
 
-    Args:
-        example: `Example`.
-        kind: `"files"` takes `example.mask`, `"alpha"` the image's own alpha
-            channel. Without one, the mask is white: all of the image counts.
-        size: See `images.read_rgb`.
+    The mask is `example.mask` for `kind="files"`, the alpha channel for
+    `"alpha"`, and white without one. It may have another size than the image,
+    a JPEG that is decoded at a smaller scale.
 
     Returns:
-        `(image, mask)` of modes `"RGB"` and `"L"`. The mask may have another
-        size, for a JPEG that is decoded at a smaller scale.
+        `(image, mask)` of modes `"RGB"` and `"L"`.
 
     Raises:
         UnreadableImage: If one of the two cannot be read, or if the mask has
@@ -148,15 +145,11 @@ def check_masks(
 ) -> None:
     """Looks at the masks before training, without decoding them.
 
-    Args:
-        examples: `Examples`.
-        kind: `"files"` or `"alpha"`.
-        needed: Boolean, whether at least one image must have a mask.
-        limit: Integer, the most images to look at; more are sampled evenly.
+    Of more than `limit` images an even sample is looked at.
 
     Raises:
-        ValueError: If none has a mask, or if a mask cannot be read or has
-            another size than its image.
+        ValueError: If none has a mask where one is `needed`, or if a mask
+            cannot be read or has another size than its image.
     """
     look = _look_at_file if kind == "files" else _look_at_alpha
     records = sample_records(examples, limit)

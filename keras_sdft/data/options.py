@@ -319,14 +319,7 @@ class DreamboothLoadOptions(Options, SubjectOptions):
 
 
 def check_resolution(resolution: Any) -> tuple[int, int]:
-    """Returns `(height, width)` of a resolution.
-
-    Args:
-        resolution: Integer or `(height, width)`, in pixels.
-
-    Raises:
-        ValueError: If a side is no positive multiple of 64.
-    """
+    """Returns `(height, width)` of an integer or a pair, in pixels."""
     if isinstance(resolution, str) or not isinstance(resolution, Iterable):
         side = checks.multiple_of("resolution", resolution, 64, " pixels")
         return side, side
@@ -341,15 +334,7 @@ def check_resolution(resolution: Any) -> tuple[int, int]:
 
 
 def check_templates(template: Any) -> tuple[str, ...]:
-    """Returns the caption templates as a tuple.
-
-    Args:
-        template: A string that holds `"{caption}"`, a list of such strings, or
-            `None` for the caption itself.
-
-    Raises:
-        ValueError: If a template does not hold `"{caption}"`.
-    """
+    """Returns one template, several, or `None` as a tuple of strings."""
     if template is None:
         return (PLACEHOLDER,)
     templates = (template,) if isinstance(template, str) else tuple(template)
@@ -369,11 +354,7 @@ def check_templates(template: Any) -> tuple[str, ...]:
 
 
 def check_repeats(repeats: Any) -> int | None:
-    """Returns how often each example is repeated; `None` for a column's name.
-
-    Raises:
-        ValueError: If `repeats` is neither.
-    """
+    """Returns how often each example is repeated; `None` for a column."""
     if isinstance(repeats, str) and repeats:
         return None
     if isinstance(repeats, str):

@@ -21,11 +21,6 @@ class PriorRecords:
     (weight * loss) is the mean over the instance examples plus
     `prior_loss_weight` times the mean over the class examples.
 
-    Args:
-        instances: `Examples`.
-        classes: `Examples`.
-        prior_loss_weight: Float >= 0.
-
     References:
         Ruiz et al., DreamBooth, 2022, section 3.3.
     """

@@ -123,12 +123,11 @@ def rare_tokens(tokenizer: VocabularyTokenizer, count: int = 5) -> list[str]:
     a vowel.
 
     Args:
-        tokenizer: See `check_token`.
+        tokenizer: The tokenizer of the model.
         count: Integer, the most tokens to return. Defaults to `5`.
 
     Returns:
-        List of strings, the best known and then the rarest first; it may be
-        empty.
+        List of strings, the best known and then the rarest first.
     """
     ranks = _ranks(tokenizer)
     late = [entry for entry in ranks if ranks[entry] >= COMMON]

@@ -51,8 +51,7 @@ def drop_unreadable(
 
     Args:
         examples: `Examples`.
-        size: `(height, width)` that the images will be resized to; a JPEG is
-            decoded no larger than that needs.
+        size: `(height, width)` that the images will be resized to.
         report: `Report`, which receives the images that were dropped.
         max_unreadable: Float in `[0, 1]`, the largest share of unreadable
             images among those that are checked.
@@ -60,8 +59,8 @@ def drop_unreadable(
         limit: Integer, the most images to check.
 
     Returns:
-        `Examples` without the images that were found unreadable, and the names
-        of these. A note says how many images are enlarged.
+        `(examples, names)`, those that are left and what is dropped. A note of
+        the examples says how many are enlarged.
 
     Raises:
         ValueError: If a larger share is unreadable, with a table of them.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ from keras_sdft.encoding.store import Rows
 
 # What identifies each image, to tell which have changed.
 _IMAGES = "images.npy"
+
+_WAIT_SECONDS = 1.0
 
 
 class Cache:
@@ -107,6 +110,7 @@ class Cache:
         self._defer = defer
         self._progress = progress
         self._unless = unless
+        self._waits = False
         self._contents: Contents | None = None
         self._reader: CacheReader | None = None
         # A million images take seconds, and are asked for twice.
@@ -224,6 +228,7 @@ class Cache:
             self._reader = CacheReader(self.directory, state, self.contents)
             return True
         self._check_disk(needs.num_bytes)
+        self._waits = options.worker is not None
         if not self._defer:
             self.fill()
         return True
@@ -245,7 +250,8 @@ class Cache:
         """Encodes what is not encoded yet. Call `load` first.
 
         Raises:
-            BlockingIOError: If another process fills the cache.
+            BlockingIOError: If another process fills the cache; one of
+                several workers waits for it instead.
             OSError: If the disk is full or cannot be written to.
             ValueError: If the cache has become stale, or if the encoders
                 give values that half precision does not hold.
@@ -253,8 +259,7 @@ class Cache:
         if self.is_complete:
             return
         contents, directory = self.contents, self.directory
-        lock = os.path.join(directory, states.LOCK)
-        with files.Lock(lock, "is filling the cache"):
+        with self._locked():
             # Another process may have filled it since it was looked at.
             state = self._valid_state()
             self._check_disk(self._needs(state, 0).num_bytes)
@@ -269,6 +274,18 @@ class Cache:
                         self._progress,
                     ).run()
         self._reader = CacheReader(directory, state, contents)
+
+    def _locked(self) -> files.Lock:
+        """Returns the lock of the directory against other processes."""
+        path = os.path.join(self.directory, states.LOCK)
+        while True:
+            try:
+                return files.Lock(path, "is filling the cache")
+            except BlockingIOError:
+                # One of several workers fills the cache, the others wait.
+                if not self._waits:
+                    raise
+                time.sleep(_WAIT_SECONDS)
 
     def _valid_state(self) -> states.State | None:
         """Returns the state on the disk; `None` if there is no valid cache.

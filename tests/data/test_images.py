@@ -13,7 +13,7 @@ from PIL import Image
 from keras_sdft.data.images import Decoding
 from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.images import crop_box
-from keras_sdft.data.images import fit
+from keras_sdft.data.images import cut
 from keras_sdft.data.images import read_rgb
 from keras_sdft.data.images import to_rgb
 
@@ -22,6 +22,11 @@ def encode(image, kind="png", **options):
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def fit(image, height, width, top=None, left=None, flip=False):
+    box = crop_box(image.size, height, width, top, left)
+    return np.asarray(cut(image, box, height, width, flip))
 
 
 def pixel(image, x=0, y=0):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_sdft import files
 from keras_sdft.data import Example
 from keras_sdft.data import Report
 from keras_sdft.data import load
@@ -687,3 +688,44 @@ def test_a_deferred_cache_is_filled_later(numbered, model, tokenizer, tmp_path):
     assert next(iter(dataset))["moments"].shape == (4, 8, 8, 8)
     with pytest.raises(ValueError, match="serves one data set"):
         load(numbered, tokenizer, resolution=64, cache=cache)
+
+
+@pytest.mark.parametrize("buckets", [False, True])
+def test_workers_read_their_rows_of_one_cache(
+    noise, model, tokenizer, tmp_path, buckets, monkeypatch
+):
+    options = {**OPTIONS, "resolution": 256, "buckets": buckets}
+    options["batch_size"] = 4
+    cache = cache_of(tmp_path / "cache", model)
+    whole = list(load(noise(), tokenizer, cache=cache, **options))
+    parts = [
+        load(
+            noise(),
+            tokenizer,
+            cache=cache_of(tmp_path / "cache", model),
+            worker=(index, 2),
+            **options,
+        )
+        for index in range(2)
+    ]
+    for batch, *own in zip(whole, *parts, strict=True):
+        assert own[1]["place"].numpy().tolist() == [2, 3]
+        for key, value in batch.items():
+            found = np.concatenate([part[key] for part in own])
+            np.testing.assert_array_equal(found, value)
+
+
+def test_a_worker_waits_for_the_one_that_fills_the_cache(
+    noise, model, tokenizer, tmp_path, monkeypatch
+):
+    lock = files.Lock(tmp_path / "cache" / "lock", "is filling the cache")
+    waits = []
+
+    def wait(seconds):
+        waits.append(seconds)
+        lock.release()
+
+    monkeypatch.setattr("keras_sdft.encoding.cache.time.sleep", wait)
+    cache = cache_of(tmp_path / "cache", model)
+    load(noise(), tokenizer, cache=cache, worker=(1, 2), **OPTIONS)
+    assert waits and cache.is_complete

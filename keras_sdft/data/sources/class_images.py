@@ -75,17 +75,11 @@ def missing_class_images(
 def check_disk_space(
     directory: str | os.PathLike, num_images: int, height: int, width: int
 ) -> None:
-    """Refuses more class images than the disk has room for.
-
-    Args:
-        directory: Folder to write to; it need not exist.
-        num_images: Integer, images still to generate.
-        height: Integer, pixels.
-        width: Integer, pixels.
+    """Refuses more class images than the disk of `directory` has room for.
 
     Raises:
-        ValueError: If they may need more than is free; each is counted as
-            large as its pixels.
+        ValueError: If `num_images` still to generate may need more than is
+            free; each is counted as large as its pixels.
     """
     folder = existing_directory(os.fspath(directory))
     needed = num_images * (height * width * 3 + _HEADER_BYTES)
@@ -101,22 +95,18 @@ def check_disk_space(
 
 
 def read_record(directory: str | os.PathLike) -> dict[str, dict[str, Any]]:
-    """Returns what is recorded of each class image, by its file name.
-
-    A line may be of an image that was never finished; the last of several
-    lines counts.
-    """
+    """Returns what is recorded of each class image, by its file name."""
     path = os.path.join(directory, RECORD)
     if not os.path.isfile(path):
         return {}
     rows = {}
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
                 row = json.loads(line)
                 rows[row["file_name"]] = row
             # The end of a line may be lost where a machine was stopped.
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 continue
     return rows
 
@@ -126,7 +116,7 @@ def add_to_record(directory: str | os.PathLike, row: dict[str, Any]) -> None:
 
     Args:
         directory: Folder of class images, which exists.
-        row: Dict with `file_name`, `text` and `seed`, and what else is known.
+        row: Dict with `file_name`, `text`, `seed` and what else is known.
     """
     path = os.path.join(directory, RECORD)
     with open(path, "ab+") as file:

@@ -70,12 +70,8 @@ def format_advice(files: Iterable[str]) -> str:
 def walk(root: str | os.PathLike, skip: Iterable[str] = ()) -> list[str]:
     """Lists the files under a folder, sorted, without hidden ones.
 
-    Args:
-        root: Path of the folder. Links to folders are followed.
-        skip: Names of folders directly under `root` to leave out.
-
-    Returns:
-        List of strings, the paths relative to `root`.
+    Links to folders are followed. Folders directly under `root` that are in
+    `skip` are left out. The paths are relative to `root`.
     """
     root = os.fspath(root)
     files = []

@@ -102,16 +102,8 @@ def read_folder(
 def read_photos(root: str | os.PathLike, caption: str) -> Examples:
     """Reads all images of a folder, with the same caption for each.
 
-    Args:
-        root: Path of the folder. Caption files and tables are not read.
-        caption: String.
-
-    Returns:
-        `Examples`. Their names begin with the folder's, to tell those of two
-        folders apart.
-
-    Raises:
-        ValueError: If the folder holds no image.
+    Caption files and tables are not read. The examples' names begin with the
+    folder's, to tell those of two folders apart.
     """
     parent, name = os.path.split(os.path.abspath(root))
     files = [os.path.join(name, path) for path in walk(root)]
@@ -122,16 +114,10 @@ def read_photos(root: str | os.PathLike, caption: str) -> Examples:
 def images_of(
     argument: str, root: str, files: list[str], remedy: str = ""
 ) -> list[str]:
-    """Returns the images among a folder's files, at least one.
-
-    Args:
-        argument: String, what the error calls the folder.
-        root: String, the folder.
-        files: List of strings, see `files.walk`.
-        remedy: String, what to do about a folder without images.
+    """Returns the images among a folder's files, see `files.walk`.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none; `argument` names the folder.
     """
     images = [path for path in files if is_photo(path)]
     if images:

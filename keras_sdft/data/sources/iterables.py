@@ -18,17 +18,10 @@ from keras_sdft.data.examples import several
 
 
 def read_pairs(source: Iterable) -> Examples:
-    """Reads an iterable of `(image, caption)` pairs.
+    """Reads an iterable of `(image, caption)` pairs, or of `Example`s.
 
-    Args:
-        source: A sequence, indexed when an example is needed, or another
-            iterable, which is listed: what it yields stays in memory. An
-            image is a path, a `PIL.Image.Image` or a uint8 array; a caption
-            is a string or a list of several. An `Example` may stand for a
-            pair, with a mask and a weight.
-
-    Returns:
-        `Examples`.
+    A sequence is indexed when an example is needed; what another iterable
+    yields stays in memory.
 
     Raises:
         ValueError: If `source` is no iterable of such pairs.
@@ -49,12 +42,7 @@ def read_pairs(source: Iterable) -> Examples:
 
 
 class Pairs:
-    """`(image, caption)` pairs of the caller's as examples.
-
-    Args:
-        pairs: Sequence of pairs. It is indexed when an example is needed, from
-            several threads.
-    """
+    """A caller's sequence of pairs, indexed from several threads."""
 
     def __init__(self, pairs: Any):
         self._pairs = pairs

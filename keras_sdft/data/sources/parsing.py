@@ -16,14 +16,11 @@ class BadSource(ValueError):
 
 @contextlib.contextmanager
 def parsing(where: str, expected: str) -> Iterator[None]:
-    """Turns whatever a parser raises in the block into one kind of error.
+    """Turns whatever a parser raises in the block into `BadSource`.
 
     Args:
         where: String, the file and line.
         expected: String, a sentence that says what should be there.
-
-    Raises:
-        BadSource: If anything but an error of the disk is raised.
     """
     try:
         yield
@@ -38,11 +35,7 @@ def parsing(where: str, expected: str) -> Iterator[None]:
 
 
 def read_text(path: str) -> str:
-    """Returns the text of a small file in UTF-8.
-
-    Raises:
-        ValueError: If it is larger than a MiB, or not UTF-8.
-    """
+    """Returns the text of a small file in UTF-8."""
     with open(path, "rb") as file:
         data = file.read(MAX_BYTES + 1)
     _check_size(data, path)
@@ -51,11 +44,7 @@ def read_text(path: str) -> str:
 
 
 def text_lines(path: str) -> Iterator[str]:
-    """Yields the lines of a table in UTF-8, with their ends.
-
-    Raises:
-        ValueError: If a line is longer than a MiB, or not UTF-8.
-    """
+    """Yields the lines of a table in UTF-8, with their ends."""
     with open(path, "rb") as file:
         number = 0
         while line := file.readline(MAX_BYTES + 1):
@@ -68,11 +57,7 @@ def text_lines(path: str) -> Iterator[str]:
 
 
 def inside(root: str, path: str, where: str) -> str:
-    """Returns a path of a table relative to its folder, in its shortest form.
-
-    Raises:
-        ValueError: If it leaves the folder, or is no path.
-    """
+    """Returns a path of a table relative to its folder, as short as it is."""
     if not isinstance(path, str) or not path.strip() or "\0" in path:
         raise ValueError(
             "An image path must be a non-empty string. "

@@ -90,14 +90,7 @@ def split_name(source: str) -> tuple[str, str | None]:
 
 
 class TfdsRecords:
-    """Decoded TFDS records as examples.
-
-    Args:
-        records: Sequence of dicts of features.
-        image: String, the image feature; its value is an encoded image.
-        caption: String, the text feature, `"/"` between its levels.
-        name: String, the dataset's name for reports.
-    """
+    """Decoded TFDS records as examples; `"/"` stands between nested names."""
 
     def __init__(self, records: Any, image: str, caption: str, name: str):
         self._records = records

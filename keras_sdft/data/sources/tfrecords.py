@@ -69,13 +69,7 @@ class TfRecords:
 
 
 def index_tfrecord(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the records of a TFRecord file.
-
-    Args:
-        path: String, an uncompressed file.
-
-    Returns:
-        `(offsets, lengths)`, int64 arrays of one entry per record, in bytes.
+    """Returns offset and length of each record, two int64 arrays.
 
     Raises:
         ValueError: If the file ends within a record, or a length is damaged.
