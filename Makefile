@@ -11,6 +11,7 @@ LOWEST_TESTS := tests/training tests/models tests/callbacks tests/formats \
   tests/cli/test_options.py tests/cli/test_parser.py
 BASE ?= main
 SAME_ARGS ?=
+FUZZ_ARGS ?=
 
 DEMO_DATA := examples/data/ink/train
 DEMO_RECIPE := docs/recipes/style.yaml
@@ -21,11 +22,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-lowest lint format peers bench \
-  bench-full tables same memory parity learning docs clean
+  bench-full tables same fuzz memory parity learning docs clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
-	  | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	  | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed  ## Make .venv with the tested set of packages
 
@@ -110,6 +111,10 @@ tables:  ## Write the tables of README.md and NOTES.md from results.json
 # SAME_ARGS="--cases plain dreambooth" takes some configurations.
 same: install  ## Compare losses and weights with commit BASE, bit for bit
 	$(BIN)/python -m benchmarks.same --base $(BASE) $(SAME_ARGS)
+
+# FUZZ_ARGS="--cases 1000 --seed 7"; "--case N" shows one case alone.
+fuzz: install  ## Damage inputs of every kind; 30,000 cases
+	$(BIN)/python -m benchmarks.fuzz $(FUZZ_ARGS)
 
 memory: install  ## What the estimate of memory says, against peaks
 	$(BIN)/python benchmarks/memory.py
