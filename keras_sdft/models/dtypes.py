@@ -10,10 +10,10 @@ import keras
 
 @contextlib.contextmanager
 def dtype_policy_scope(dtype: str | None) -> Iterator[None]:
-    """Layers made inside have the policy `dtype`; `None` changes nothing.
+    """Context manager in which new layers have the dtype policy `dtype`.
 
     KerasCV's classes take no `dtype`, so the global policy is the only way
-    to tell them.
+    to tell them. `None` changes nothing.
     """
     if dtype is None:
         yield

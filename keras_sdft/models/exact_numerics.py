@@ -1,4 +1,4 @@
-"""KerasCV's encoders and decoder, made to compute what the original does.
+"""Makes KerasCV's encoders and decoder compute what the original does.
 
 The published weights were trained with a GroupNorm epsilon of 1e-6 in the
 autoencoder, and SD 2.x's text encoder with the GELU of the error function.
@@ -20,7 +20,7 @@ _EPSILON = 1e-6
 
 
 def exact_gelu(x: Any) -> Any:
-    """The GELU by the error function."""
+    """Computes the GELU by the error function."""
     return ops.gelu(x, approximate=False)
 
 
@@ -43,7 +43,7 @@ def use_exact_numerics(network: Any) -> None:
 
 
 def _normalize(layer: Any, inputs: Any) -> Any:
-    """What a GroupNormalization computes, over channels-last images.
+    """Computes a GroupNormalization of channels-last images.
 
     TensorFlow adds the numbers of a reduction one after the other, so its
     error grows with the image. Summing rows first, then the rows' sums,
@@ -63,7 +63,7 @@ def _normalize(layer: Any, inputs: Any) -> Any:
 
 
 def _group_means(x: Any, groups: int) -> Any:
-    """The mean of each group, for each channel: `(B, 1, 1, C)`."""
+    """Returns the mean of each group, for each channel: `(B, 1, 1, C)`."""
     channels = x.shape[-1]
     means = ops.mean(ops.mean(x, axis=2), axis=1)
     means = ops.reshape(means, (-1, groups, channels // groups))

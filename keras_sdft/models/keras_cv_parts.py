@@ -1,4 +1,4 @@
-"""The only file that knows KerasCV's private blocks.
+"""The only file that imports KerasCV's private blocks.
 
 keras-cv 0.9.0 is the last release and is pinned; what we need of its insides
 is imported here and nowhere else. SD 1.x and 2.x get KerasCV's own encoder
@@ -52,15 +52,9 @@ def sampler_alphas_cumprod() -> list[float]:
 
 
 def build_text_encoder(spec: TextEncoderSpec, dtype: Any = None) -> Any:
-    """Builds a text encoder with fresh weights.
+    """Builds what `small_encoders.build_text_encoder` does.
 
-    Args:
-        spec: A `TextEncoderSpec`.
-        dtype: A dtype policy's name, or `None` for the global one.
-
-    Returns:
-        A `keras.Model` of `{"tokens": (B, 77), "positions": (1, 77)}` to a
-        context `(B, 77, width)`: KerasCV's class for SD 1.x and 2.x.
+    Of SD 1.x and 2.x it is KerasCV's class, whose positions are `(1, 77)`.
     """
     with dtype_policy_scope(dtype):
         if spec == _SD1_TEXT:
@@ -71,16 +65,9 @@ def build_text_encoder(spec: TextEncoderSpec, dtype: Any = None) -> Any:
 
 
 def build_image_encoder(spec: AutoencoderSpec, dtype: Any = None) -> Any:
-    """Builds an image encoder with fresh weights.
+    """Builds what `small_encoders.build_image_encoder` does.
 
-    Args:
-        spec: An `AutoencoderSpec`.
-        dtype: A dtype policy's name, or `None` for the global one.
-
-    Returns:
-        A `keras.Sequential` of images `(B, H, W, 3)` in [-1, 1] to the mean
-        of the latents `(B, H/8, W/8, 4)`, scaled: KerasCV's `ImageEncoder`
-        for SD 1.x and 2.x.
+    Of SD 1.x and 2.x it is KerasCV's class.
     """
     with dtype_policy_scope(dtype):
         if spec == _FULL_AUTOENCODER:
@@ -91,18 +78,9 @@ def build_image_encoder(spec: AutoencoderSpec, dtype: Any = None) -> Any:
 def build_decoder(
     spec: AutoencoderSpec, height: int, width: int, dtype: Any = None
 ) -> Any:
-    """Builds a decoder with fresh weights.
+    """Builds what `small_encoders.build_decoder` does.
 
-    Args:
-        spec: An `AutoencoderSpec`.
-        height: Integer, pixels.
-        width: Integer, pixels.
-        dtype: A dtype policy's name, or `None` for the global one.
-
-    Returns:
-        A `keras.Sequential` of latents `(B, H/8, W/8, 4)` to images
-        `(B, H, W, 3)` in about [-1, 1]: KerasCV's `Decoder` for SD 1.x and
-        2.x.
+    Of SD 1.x and 2.x it is KerasCV's class.
     """
     with dtype_policy_scope(dtype):
         if spec == _FULL_AUTOENCODER:

@@ -24,12 +24,12 @@ _DTYPES = {"F16": "float16", "F32": "float32"}
 
 
 def file_of(directory: str | Path, part: str) -> Path:
-    """The path of a part's weights."""
+    """Returns the path of a part's weights."""
     return Path(directory) / f"{part}.safetensors"
 
 
 def parts(directory: str | Path) -> list[str]:
-    """The parts that a directory holds.
+    """Returns the parts that a directory holds.
 
     Raises:
         ValueError: If the checksums are damaged or missing.
@@ -109,7 +109,7 @@ def read(directory: str | Path, part: str, network: Any) -> None:
 
 
 def describe(directory: str | Path, part: str) -> dict[str, Any]:
-    """The file of a part, its number of weights and their dtype.
+    """Returns the file of a part, its number of weights and their dtype.
 
     Reads no weight.
 
@@ -158,7 +158,7 @@ def _converted(name: str, variable: Any, dtype: str) -> np.ndarray:
 
 
 def checksum(directory: str | Path, part: str) -> str:
-    """The SHA-256 of a part's weights, as they were written.
+    """Returns the SHA-256 of a part's weights, as they were written.
 
     Raises:
         ValueError: If the checksums are damaged or lack the part.

@@ -127,12 +127,12 @@ class StableDiffusionSpec:
         return self.timestep_spacing or default
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings, fit for JSON."""
+        """Returns plain numbers and strings, fit for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> StableDiffusionSpec:
-        """The inverse of `to_dict`; refuses fields it does not know."""
+        """Reverses `to_dict`; refuses fields it does not know."""
         parts = {
             "diffusion_model": DiffusionModelSpec,
             "text_encoder": TextEncoderSpec,

@@ -6,12 +6,10 @@ many steps as the spec says there are layers. Must not know formats.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-from keras_sdft.models.spec import AutoencoderSpec
-from keras_sdft.models.spec import DiffusionModelSpec
 from keras_sdft.models.spec import StableDiffusionSpec
-from keras_sdft.models.spec import TextEncoderSpec
 
 # Far beyond any Stable Diffusion.
 _MAX_LAYERS = 200
@@ -32,15 +30,16 @@ def check_spec(spec: StableDiffusionSpec, where: str) -> StableDiffusionSpec:
     Raises:
         ValueError: If a field is of another kind or out of its range.
     """
-    checks = (
-        _diffusion_model(spec.diffusion_model)
-        | _text_encoder(spec.text_encoder)
-        | _autoencoder(spec.autoencoder)
-        | _conventions(spec)
-    )
-    wrong = [name for name, is_right in checks.items() if not is_right]
+    wrong = [
+        name
+        for name, is_right in _KINDS.items()
+        if not is_right(_value(spec, name))
+    ]
+    # How fields fit each other, once each of them is a number.
+    if not wrong:
+        wrong = [n for n, is_right in _relations(spec).items() if not is_right]
     if wrong:
-        values = ", ".join(f"{name}={_value(spec, name)}" for name in wrong[:5])
+        values = ", ".join(f"{name}={_text(spec, name)}" for name in wrong[:5])
         raise ValueError(
             f"{where} describes no Stable Diffusion model that can be built: "
             f"{values}."
@@ -48,102 +47,87 @@ def check_spec(spec: StableDiffusionSpec, where: str) -> StableDiffusionSpec:
     return spec
 
 
-def _value(spec: StableDiffusionSpec, name: str) -> str:
-    value: Any = spec
-    for field in name.split("."):
-        value = getattr(value, field)
-    text = repr(value)
+def _relations(spec: StableDiffusionSpec) -> dict[str, bool]:
+    unet, text, vae = spec.diffusion_model, spec.text_encoder, spec.autoencoder
+    return {
+        "diffusion_model.widths": _divide(unet.groups, unet.widths),
+        "diffusion_model.num_heads": len(unet.num_heads) == len(unet.widths)
+        and not any(
+            width % heads
+            for width, heads in zip(unet.widths, unet.num_heads, strict=True)
+        ),
+        "text_encoder.num_heads": text.width % text.num_heads == 0,
+        "autoencoder.encoder_widths": _divide(vae.groups, vae.encoder_widths),
+        "autoencoder.decoder_widths": _divide(vae.groups, vae.decoder_widths),
+        "clip_skip": spec.clip_skip <= text.depth,
+    }
+
+
+def _divide(divisor: int, numbers: Any) -> bool:
+    return not any(number % divisor for number in numbers)
+
+
+def _value(spec: Any, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), spec)
+
+
+def _text(spec: Any, name: str) -> str:
+    text = repr(_value(spec, name))
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _diffusion_model(unet: DiffusionModelSpec) -> dict[str, bool]:
-    widths = _widths(unet.widths) and 2 <= len(unet.widths)
-    groups = _count(unet.groups, _MAX_WIDTH)
-    heads = _widths(unet.num_heads)
-    return {
-        "diffusion_model.widths": widths
-        and groups
-        and not any(width % unet.groups for width in unet.widths),
-        "diffusion_model.groups": groups,
-        "diffusion_model.blocks": _count(unet.blocks, _MAX_LAYERS),
-        "diffusion_model.num_heads": widths
-        and heads
-        and len(unet.num_heads) == len(unet.widths)
-        and not any(
-            width % count
-            for width, count in zip(unet.widths, unet.num_heads, strict=True)
-        ),
-        "diffusion_model.context_width": _count(unet.context_width, _MAX_WIDTH),
-        "diffusion_model.linear_projection": isinstance(
-            unet.linear_projection, bool
-        ),
-        "diffusion_model.latent_channels": _count(unet.latent_channels, 64),
-    }
+def _count(limit: int, least: int = 1) -> Any:
+    return lambda value: type(value) is int and least <= value <= limit
 
 
-def _text_encoder(text: TextEncoderSpec) -> dict[str, bool]:
-    width = _count(text.width, _MAX_WIDTH)
-    return {
-        "text_encoder.vocabulary_size": _count(text.vocabulary_size, 1 << 24),
-        "text_encoder.width": width,
-        "text_encoder.depth": _count(text.depth, _MAX_LAYERS),
-        "text_encoder.num_heads": width
-        and _count(text.num_heads, _MAX_WIDTH)
-        and text.width % text.num_heads == 0,
-        "text_encoder.activation": text.activation in ("quick_gelu", "gelu"),
-        "text_encoder.max_length": _count(text.max_length, 1 << 16),
-    }
-
-
-def _autoencoder(vae: AutoencoderSpec) -> dict[str, bool]:
-    groups = _count(vae.groups, _MAX_WIDTH)
-    checks = {"autoencoder.groups": groups}
-    for name in ("encoder_widths", "decoder_widths"):
-        widths = getattr(vae, name)
-        # Four levels make latents of an eighth of the image's size.
-        checks[f"autoencoder.{name}"] = (
-            _widths(widths)
-            and len(widths) == 4
-            and groups
-            and not any(width % vae.groups for width in widths)
-        )
-    for name in ("encoder_blocks", "decoder_blocks"):
-        blocks = getattr(vae, name)
-        checks[f"autoencoder.{name}"] = _count(blocks, _MAX_LAYERS)
-    channels, scale = vae.latent_channels, vae.latent_scale
-    checks["autoencoder.latent_channels"] = _count(channels, 64)
-    checks["autoencoder.latent_scale"] = (
-        isinstance(scale, float) and 0 < scale < 1e6
-    )
-    return checks
-
-
-def _conventions(spec: StableDiffusionSpec) -> dict[str, bool]:
-    pad = spec.pad_token
-    return {
-        "name": isinstance(spec.name, str),
-        "resolution": _count(spec.resolution, 1 << 16)
-        and spec.resolution % 8 == 0,
-        "prediction_type": spec.prediction_type in ("epsilon", "v_prediction"),
-        "pad_token": pad == "end" or (type(pad) is int and 0 <= pad < 1 << 24),
-        "zero_terminal_snr": isinstance(spec.zero_terminal_snr, bool),
-        "timestep_spacing": spec.timestep_spacing is None
-        or spec.timestep_spacing in ("linspace", "leading", "trailing"),
-        "steps_offset": type(spec.steps_offset) is int
-        and 0 <= spec.steps_offset < 1000,
-        "clip_skip": _count(spec.clip_skip, _MAX_LAYERS)
-        and _count(spec.text_encoder.depth, _MAX_LAYERS)
-        and spec.clip_skip <= spec.text_encoder.depth,
-    }
-
-
-def _count(value: Any, limit: int) -> bool:
-    return type(value) is int and 0 < value <= limit
-
-
-def _widths(values: Any) -> bool:
-    return (
+def _counts(least: int, most: int) -> Any:
+    is_width = _count(_MAX_WIDTH)
+    return lambda values: (
         isinstance(values, tuple)
-        and 0 < len(values) <= _MAX_LEVELS
-        and all(_count(value, _MAX_WIDTH) for value in values)
+        and least <= len(values) <= most
+        and all(is_width(value) for value in values)
     )
+
+
+def _one_of(*choices: Any) -> Any:
+    return lambda value: any(value is c or value == c for c in choices)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+# What each field may be by itself.
+_KINDS = {
+    "name": lambda value: isinstance(value, str),
+    "resolution": lambda value: _count(1 << 16)(value) and value % 8 == 0,
+    "prediction_type": _one_of("epsilon", "v_prediction"),
+    "pad_token": lambda value: value == "end" or _count(1 << 24, 0)(value),
+    "zero_terminal_snr": _is_bool,
+    "timestep_spacing": _one_of(None, "linspace", "leading", "trailing"),
+    "steps_offset": _count(999, 0),
+    "clip_skip": _count(_MAX_LAYERS),
+    "diffusion_model.widths": _counts(2, _MAX_LEVELS),
+    "diffusion_model.blocks": _count(_MAX_LAYERS),
+    "diffusion_model.num_heads": _counts(2, _MAX_LEVELS),
+    "diffusion_model.context_width": _count(_MAX_WIDTH),
+    "diffusion_model.linear_projection": _is_bool,
+    "diffusion_model.groups": _count(_MAX_WIDTH),
+    "diffusion_model.latent_channels": _count(64),
+    "text_encoder.vocabulary_size": _count(1 << 24),
+    "text_encoder.width": _count(_MAX_WIDTH),
+    "text_encoder.depth": _count(_MAX_LAYERS),
+    "text_encoder.num_heads": _count(_MAX_WIDTH),
+    "text_encoder.activation": _one_of("quick_gelu", "gelu"),
+    "text_encoder.max_length": _count(1 << 16),
+    # Four levels make latents of an eighth of the image's size.
+    "autoencoder.encoder_widths": _counts(4, 4),
+    "autoencoder.encoder_blocks": _count(_MAX_LAYERS),
+    "autoencoder.decoder_widths": _counts(4, 4),
+    "autoencoder.decoder_blocks": _count(_MAX_LAYERS),
+    "autoencoder.groups": _count(_MAX_WIDTH),
+    "autoencoder.latent_channels": _count(64),
+    "autoencoder.latent_scale": lambda value: (
+        isinstance(value, float) and 0 < value < 1e6
+    ),
+}

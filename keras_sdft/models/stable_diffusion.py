@@ -1,4 +1,4 @@
-"""Stable Diffusion: the networks together, and images from text.
+"""Stable Diffusion: its networks, and images from text.
 
 Must not know training, datasets or other tools' file formats.
 """
@@ -183,7 +183,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether the diffusion model's weights are more than a draw."""
+        """Whether the diffusion model's weights are more than random."""
         return not self._is_random("diffusion_model")
 
     # === Parts ===

@@ -35,6 +35,9 @@ WRONG = {
     "prediction_type": ["sample", 7],
     "pad_token": [[1], -1, "start", None],
     "zero_terminal_snr": [1],
+    "timestep_spacing": ["even", 1],
+    "steps_offset": [-1, 1000, 1.0],
+    "clip_skip": [0, 13, "2"],
 }
 
 
@@ -60,6 +63,15 @@ def test_what_cannot_be_built_is_named(field, value):
     with pytest.raises(ValueError, match=f"It describes no.*{field}=") as found:
         check_spec(spec, "It")
     assert len(str(found.value)) < 600
+
+
+def test_every_field_is_checked():
+    config = PRESETS["tiny"].spec.to_dict()
+    fields = set()
+    for name, value in config.items():
+        nested = value if isinstance(value, dict) else None
+        fields |= {f"{name}.{key}" for key in nested} if nested else {name}
+    assert fields == set(WRONG)
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

@@ -1,9 +1,10 @@
-"""Normalizations and a gate with gradients of their own: less is kept.
+"""Normalizations and a gate with custom gradients, which keep less.
 
-What automatic differentiation would write down here is two to three times
-as many operations, and it keeps every intermediate image until the backward
-pass. These keep what came in and what went out, which their neighbours keep
-anyway. Written in `keras.ops`; must not know layers.
+Automatic differentiation has two to three times as many operations here, and
+keeps every intermediate image until the backward pass. These keep inputs and
+outputs, which their neighbours keep anyway.
+Tests hold them to the same formulas under automatic differentiation. Written
+in `keras.ops`; must not know layers.
 
 References:
     Wu & He, Group Normalization, 2018, equation 1; Ba et al., Layer
@@ -86,7 +87,7 @@ class _Groups:
         self.ones = np.ones((channels // groups,), "float32")
 
     def mean(self, x: Any) -> Any:
-        """`(B, C)` to `(B, 1, C)`."""
+        """Returns the means `(B, 1, C)` of `(B, C)`."""
         x = ops.mean(ops.reshape(x, self.grouped), axis=2, keepdims=True)
         return ops.reshape(x * self.ones, (-1, 1, self.channels))
 
@@ -127,7 +128,7 @@ def layer_normalization(
 
 
 def gated_gelu(rows: Any) -> Any:
-    """The first half of each row, gated by the GELU of the second.
+    """Gates the first half of each row by the GELU of the second.
 
     Args:
         rows: Tensor `(N, 2 * C)`.
@@ -160,7 +161,7 @@ def _normal_cdf(x: Any) -> Any:
 
 
 def sides(images: Any) -> tuple[Any, Any]:
-    """Height and width: integers where known, which cost no operation."""
+    """Returns height and width, as integers where they are known."""
     height, width = images.shape[1:3]
     if height is None or width is None:
         _, height, width, _ = ops.shape(images)
@@ -168,6 +169,6 @@ def sides(images: Any) -> tuple[Any, Any]:
 
 
 def places(images: Any) -> Any:
-    """Height times width."""
+    """Returns height times width."""
     height, width = sides(images)
     return height * width

@@ -89,11 +89,11 @@ class TracedBlocks:
 
 
 class _ReachesOutside(Exception):
-    """A block uses more than its own weights, so none can share it."""
+    """Raised if a block uses more than its own weights."""
 
 
 def _kind(layer: Any) -> Any:
-    """Equal for two layers only if they compute the same from weights."""
+    """Returns what is equal for layers that compute the same from weights."""
     parts = tuple(
         (
             type(part),
@@ -114,7 +114,7 @@ def _kind(layer: Any) -> Any:
 
 
 def _variables(layer: Any) -> list[Any]:
-    """What a block reads: its own variables, and those of its adapters."""
+    """Returns what a block reads: its variables and those of its adapters."""
     return [
         *layer.variables,
         *(
@@ -155,7 +155,7 @@ def _traced(function: Callable[..., Any]) -> Any:
 
 
 def _rematerialised(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, whose backward pass begins from its inputs."""
+    """Makes the backward pass begin from the inputs."""
 
     def backward(
         weights: list[Any], inputs: list[Any], upstream: list[Any]
@@ -192,6 +192,6 @@ def _rematerialised(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _zero_after(x: Any) -> Any:
-    """A zero that is known only once `x` is, not a number if `x` is not."""
+    """Returns a zero that is known only once `x` is, or NaN if `x` is."""
     first = tf.reshape(x, [-1])[0]
     return tf.where(tf.math.is_nan(first), first, tf.zeros_like(first))

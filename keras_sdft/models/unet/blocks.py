@@ -23,7 +23,7 @@ from keras_sdft.models.unet.layers import PaddedConv2D
 
 
 class Block(layers.Layer):
-    """A part of the network that may be recomputed, or shared when traced.
+    """Part of the network that may be recomputed, or shared when traced.
 
     Args:
         remat: Boolean, whether the backward pass computes it again instead
@@ -49,12 +49,12 @@ class Block(layers.Layer):
         return branch + shortcut
 
     def plain(self, inputs: list[Any], remat: bool) -> Any:
-        """`compute`, not shared, and recomputed or not."""
+        """Calls `compute`, not shared, and recomputed or not."""
         compute = keras.remat(self.compute) if remat else self.compute
         return compute(*inputs)
 
     def compute(self, *inputs: Any) -> tuple[Any, Any]:
-        """The two tensors whose sum is the block's output."""
+        """Computes the two tensors whose sum is the block's output."""
         raise NotImplementedError
 
 
@@ -112,7 +112,7 @@ class ResBlock(Block):
 
 
 class SpatialTransformer(Block):
-    """Lets every place look at every other place and at the text."""
+    """Attention between all places and to the text."""
 
     def __init__(
         self,
@@ -202,5 +202,5 @@ def _projection(width: int, fully_connected: bool) -> layers.Layer:
 
 
 def _length(sequences: Any) -> Any:
-    """Of sequences `(B, T, D)`; an integer where known."""
+    """Returns the length of sequences `(B, T, D)`, an integer if known."""
     return sequences.shape[1] or ops.shape(sequences)[1]

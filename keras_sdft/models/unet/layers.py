@@ -3,7 +3,7 @@
 Class and attribute names repeat those of KerasCV's private layers on
 purpose: Keras names the entries of a `.weights.h5` file after them, so that
 one file fits both. Must not know how the layers are put together: into blocks
-in `blocks.py`, and these in `diffusion_model.py`.
+in `blocks.py`, and these in `model.py`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _first_kernels: contextvars.ContextVar[Any] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def kernels_begin_with(initializer: Any) -> Iterator[None]:
-    """Kernels of layers made inside begin with what `initializer` draws."""
+    """Context manager in which kernels of new layers use `initializer`."""
     token = _first_kernels.set(initializer)
     try:
         yield
