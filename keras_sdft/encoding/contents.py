@@ -6,6 +6,7 @@ not know how rows are written or read, or TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 from typing import NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 from keras_sdft.data.buckets import Assignment
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import several
+from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.masks import PIXELS_PER_LATENT
 from keras_sdft.data.options import PLACEHOLDER
 from keras_sdft.data.options import Options
@@ -128,13 +130,20 @@ class Contents:
         if not self.contexts:
             return
         yield ""
-        records = self.records
-        held = getattr(records, "captions", None)
-        for i in self.used.tolist():
-            captions = records[i].captions if held is None else held[i]
+        for captions in self._captions_of_images():
             for caption in several(captions):
                 for template in self.options.templates:
                     yield template.replace(PLACEHOLDER, caption)
+
+    def _captions_of_images(self) -> Iterator[str | tuple[str, ...]]:
+        held = getattr(self.records, "captions", None)
+        for record in self.used.tolist():
+            if held is not None:
+                yield held[record]
+                continue
+            # Of one that cannot be read, nothing is shown.
+            with contextlib.suppress(UnreadableImage):
+                yield self.records[record].captions
 
     def fingerprint(
         self, table: np.ndarray, stored: dict[str, Any]

@@ -38,12 +38,12 @@ _GROUPS_AHEAD = 2
 
 
 class _Decoded(NamedTuple):
-    """An image and its mask; black if it is unreadable, with the reason."""
+    """An image and its mask, or its name and why it is unreadable."""
 
     record: int
     pixels: np.ndarray
     mask: np.ndarray | None
-    reason: str | None
+    unreadable: list[str] | None = None
 
 
 @dataclasses.dataclass
@@ -155,8 +155,8 @@ class Filling:
             for picture in group:
                 # What is read again may be readable now.
                 unreadable.pop(str(picture.record), None)
-                if picture.reason is not None:
-                    unreadable[str(picture.record)] = picture.reason
+                if picture.unreadable is not None:
+                    unreadable[str(picture.record)] = picture.unreadable
             yield parts
 
     def _decoded(self, bucket: int, done: int) -> Iterator[list[_Decoded]]:
@@ -176,16 +176,18 @@ class Filling:
                 yield list(waiting.popleft())
 
     def _read(self, size: tuple[int, int], record: int) -> _Decoded:
-        kind = self.contents.options.masks
-        example = self.contents.records[record]
+        kind, name = self.contents.options.masks, f"example {record}"
         try:
+            example = self.contents.records[record]
+            name = example.name
             pixels, mask = read_cropped(example, kind, size)
         except UnreadableImage as error:
             black = np.zeros((*size, 3), np.uint8)
             nothing = np.zeros((*latent_sides(size), 1), MASK_DTYPE)
-            return _Decoded(record, black, nothing, str(error))
-        kept = None if mask is None else stored_mask(mask)
-        return _Decoded(record, pixels, kept, None)
+            return _Decoded(record, black, nothing, [name, str(error)])
+        return _Decoded(
+            record, pixels, None if mask is None else stored_mask(mask)
+        )
 
     def _bar(
         self, unit: str, total: int, stores: list[dict[Store, int]]

@@ -29,7 +29,8 @@ class CacheReader:
 
     Attributes:
         rows: Dict of `Rows` by the store's name.
-        unreadable: Dict, why images could not be read, by record.
+        unreadable: Dict of name and reason of images that could not be read,
+            by record.
         rounding: Dict, the most that rounding has changed in each store.
     """
 
@@ -116,9 +117,9 @@ class CachedExampleBuilder(ExampleBuilder):
             if self._contents.bucket_of[record] == row.bucket:
                 if reason is None:
                     return record
-                self._note(self._examples.records[record].name, reason)
+                self._note(*reason)
             index = int(draws.integers(*kind))
-        raise RuntimeError(
+        raise OSError(
             "No image of the cache could be found in place of one that "
             f"cannot be read. The last were:\n{self._report.table(5)}"
         )

@@ -33,7 +33,7 @@ class State:
         fingerprint: Dict, what it was made from.
         rows: Dict, how many rows of each store are on the disk.
         rounding: Dict, the most that rounding has changed in each store.
-        unreadable: Dict, why images cannot be read, by record.
+        unreadable: Dict, an image's name and why it cannot be read, by record.
     """
 
     fingerprint: dict[str, Any]
@@ -43,7 +43,7 @@ class State:
     complete: bool = False
     rows: dict[str, int] = dataclasses.field(default_factory=dict)
     rounding: dict[str, float] = dataclasses.field(default_factory=dict)
-    unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
+    unreadable: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     format: int = FORMAT
 
     def write(self, directory: str) -> None:

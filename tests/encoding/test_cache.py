@@ -12,9 +12,13 @@ from PIL import Image
 
 from keras_sdft import files
 from keras_sdft.data import Example
+from keras_sdft.data import Examples
 from keras_sdft.data import Report
 from keras_sdft.data import load
 from keras_sdft.data import load_dreambooth
+from keras_sdft.data.buckets import one_bucket
+from keras_sdft.data.images import UnreadableImage
+from keras_sdft.data.options import LoadOptions
 from keras_sdft.encoding import Cache
 from keras_sdft.encoding import filling
 from keras_sdft.encoding import store
@@ -639,6 +643,28 @@ def test_unreadable_images_are_replaced_as_without(
     assert_same_epochs(uncached, cached, model)
     assert sorted(plain.rows) == sorted(report.rows)
     assert [name for name, _ in sorted(report.rows)] == ["2.png", "5.png"]
+
+
+class Damaged(list):
+    """Examples of which the second cannot be fetched, as a cut TFRecord."""
+
+    identity = "as a TFDS dataset has it"
+
+    def __getitem__(self, index):
+        if index == 1:
+            raise UnreadableImage("the record is damaged")
+        return super().__getitem__(index)
+
+
+def test_records_that_cannot_be_fetched(noise, model, tokenizer, tmp_path):
+    assignment = one_bucket(7, (128, 128))
+    options = LoadOptions(resolution=128, batch_size=1)
+    cache = cache_of(tmp_path / "cache", model)
+    assert cache.plan(Examples(Damaged(noise())), assignment, options, 7)
+    assert cache.reader.unreadable == {
+        1: ["example 1", "the record is damaged"]
+    }
+    assert len(cache.contents.keys) == 10
 
 
 def test_values_that_half_precision_cannot_hold(
