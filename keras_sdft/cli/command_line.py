@@ -87,13 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Options]:
-    """Reads the flags (and the files named by `--config`).
-
-    Args:
-        arguments: Strings, without the program's name.
-
-    Returns:
-        The command's name, and its options.
+    """Returns the command's name and its options.
 
     Raises:
         UsageError: If the command, a flag or a value is wrong, or one is
@@ -122,22 +116,17 @@ def _information(arguments: Sequence[str]) -> str | None:
 
 
 def _overview() -> str:
-    rows = [f"  {n:<12}{c.summary}" for n, c in COMMANDS.items()]
-    return "\n".join(
-        [
-            f"usage: {PROGRAM} COMMAND --FLAG VALUE ...",
-            "",
-            "Fine-tunes Stable Diffusion on captioned images.",
-            "",
-            "commands:",
-            *rows,
-            "",
-            f"{PROGRAM} COMMAND --help     explains the flags of a command",
-            f"{PROGRAM} --version          prints the version",
-            f"{PROGRAM} COMMAND --debug    shows the traceback of an error, as",
-            "                             KERAS_SDFT_DEBUG=1 does",
-        ]
-    )
+    rows = "\n".join(f"  {n:<12}{c.summary}" for n, c in COMMANDS.items())
+    return f"""usage: {PROGRAM} COMMAND --FLAG VALUE ...
+
+Fine-tunes Stable Diffusion on captioned images.
+
+commands:
+{rows}
+
+{PROGRAM} COMMAND --help   explains the flags of a command
+{PROGRAM} --version        prints the version
+--debug, or KERAS_SDFT_DEBUG=1 in the environment, shows an error's traceback"""
 
 
 def _take_debug(arguments: list[str]) -> bool:

@@ -69,9 +69,7 @@ def encode(options: Options) -> None:
     )
     loaded = load_data(training, sd, caches)
     caches.fill(sd, keep_text_encoder=False)
-    if len(loaded.report):
-        print("Report images, left out:")
-        print(loaded.report.table(20))
+    print(loaded.report.summary())
     print(f"Train from it: keras-sdft train --cache {options.cache} ...")
 
 
