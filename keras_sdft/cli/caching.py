@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from keras_sdft import data
-from keras_sdft import runs
 from keras_sdft.cli.model import ModelOptions
 from keras_sdft.cli.options import DataOptions
 
@@ -83,23 +82,20 @@ class Caches:
             return
         for name in ("training", "validation"):
             cache = getattr(self, name)
-            if cache is not None:
-                _tell_stale(cache)
-                cache.fill()
-                print(f"Cache of {name}: {cache.summary()}", flush=True)
+            if cache is None:
+                continue
+            if cache.stale:
+                print(
+                    f"The cache {cache.directory} is stale and encoded "
+                    f"again: {'; '.join(cache.stale)}",
+                    flush=True,
+                )
+            cache.fill()
+            print(f"Cache of {name}: {cache.summary()}", flush=True)
         released = ["image_encoder"]
         if self.training.contents.contexts and not keep_text_encoder:
             released.append("text_encoder")
         sd.release(released)
-
-
-def _tell_stale(cache: Any) -> None:
-    if cache.stale:
-        print(
-            f"The cache {cache.directory} is stale and encoded again: "
-            f"{'; '.join(cache.stale)}",
-            flush=True,
-        )
 
 
 def make_caches(
@@ -162,16 +158,6 @@ def default_directory(options: Options, resolution: int, captions: bool) -> str:
     stem = Path(options.data.rstrip("/\\")).stem.replace(":", "-") or "data"
     beside = Path(options.output_dir).absolute().parent / DEFAULT_FOLDER
     return str(beside / f"{stem}-{resolution}-{key}")
-
-
-def check_cache(options: Options, inputs: dict[str, str | None]) -> None:
-    """Refuses a cache inside of what is read, by flag, and the reverse.
-
-    Raises:
-        ValueError: If one contains the other.
-    """
-    if options.cache is not None:
-        runs.check_separate(options.cache, inputs, {}, flag="cache")
 
 
 def _pays(options: Options) -> Callable[[Any], str | None]:

@@ -66,11 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = [PROGRAM, *(n for n in arguments[:1] if n in COMMANDS)]
         print(f"See `{' '.join(command)} --help`.", file=sys.stderr)
         return 2
-    except _MENDABLE as error:
-        if debug:
-            raise
-        print(f"{PROGRAM}: error: {_message(error)}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         if debug:
             raise
@@ -78,10 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         # What reading data raised is inside an error of TensorFlow's.
-        cause = keras_sdft.data.cause_of(error)
+        cause = keras_sdft.data.cause_of(error) or error
         if debug or not isinstance(cause, _MENDABLE):
             raise
-        print(f"{PROGRAM}: error: {_message(cause)}", file=sys.stderr)
+        text = str(cause).strip() or type(cause).__name__
+        print(f"{PROGRAM}: error: {text}", file=sys.stderr)
         return 2
     return 0
 
@@ -169,7 +165,3 @@ def _import_quietly() -> None:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-
-
-def _message(error: BaseException) -> str:
-    return str(error).strip() or type(error).__name__

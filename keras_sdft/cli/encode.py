@@ -10,8 +10,8 @@ from typing import Literal
 
 from keras_sdft import checks
 from keras_sdft import data
+from keras_sdft import runs
 from keras_sdft.cli import train
-from keras_sdft.cli.caching import check_cache
 from keras_sdft.cli.caching import make_caches
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
@@ -62,7 +62,7 @@ def encode(options: Options) -> None:
     training = as_training(options)
     check_data(training)
     inputs = inputs_of(training, ("data", "validation_data"))
-    check_cache(training, inputs)
+    runs.check_separate(options.cache, inputs, {}, flag="cache")
     sd = load_for_training(training)
     caches = make_caches(
         training, sd, not options.no_captions, options.overwrite

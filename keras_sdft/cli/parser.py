@@ -39,22 +39,15 @@ class UsageError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """A field of a group as it is written on the command line.
-
-    Attributes:
-        name: String; the flag is `--name`.
-        hint: The field's type.
-        default: Its default; `dataclasses.MISSING` if it must be given.
-        text: String, for the help.
-        group: The dataclass.
-        alias: String, another name, or `None`.
-    """
+    """A field of a group as it is written on the command line."""
 
     name: str
     hint: Any
+    # `dataclasses.MISSING` if it must be given.
     default: Any
     text: str
     group: type
+    # Another name, or `None`.
     alias: str | None
 
     @property
@@ -84,9 +77,7 @@ class Flag:
         if self.choices:
             return f"{{{','.join(self.choices)}}}"
         items = [item for each in self.lists for item in typing.get_args(each)]
-        is_text = str in [*self.types, *items] or not items
-        is_text &= not {int, float} & set(self.types) or str in self.types
-        word = "TEXT" if is_text else "N"
+        word = "TEXT" if str in [*self.types, *items] else "N"
         return f"{word} [{word} ...]" if self.lists else word
 
     @property
@@ -136,11 +127,9 @@ class Flags:
     def read(self, arguments: Sequence[str]) -> dict[str, Any]:
         """Returns the value of each flag.
 
-        What is on the command line goes before what is in the files of
-        `--config`, and of those the last one goes first.
-
-        Args:
-            arguments: Strings, without program and command.
+        What is on the command line, without program and command, goes
+        before what is in the files of `--config`, and of those the last one
+        goes first.
 
         Raises:
             UsageError: If a flag or value is wrong, or one is missing.

@@ -12,11 +12,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def each_warning_once() -> Iterator[None]:
-    """Context manager in which the library logs each message once.
-
-    A filter of a logger does not see what its children log, so each of them
-    gets it, those that are made later excepted.
-    """
+    """Context manager in which the library logs each message once."""
     seen: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
@@ -25,6 +21,7 @@ def each_warning_once() -> Iterator[None]:
         seen.add(message)
         return not known
 
+    # A filter of a logger does not see what its children log.
     names = [n for n in logging.root.manager.loggerDict if "keras_sdft" in n]
     for name in names:
         logging.getLogger(name).addFilter(is_new)

@@ -24,14 +24,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class RunLabels:
-    """What differs between kinds of training in what is said of a run.
-
-    Attributes:
-        data: String, what it is trained on.
-        prompt: String, what to try the result with.
-    """
+    """What differs between kinds of training in what is said of a run."""
 
     data: str
+    # What to try the result with.
     prompt: str
 
 
@@ -52,14 +48,10 @@ def load_for_training(options: Options) -> Any:
 
 
 def inputs_of(options: Options, names: Iterable[str]) -> dict[str, str | None]:
-    """Returns what is read, by flag; a preset's name is no path.
-
-    Args:
-        options: The options of any kind of training.
-        names: Flags of the data, beside the model and its files.
-    """
+    """Returns what is read, by flag: the model, and `names` of the data."""
     flags = ("model", "vae", *names, "weights_directory")
     inputs = {name: getattr(options, name) for name in flags}
+    # A preset's name is no path, whatever lies there.
     if options.model in keras_sdft.models.PRESETS:
         del inputs["model"]
     return inputs

@@ -12,7 +12,6 @@ from typing import Any
 
 from keras_sdft import data
 from keras_sdft import runs
-from keras_sdft.cli.caching import check_cache
 from keras_sdft.cli.caching import make_caches
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
@@ -59,7 +58,8 @@ def train(options: Options) -> None:
     """
     check_data(options)
     inputs = inputs_of(options, ("data", "validation_data"))
-    check_cache(options, inputs)
+    if options.cache is not None:
+        runs.check_separate(options.cache, inputs, {}, flag="cache")
     check_training(options)
     made = {"cache": options.cache}
     directory = options.output_dir

@@ -9,7 +9,6 @@ from keras_sdft.cli import caching
 from keras_sdft.cli import encode as encode_module
 from keras_sdft.cli import main
 from keras_sdft.cli.caching import Caches
-from keras_sdft.cli.caching import check_cache
 from keras_sdft.cli.caching import default_directory
 from keras_sdft.cli.caching import make_caches
 from keras_sdft.cli.command_line import parse
@@ -187,7 +186,6 @@ def test_flags_that_contradict_each_other(options, photos):
     for given in ({"cache": "c"}, {"cache_dtype": "float32"}):
         with pytest.raises(ValueError, match="has no effect with `no_cache`"):
             CacheOptions(no_cache=True, **given)
-    check_cache(options(cache="c"), {"data": str(photos), "model": None})
 
 
 def test_encode_reads_what_train_reads():
