@@ -32,6 +32,8 @@ class ConvertOptions:
             fp16. Defaults to the plain ones, or the only ones.
         weights_directory: Directory with local copies of a preset's
             published files, for machines without network.
+        vae: Another autoencoder to take: a file or folder of one alone, or
+            a model that has one.
     """
 
     model: str
@@ -43,6 +45,7 @@ class ConvertOptions:
     ema: bool = False
     variant: str | None = None
     weights_directory: str | None = None
+    vae: str | None = None
 
 
 def convert(options: Options) -> None:

@@ -1,7 +1,6 @@
 """`keras-sdft inspect`: what a preset, a run or a weight file is.
 
-Prints `keras_sdft.models.describe`; reads no weights and builds no network
-itself.
+Prints `keras_sdft.models.describe`; builds no network.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def inspect(options: Options) -> None:
         ValueError: If `path` is no preset and no file of ours.
         OSError: If a file is missing or cannot be read.
     """
-    description = keras_sdft.models.describe(options.path)
+    description = keras_sdft.models.describe(options.path, check_weights=True)
     if options.json:
         print(json_module.dumps(description, indent=2, default=str))
     else:

@@ -139,9 +139,13 @@ def read_vae(path: Path) -> Checkpoint:
         )
     if not any(key.startswith(VAE) for key in tensors):
         tensors = {VAE + key: tensor for key, tensor in tensors.items()}
-    vae = vae_from_sizes(path, tensors)
-    spec = StableDiffusionSpec(name="", autoencoder=vae)
-    check_spec(spec, f"The autoencoder {str(path)!r}")
+    metadata = read_header(path).metadata
+    if SPEC in metadata:
+        spec = _own_spec(path, metadata)
+    else:
+        vae = vae_from_sizes(path, tensors)
+        spec = StableDiffusionSpec(name="", autoencoder=vae)
+        check_spec(spec, f"The autoencoder {str(path)!r}")
     components, _ = _components(tensors, {"vae": original_keys(spec)["vae"]})
     rows = component_rows("vae", spec)
     vae_tensors = check_tensors(path, "vae", components["vae"], rows)
@@ -253,11 +257,7 @@ def _find_spec(
     """Returns the spec of our own metadata, or that of the sizes."""
     zero_terminal_snr = "ztsnr" in tensors
     if SPEC in metadata:
-        where = f"The metadata {SPEC!r} of {str(path)!r}"
-        with reading(path, f"model: damaged metadata {SPEC!r}"):
-            values = parse_json(metadata[SPEC].encode(), path)
-            spec = StableDiffusionSpec.from_dict(values)
-        check_spec(spec, where)
+        spec = _own_spec(path, metadata)
         return dataclasses.replace(
             spec, zero_terminal_snr=spec.zero_terminal_snr or zero_terminal_snr
         )
@@ -269,6 +269,13 @@ def _find_spec(
             spec, pad_token=pad, zero_terminal_snr=zero_terminal_snr
         )
     )[0]
+
+
+def _own_spec(path: Path, metadata: Mapping[str, str]) -> StableDiffusionSpec:
+    with reading(path, f"model: damaged metadata {SPEC!r}"):
+        values = parse_json(metadata[SPEC].encode(), path)
+        spec = StableDiffusionSpec.from_dict(values)
+    return check_spec(spec, f"The metadata {SPEC!r} of {str(path)!r}")
 
 
 def declarations(

@@ -200,9 +200,17 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         if self._tokenizer is None:
             source = self._file("tokenizer")
             make = source if callable(source) else partial(Tokenizer, source)
-            self._tokenizer = make(
+            tokenizer = make(
                 self.spec.text_encoder.max_length, self.spec.pad_token
             )
+            words = self.spec.text_encoder.vocabulary_size
+            if len(tokenizer.encoder) > words:
+                raise ValueError(
+                    f"The tokenizer has {len(tokenizer.encoder)} tokens, and "
+                    f"the text encoder's embedding {words} rows. Expected the "
+                    "vocabulary that the model was trained with."
+                )
+            self._tokenizer = tokenizer
         return self._tokenizer
 
     @property

@@ -25,7 +25,7 @@ RUN = {
 def described(monkeypatch):
     import keras_sdft.models
 
-    monkeypatch.setattr(keras_sdft.models, "describe", lambda path: RUN)
+    monkeypatch.setattr(keras_sdft.models, "describe", lambda path, **_: RUN)
 
 
 def test_json_is_the_description(described, capsys):
