@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 from typing import Literal
 
@@ -25,11 +24,13 @@ import docstring_parser
 import jsonargparse
 import yaml
 
+from keras_sdft import parsing
 from keras_sdft.checks import did_you_mean
 from keras_sdft.cli.spellings import our_spelling
 
 # A bare `--overwrite` means true; these may follow it.
 _BOOLEANS = ("true", "false", "null", "yes", "no")
+_MAX_CONFIG_BYTES = 1_000_000
 _KINDS = {int: "an integer", float: "a number", str: "text"}
 
 
@@ -190,14 +191,15 @@ class Flags:
 
     def _read_file(self, path: str) -> dict[str, Any]:
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            content = _parsed(parsing.read_text(path, _MAX_CONFIG_BYTES))
         except OSError as error:
             raise UsageError(
                 f"`--config` cannot be read. Received: {path!r}: "
                 f"{error.strerror or error}."
             ) from error
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            reason = " ".join(str(error).split())
+        # PyYAML raises nearly every class of error on a damaged file.
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
             raise UsageError(f"{path} is no valid YAML: {reason}") from error
         content = {} if content is None else content
         if not isinstance(content, dict):
@@ -282,6 +284,13 @@ class Flags:
 
 def _names(group: type) -> set[str]:
     return {field.name for field in dataclasses.fields(group)}
+
+
+def _parsed(text: str) -> Any:
+    # A few aliases of aliases stand for more values than a message can show.
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ValueError("aliases (`*name`) are not supported")
+    return yaml.safe_load(text)
 
 
 def _flags_of(group: type, defaults: Mapping[str, Any]) -> Iterator[Flag]:

@@ -118,7 +118,7 @@ def read(
     if unknown or not parts:
         raise _not_understood(path, unknown)
     _check_architecture(path, parts, spec)
-    alphas = _alphas(safetensors_files.read_header(path).metadata)
+    alphas = _alphas(path, safetensors_files.read_header(path).metadata)
     result: dict[str, dict[str, LowRankWeights]] = {}
     for (component, module), found in parts.items():
         weights = _weights(path, module, found, alphas.get(component))
@@ -335,8 +335,8 @@ def _weights(
     return LowRankWeights(down, up, alpha, _magnitude(path, module, found, up))
 
 
-def _alphas(metadata: Mapping[str, str]) -> dict[str, float]:
-    """The alphas that diffusers writes into a file's metadata.
+def _alphas(path: str | Path, metadata: Mapping[str, str]) -> dict[str, float]:
+    """Reads the alphas that diffusers writes into a file's metadata.
 
     Where there is none, its readers take alpha to be the rank.
     """
@@ -349,8 +349,8 @@ def _alphas(metadata: Mapping[str, str]) -> dict[str, float]:
         }
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            "The metadata `lora_adapter_metadata` must be a JSON object of "
-            f"peft's settings. Received: {error}."
+            f"The metadata `lora_adapter_metadata` of {str(path)!r} must be "
+            f"a JSON object of peft's settings. Received: {error}."
         ) from error
 
 

@@ -377,16 +377,18 @@ def _read_export(
                 f"{str(file)!r} builds upon {origin!r}, which builds upon it."
             )
         # It may have been trained towards another prediction than its origin.
-        below = _resolve(
-            origin, spec.prediction_type, (*above, str(file.resolve()))
-        )
+        with reading(file, "export: what it builds upon cannot be read"):
+            below = _resolve(
+                origin, spec.prediction_type, (*above, str(file.resolve()))
+            )
         files = {**below.files, **files}
     elif set(files) > trained:
         origin = str(directory.resolve())
     resolved = Resolved(kind, base, spec, files, metadata, origin, trained)
     if vae is not None:
         _check_there(file, "vae", vae)
-        resolved = _with_vae(resolved, vae)
+        with reading(file, "export: its autoencoder cannot be read"):
+            resolved = _with_vae(resolved, vae)
     return resolved
 
 

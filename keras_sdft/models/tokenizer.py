@@ -81,17 +81,15 @@ class Tokenizer:
         pad_token: int | str = "end",
         added_tokens: Iterable[str] = (),
     ):
-        lines = (
-            read_merges(merges)
-            if isinstance(merges, (str, Path))
-            else list(merges)
-        )
-        pairs = [tuple(line.split()) for line in lines]
+        where = ""
+        if isinstance(merges, (str, Path)):
+            where, merges = f" in {str(merges)!r}", read_merges(merges)
+        pairs = [tuple(line.split()) for line in merges]
         wrong = [pair for pair in pairs if len(pair) != 2]
         if wrong:
             raise ValueError(
-                "Merges must be pairs of symbols. Received, for example: "
-                f"{' '.join(wrong[0])[:80]!r}."
+                f"Merges must be pairs of symbols. Received{where}, for "
+                f"example: {' '.join(wrong[0])[:80]!r}."
             )
         symbols = list(_SYMBOLS.values())
         entries = [*symbols, *(f"{symbol}</w>" for symbol in symbols)]

@@ -93,6 +93,8 @@ def read_record(directory: str | Path) -> RunRecord | None:
     try:
         record = RunRecord(**{k: v for k, v in content.items() if k in names})
         valid = version == FORMAT_VERSION and record.state in STATES
+        valid = valid and type(record.step) is int
+        valid = valid and isinstance(record.summary, dict)
         valid = valid and all(isinstance(name, str) for name in record.files)
     except TypeError:
         valid = False
