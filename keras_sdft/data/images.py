@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 from PIL import UnidentifiedImageError
 
-MAX_SIDE = 16_384
+from keras_sdft.data.options import MAX_SIDE
+
 MAX_PIXELS = 2**27
 # So many are decoded of one image, and at once in all threads: 4 bytes each.
 # A JPEG is decoded at a smaller scale.

@@ -19,6 +19,9 @@ from keras_sdft import checks
 
 PLACEHOLDER = "{caption}"
 
+# Of an image or a bucket, in pixels.
+MAX_SIDE = 16_384
+
 Reader = Literal[
     "metadata_jsonl", "metadata_csv", "caption_files", "class_folders"
 ]
@@ -107,7 +110,7 @@ class ImageOptions:
         checks.boolean("buckets", self.buckets)
         for name in ("bucket_step", "bucket_min_side", "bucket_max_side"):
             if getattr(self, name) is not None:
-                checks.multiple_of(name, getattr(self, name), 64, " pixels")
+                _check_side(name, getattr(self, name))
         ratio = self.bucket_max_aspect_ratio
         checks.number("bucket_max_aspect_ratio", ratio, minimum=1)
         checks.number("max_unreadable", self.max_unreadable, 0, 1)
@@ -189,13 +192,15 @@ class BatchOptions:
 
     def __post_init__(self) -> None:
         check_resolution(self.resolution)
-        checks.integer("batch_size", self.batch_size, 1)
+        checks.integer("batch_size", self.batch_size, 1, 2**16)
         checks.boolean("shuffle", self.shuffle)
         checks.integer("seed", self.seed, 0)
         checks.boolean("repeat", self.repeat)
         checks.boolean("drop_remainder", self.drop_remainder)
         if self.batches_per_epoch is not None:
-            checks.integer("batches_per_epoch", self.batches_per_epoch, 1)
+            checks.integer(
+                "batches_per_epoch", self.batches_per_epoch, 1, 10**7
+            )
             if self.repeat:
                 raise ValueError(
                     "`batches_per_epoch` has no effect with `repeat=True`, "
@@ -203,7 +208,7 @@ class BatchOptions:
                     f"batches_per_epoch={self.batches_per_epoch}."
                 )
         for value in _pair("start", self.start):
-            checks.integer("start", value, 0)
+            checks.integer("start", value, 0, 2**31)
         if self.worker is not None:
             self._check_worker()
 
@@ -321,7 +326,7 @@ class DreamboothLoadOptions(Options, SubjectOptions):
 def check_resolution(resolution: Any) -> tuple[int, int]:
     """Returns `(height, width)` of an integer or a pair, in pixels."""
     if isinstance(resolution, str) or not isinstance(resolution, Iterable):
-        side = checks.multiple_of("resolution", resolution, 64, " pixels")
+        side = _check_side("resolution", resolution)
         return side, side
     sides = tuple(resolution)
     if len(sides) != 2:
@@ -329,8 +334,13 @@ def check_resolution(resolution: Any) -> tuple[int, int]:
             "`resolution` must be an integer or (height, width), in pixels. "
             f"Received: {resolution!r}. For example: 512."
         )
-    height = checks.multiple_of("resolution[0]", sides[0], 64, " pixels")
-    return height, checks.multiple_of("resolution[1]", sides[1], 64, " pixels")
+    height = _check_side("resolution[0]", sides[0])
+    return height, _check_side("resolution[1]", sides[1])
+
+
+def _check_side(name: str, side: Any) -> int:
+    side = checks.multiple_of(name, side, 64, " pixels")
+    return checks.integer(name, side, 64, MAX_SIDE)
 
 
 def check_templates(template: Any) -> tuple[str, ...]:

@@ -153,14 +153,7 @@ def load(
 
 
 class Pipeline:
-    """The way from examples to batches, the same for both loaders.
-
-    Args:
-        tokenizer: `Tokenizer`.
-        options: `Options`.
-        cache: `EncodingCache` or `None`.
-        report: `Report`, or `None` to log what cannot be read.
-    """
+    """The way from examples to batches, the same for both loaders."""
 
     def __init__(
         self,
@@ -188,9 +181,6 @@ class Pipeline:
             examples: `Examples`.
             needs_mask: Boolean, whether one at least must have a mask where
                 `masks` asks for them.
-
-        Raises:
-            ValueError: If too many images are unreadable, or a mask is wrong.
         """
         options = self._options
         if self._cache is not None and self._cache.has_read(examples, options):
@@ -231,10 +221,8 @@ class Pipeline:
     ) -> tf.data.Dataset:
         """Returns the batches of examples that were checked.
 
-        Args:
-            examples: `Examples`.
-            classes: `PriorRecords` of the same examples and of class images,
-                of which each batch shows as many. `None` shows none.
+        With `classes`, `PriorRecords` of the same examples and of class images,
+        each batch shows as many of these.
         """
         options = self._options
         assignment = self._assigned(examples)

@@ -31,15 +31,13 @@ def fill_prompt(template: str, token: str = "", class_noun: str = "") -> str:
         String, with single spaces.
 
     Raises:
-        ValueError: If the template has another field, or one that no value
-            was given for.
+        ValueError: If the template has another field, or one without a value.
 
     Example:
 
     ```python
     template = "a photo of {token} {class}"
     keras_sdft.data.fill_prompt(template, "sks", "dog")  # a photo of sks dog
-    keras_sdft.data.fill_prompt(template, "", "dog")  # a photo of dog
     ```
     """
     valid = [*_TOKEN_FIELDS, *_CLASS_FIELDS]
@@ -85,8 +83,8 @@ def check_dreambooth_prompts(
         has. `None` if there is no class prompt to find it by.
 
     Raises:
-        ValueError: If a prompt is empty or an unfilled template, if the
-            instance prompt lacks the token, or if the class prompt holds it.
+        ValueError: If a prompt is empty or an unfilled template, or if the
+            token is in both or in none of them.
     """
     _check_text("instance_prompt", instance_prompt)
     if class_prompt is not None:

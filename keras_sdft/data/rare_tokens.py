@@ -80,11 +80,7 @@ class TokenReport:
 
 
 def check_token(token: str, tokenizer: VocabularyTokenizer) -> TokenReport:
-    """Looks a subject's token up in the model's vocabulary.
-
-    Args:
-        token: String, `"sks"` for example.
-        tokenizer: The tokenizer of the model, `stable_diffusion.tokenizer`.
+    """Looks a subject's token up in the vocabulary of a model's tokenizer.
 
     Returns:
         `TokenReport`, whose `problem` is a text for a person.

@@ -103,7 +103,7 @@ class Report:
         """Adds a source; one of the same name takes the earlier one's place.
 
         Args:
-            name: String, the source.
+            name: String.
             examples: `Examples` that are shown.
             unreadable: Names of its images that cannot be read.
         """
@@ -118,12 +118,9 @@ class Report:
         return new
 
     def compare_held_out(self) -> int:
-        """Counts the images of the last source that are in the first as well.
+        """Returns how many images of the last source are in the first as well.
 
         Where there are some, a note of the last source says so.
-
-        Returns:
-            Integer.
         """
         if len(self.sources) < 2:
             return 0
@@ -146,14 +143,7 @@ class Report:
         return "\n".join(source.summary() for source in self.sources)
 
     def table(self, limit: int | None = None) -> str:
-        """Returns the unreadable images as text.
-
-        Args:
-            limit: Integer, the most rows to show. `None` shows them all.
-
-        Returns:
-            String of one line per image; `""` if there are none.
-        """
+        """Returns the unreadable images as text, `limit` of them at most."""
         rows = self.rows
         shown = rows[:limit]
         width = max((len(image) for image, _ in shown), default=0)

@@ -40,10 +40,7 @@ class Calls:
     ) -> Callable[..., _Result]:
         """Returns the function, counted, and replaced by another at the end.
 
-        Args:
-            function: Callable.
-            at_end: Callable with the same arguments and kind of result, quick,
-                whose result nobody will use. `None` keeps `function`.
+        `at_end` takes the same arguments and is quick; nobody uses its result.
         """
 
         def guarded(*arguments):
@@ -96,14 +93,5 @@ def cause_of(error: BaseException) -> Exception | None:
 
     Returns:
         The exception whose text the error holds, or `None` if there is none.
-
-    Example:
-
-    ```python
-    try:
-        trainer.fit(dataset)
-    except tf.errors.OpError as error:
-        raise (keras_sdft.data.cause_of(error) or error) from None
-    ```
     """
     return CALLS.cause_of(error)

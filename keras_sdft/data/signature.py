@@ -55,11 +55,7 @@ def takes(options: Any) -> Callable[[_Function], _Function]:
 
 
 def make(options: Any, given: dict[str, Any]) -> Any:
-    """Returns the options from what a caller gave by name.
-
-    Args:
-        options: A dataclass.
-        given: Dict of its fields.
+    """Returns the dataclass `options` of what a caller gave by name.
 
     Raises:
         TypeError: If an option does not exist, or a needed one is missing.

@@ -39,8 +39,8 @@ def check_dreambooth_folders(
     Args:
         instance_data_dir: Folder of photos of the subject.
         class_data_dir: Folder of images of its class.
-        class_prompt: String, the class prompt; without one there is no prior
-            preservation, and the class folder is not looked at.
+        class_prompt: String, the class prompt; without one the class folder is
+            not looked at.
         num_class_images: Integer, how many class images there will be. Then
             the class folder may hold fewer yet, or not exist. `None` (the
             default) is those that are there.
@@ -50,10 +50,8 @@ def check_dreambooth_folders(
 
     Raises:
         FileNotFoundError: If a folder does not exist.
-        ValueError: If a folder that is needed holds no image, if the two are
-            the same, one inside the other, share an image or look swapped,
-            if there are more than 1,000 photos, or if a class prompt has no
-            class folder.
+        ValueError: If one holds no image or too many, or if the two overlap or
+            look swapped.
     """
     instance = os.fspath(instance_data_dir)
     photos = _photos("instance_data_dir", instance)

@@ -85,14 +85,10 @@ def read_examples(
 
 
 def validation_split(source: Any) -> str | None:
-    """Returns the split of a source of validation data, if it has one.
+    """Returns `"validation"` for a folder that holds a folder of this name.
 
-    Args:
-        source: See `keras_sdft.data.load`.
-
-    Returns:
-        `"validation"` for a folder that holds a folder of this name, which
-        would else be read without it; `None` for every other source.
+    Without it the folder would be read without its validation images. `None`
+    for every other source.
     """
     named = isinstance(source, (str, os.PathLike))
     split = named and os.path.join(source, "validation")

@@ -36,10 +36,9 @@ def read_tfds(
 ) -> Examples:
     """Reads a TFDS dataset; a record is fetched when an example is needed.
 
-    Datasets prepared as TFRecord (TFDS's default; on a local disk, their
-    records are found once by walking over the lengths in the files) and those
-    prepared as ArrayRecord or Parquet can be read. A dataset that is not
-    prepared yet is prepared by TFDS, which may download it.
+    The records of TFRecord files (TFDS's default) are found once by walking
+    over the lengths in them; ArrayRecord and Parquet are read by TFDS. A
+    dataset that is not prepared yet is prepared, which may download it.
 
     Args:
         source: `"tfds:NAME"`, `"tfds:NAME:SPLIT"`, where NAME may hold a
@@ -49,9 +48,6 @@ def read_tfds(
         image_column: String, the image feature. `None` takes the only one.
         caption_column: String, the text feature; one that is nested is written
             `"captions/text"`. Defaults to `"text"`, or the only text feature.
-
-    Returns:
-        `Examples`.
 
     Raises:
         ValueError: If the dataset, split or feature is not known.
