@@ -152,7 +152,7 @@ def warn_about_captions(
             cut,
             len(counted),
             " The others are not counted; they are tokenized when first used."
-            if len(counted) < _number_of_captions(examples, captions)
+            if len(counted) < max(len(captions), len(examples.records))
             else "",
         )
     return empty, cut
@@ -169,10 +169,6 @@ def _captions(examples: Examples) -> list[str]:
     if all(isinstance(entry, str) for entry in held):
         return held
     return list(itertools.chain.from_iterable(map(several, held)))
-
-
-def _number_of_captions(examples: Examples, captions: list[str]) -> int:
-    return max(len(examples.records), len(captions))
 
 
 def _is_cut(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,9 +21,8 @@ _ENLARGED = 1.5
 _THREADS = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class _Look:
-    """What the check saw of an image."""
+class _Look(NamedTuple):
+    """What the check saw of an image; its size is `(height, width)`."""
 
     name: str
     reason: str = ""

@@ -17,6 +17,7 @@ from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import check_captions
 from keras_sdft.data.examples import several
+from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.sources.tfrecords import TfRecords
 from keras_sdft.data.sources.tfrecords import index_tfrecord
 
@@ -100,13 +101,18 @@ class TfdsRecords:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
-        record = self._records[index]
-        value = record
-        for level in self._caption.split("/"):
-            value = value[level]
         name = f"{self._name}[{index}]"
-        captions = several(check_captions(_as_text(value), name))
-        return Example(record[self._image], captions, name=name)
+        try:
+            record = value = self._records[index]
+            for level in self._caption.split("/"):
+                value = value[level]
+            captions = several(check_captions(_as_text(value), name))
+            return Example(record[self._image], captions, name=name)
+        except UnreadableImage:
+            raise
+        # A reader of TFDS' may raise anything on a damaged record.
+        except Exception as error:
+            raise UnreadableImage(f"{type(error).__name__}: {error}") from error
 
 
 def _open(builder: Any, split: str, image: str, tfds: Any) -> Any:
@@ -184,9 +190,8 @@ def _choose(
 def _as_text(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8")
-    if isinstance(value, (np.ndarray, list, tuple)):
-        items = value.tolist() if isinstance(value, np.ndarray) else value
-        if isinstance(items, list):
-            return [_as_text(item) for item in items]
-        return _as_text(items)
-    return value
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_as_text(item) for item in value]
+    return _as_text(value) if isinstance(value, bytes) else value

@@ -59,13 +59,9 @@ class TfRecords:
                 f"damaged: its checksum does not hold (byte "
                 f"{self.offsets[index]} of {path})"
             )
-        try:
-            return self.features.deserialize_example_np(
-                data[:-_FOOTER], decoders=self.decoders
-            )
-        # A parser of TFDS' may raise anything on another dataset's record.
-        except Exception as error:
-            raise UnreadableImage(f"{type(error).__name__}: {error}") from error
+        return self.features.deserialize_example_np(
+            data[:-_FOOTER], decoders=self.decoders
+        )
 
 
 def index_tfrecord(path: str) -> tuple[np.ndarray, np.ndarray]:
