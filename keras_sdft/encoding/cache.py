@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_sdft import checks
 from keras_sdft import files
+from keras_sdft import parsing
 from keras_sdft.data.buckets import Assignment
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.options import Options
@@ -335,14 +336,15 @@ class Cache:
         return []
 
     def _image_changes(self) -> str:
+        path = os.path.join(self.directory, _IMAGES)
         try:
-            path = os.path.join(self.directory, _IMAGES)
-            table = np.load(path, allow_pickle=False)
+            with parsing.reading(path, "table of images"):
+                old = np.load(path, allow_pickle=False).reshape(-1, 2)
         except (OSError, ValueError):
             return "others than it was filled with"
         records, used = self.contents.records, self.contents.used.tolist()
         return fingerprint.image_changes(
-            table, self._table, lambda row: records[used[row]].name
+            old, self._table, lambda row: records[used[row]].name
         )
 
     def _needs(self, state: states.State | None, rows: int) -> CacheNeeds:
