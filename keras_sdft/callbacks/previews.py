@@ -8,6 +8,7 @@ random numbers.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from keras_sdft.callbacks.grid import stack
 from keras_sdft.callbacks.steps import StepCallback
 from keras_sdft.callbacks.steps import warn_on_disk_error
 from keras_sdft.callbacks.tensorboard import cut_events
+from keras_sdft.models import NonFiniteImage
 
 BEFORE_AND_AFTER = "before_and_after.png"
 # Prompts side by side in it.
@@ -177,13 +179,23 @@ class Previews(StepCallback):
         return path
 
     def _generate_prompt(self, index: int) -> np.ndarray:
-        return self.model.stable_diffusion.text_to_image(
-            self.prompts[index],
-            batch_size=1,
-            num_steps=self.num_steps,
-            guidance_scale=self.guidance_scale,
-            seed=self.seed + index,
-        )
+        model = self.model.stable_diffusion
+        try:
+            return model.text_to_image(
+                self.prompts[index],
+                batch_size=1,
+                num_steps=self.num_steps,
+                guidance_scale=self.guidance_scale,
+                seed=self.seed + index,
+            )
+        except NonFiniteImage as error:
+            # No reason to end a training run that may be well.
+            warnings.warn(
+                f"A preview of step {self.step} is left black "
+                f"({self.prompts[index]!r}). {error}",
+                stacklevel=2,
+            )
+            return np.zeros((1, model.img_height, model.img_width, 3), "uint8")
 
     def _write_to_tensorboard(self, images: np.ndarray) -> None:
         if self.tensorboard_directory is None:

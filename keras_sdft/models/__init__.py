@@ -17,6 +17,7 @@ from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.spec import TextEncoderSpec
 
 if _TYPE_CHECKING:
+    from keras_sdft.models.generation import NonFiniteImage
     from keras_sdft.models.stable_diffusion import StableDiffusion
     from keras_sdft.models.tokenizer import Tokenizer
     from keras_sdft.models.unet.model import DiffusionModel
@@ -26,6 +27,7 @@ __all__ = [
     "AutoencoderSpec",
     "DiffusionModel",
     "DiffusionModelSpec",
+    "NonFiniteImage",
     "StableDiffusion",
     "StableDiffusionSpec",
     "TextEncoderSpec",
@@ -38,6 +40,7 @@ __all__ = [
 # file waits for neither.
 _HOMES = {
     "DiffusionModel": "unet.model",
+    "NonFiniteImage": "generation",
     "StableDiffusion": "stable_diffusion",
     "Tokenizer": "tokenizer",
 }

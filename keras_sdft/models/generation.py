@@ -18,6 +18,19 @@ from keras_sdft import diffusion
 from keras_sdft.models.spec import StableDiffusionSpec
 
 
+class NonFiniteImage(ValueError):
+    """Raised if an image's numbers became NaN or infinite."""
+
+    def __init__(self, what: str):
+        super().__init__(
+            f"The image's {what} became NaN or infinite, so there is no "
+            "image. Expected finite numbers. Either the model's weights are "
+            "not finite (a training run that diverged; `keras-sdft inspect` "
+            "tells), or float16 overflowed: load the model with "
+            "dtype='mixed_bfloat16' or 'float32'."
+        )
+
+
 def check_options(
     batch_size: Any,
     num_steps: Any,
@@ -94,6 +107,7 @@ def starting_noise(
             f"`diffusion_noise` must have shape {shape} or {shape[1:]}. "
             f"Received: shape={given.shape}."
         )
+    _check_given("diffusion_noise", given)
     return ops.convert_to_tensor(given)
 
 
@@ -192,7 +206,7 @@ def sample(
         Float32 tensor `(B, h, w, C)`.
 
     Raises:
-        ValueError: If the latents are not finite at the end.
+        NonFiniteImage: If the latents are not finite at the end.
     """
     latents = diffusion.sample(
         predict,
@@ -209,24 +223,37 @@ def sample(
 
 
 def check_finite(values: Any, what: str) -> None:
-    """Raises an error for an image that cannot be one.
+    """Raises `NonFiniteImage` if a value is NaN or infinite.
 
     Args:
         values: Tensor.
         what: String, `"latents"` or `"pixels"`.
+    """
+    if not bool(ops.all(ops.isfinite(values))):
+        raise NonFiniteImage(what)
+
+
+def given_context(encoded_text: Any, shape: tuple[int, int]) -> np.ndarray:
+    """Returns encoded text as a context `(prompts, *shape)`.
 
     Raises:
-        ValueError: If a value is NaN or infinite.
+        ValueError: If it has another shape, or is not finite.
     """
-    if bool(ops.all(ops.isfinite(values))):
-        return
-    raise ValueError(
-        f"The image's {what} became NaN or infinite, so there is no image. "
-        "Expected finite numbers. Either the model's weights are not finite "
-        "(a training run that diverged; `keras-sdft inspect` tells), or "
-        "float16 overflowed: load the model with dtype='mixed_bfloat16' or "
-        "'float32'."
-    )
+    context = np.asarray(ops.convert_to_numpy(encoded_text))
+    context = context if context.ndim == 3 else context[None]
+    if context.shape[1:] != shape or not len(context):
+        raise ValueError(
+            f"`encoded_text` must have shape (prompts, {shape[0]}, "
+            f"{shape[1]}) or {shape}. Received: shape="
+            f"{np.shape(encoded_text)}."
+        )
+    _check_given("encoded_text", context)
+    return context
+
+
+def _check_given(name: str, values: np.ndarray) -> None:
+    if not np.isfinite(values.astype("float32")).all():
+        raise ValueError(f"`{name}` must be finite. Received NaN or infinity.")
 
 
 def check_size(height: Any, width: Any) -> None:

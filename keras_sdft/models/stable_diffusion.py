@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import logging
 import os
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from keras import ops
 
 from keras_sdft import checks
 from keras_sdft.diffusion import NoiseSchedule
@@ -26,6 +26,7 @@ from keras_sdft.models.exported import resolve
 from keras_sdft.models.generation import check_finite
 from keras_sdft.models.generation import check_options
 from keras_sdft.models.generation import check_size
+from keras_sdft.models.generation import given_context
 from keras_sdft.models.generation import guided_prediction
 from keras_sdft.models.generation import sample
 from keras_sdft.models.generation import starting_noise
@@ -38,6 +39,8 @@ from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.tokenizer import Tokenizer
 from keras_sdft.models.unet.model import DiffusionModel
 from keras_sdft.models.weight_files import load_weights
+
+_logger = logging.getLogger(__name__)
 
 # The order fixes the seeds of parts that have no published weights.
 PARTS = ("text_encoder", "image_encoder", "decoder", "diffusion_model")
@@ -161,8 +164,8 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         }
         files.update(resolved.files)
         model = cls(
-            height or spec.resolution,
-            width or spec.resolution,
+            spec.resolution if height is None else height,
+            spec.resolution if width is None else width,
             jit_compile,
             spec=spec,
             base=resolved.base,
@@ -418,8 +421,8 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             images of one prompt in a row.
 
         Raises:
-            ValueError: If an option is out of its range, or the image is not
-                finite.
+            ValueError: If an option is out of its range.
+            NonFiniteImage: If the image is not finite.
         """
         if unconditional_guidance_scale is not None:
             guidance_scale = unconditional_guidance_scale
@@ -487,8 +490,8 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             Uint8 array `(prompts * batch_size, height, width, 3)`.
 
         Raises:
-            ValueError: If an option is out of its range, or the image is not
-                finite.
+            ValueError: If an option is out of its range.
+            NonFiniteImage: If the image is not finite.
         """
         if unconditional_guidance_scale is not None:
             guidance_scale = unconditional_guidance_scale
@@ -500,13 +503,19 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
             seed,
             sampler,
         )
-        context = np.asarray(ops.convert_to_numpy(encoded_text))
-        context = context if context.ndim == 3 else context[None]
+        text = self.spec.text_encoder
+        context = given_context(encoded_text, (text.max_length, text.width))
         context = np.repeat(context, batch_size, axis=0)
         noise = starting_noise(
             (len(context), *self._latent_shape()), diffusion_noise, seed
         )
         negative = None
+        if guidance_scale <= 1 and negative_prompt:
+            _logger.warning(
+                "`negative_prompt` has no effect at guidance_scale=%s; it "
+                "needs more than 1.",
+                guidance_scale,
+            )
         if guidance_scale > 1:
             negative = np.asarray(self.encode_text(negative_prompt or ""))
         predict = guided_prediction(
@@ -524,7 +533,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         """Decodes latents `(B, h, w, 4)` to uint8 images `(B, H, W, 3)`.
 
         Raises:
-            ValueError: If the decoder's output is not finite.
+            NonFiniteImage: If the decoder's output is not finite.
         """
         images = np.asarray(self.decoder.predict_on_batch(latents), "float32")
         check_finite(images, "pixels")

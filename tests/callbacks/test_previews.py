@@ -7,6 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_sdft.callbacks import Previews
+from keras_sdft.models import NonFiniteImage
 
 
 def names(directory):
@@ -132,3 +133,19 @@ def test_a_file_is_no_directory(tmp_path):
     with pytest.raises(NotADirectoryError, match="Received a file"):
         Previews("a", path, every_steps=1)
     assert path.read_text() == "mine"
+
+
+def test_an_image_that_is_not_finite_ends_no_training(
+    trainer, batches, tmp_path
+):
+    def text_to_image(prompt, **arguments):
+        raise NonFiniteImage("latents")
+
+    trainer.stable_diffusion.text_to_image = text_to_image
+    trainer.stable_diffusion.img_height = 16
+    trainer.stable_diffusion.img_width = 24
+    previews = Previews("a", tmp_path, every_epochs=1)
+    with pytest.warns(UserWarning, match="step 0 is left black .'a'.*bfloat16"):
+        trainer.fit(batches, verbose=0, callbacks=[previews])
+    with Image.open(tmp_path / "step_000004.png") as image:
+        assert np.asarray(image)[-16:, -24:].max() == 0

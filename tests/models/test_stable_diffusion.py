@@ -6,6 +6,7 @@ import tensorflow as tf
 from safetensors.numpy import load_file
 
 from keras_sdft.models import PRESETS
+from keras_sdft.models import NonFiniteImage
 from keras_sdft.models import StableDiffusion
 from keras_sdft.models import StableDiffusionSpec
 from keras_sdft.models import packaged
@@ -74,6 +75,12 @@ def test_noise_by_hand_or_by_seed_but_not_both(make_micro):
         model.generate_image(context, diffusion_noise=noise, seed=0)
     with pytest.raises(ValueError, match="diffusion_noise.*shape"):
         model.generate_image(context, diffusion_noise=noise[:4])
+    with pytest.raises(ValueError, match="diffusion_noise.*finite"):
+        model.generate_image(context, diffusion_noise=noise * np.nan)
+    with pytest.raises(ValueError, match="encoded_text.*finite"):
+        model.generate_image(np.asarray(context) * np.inf)
+    with pytest.raises(ValueError, match=r"shape \(prompts, 77, 16\).*76, 16"):
+        model.generate_image(context[:, 1:])
 
 
 def test_long_prompts_are_cut_with_a_warning(make_micro, caplog):
@@ -104,7 +111,9 @@ def test_each_seed_of_a_list_gives_its_image(make_micro):
         model.text_to_image("a heart", batch_size=2, seed=[1])
 
 
-def test_guidance_up_to_one_is_the_prompt_alone(make_micro, monkeypatch):
+def test_guidance_up_to_one_is_the_prompt_alone(
+    make_micro, monkeypatch, caplog
+):
     model = make_micro()
     expected = model.text_to_image(
         "a heart", guidance_scale=1, num_steps=2, seed=0
@@ -122,11 +131,13 @@ def test_guidance_up_to_one_is_the_prompt_alone(make_micro, monkeypatch):
         )
         np.testing.assert_array_equal(found, expected)
     assert calls == [1] * 4
+    model.text_to_image("a", "b", guidance_scale=1, num_steps=1)
+    assert "`negative_prompt` has no effect" in caplog.text
     # KerasCV's name of the same.
     model.text_to_image(
         "a heart", num_steps=1, unconditional_guidance_scale=0.0
     )
-    assert calls[4:] == [1]
+    assert calls[4:] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -145,8 +156,8 @@ def test_guidance_up_to_one_is_the_prompt_alone(make_micro, monkeypatch):
         ({"sampler": "dpmpp_2n"}, "Did you mean 'dpmpp_2m'"),
     ],
 )
-def test_bad_options_are_refused(make_micro, options, message):
-    model = make_micro()
+def test_bad_options_are_refused(options, message):
+    model = StableDiffusion.from_preset("tiny")
     with pytest.raises(ValueError, match=message):
         model.text_to_image("a heart", **options)
     assert not model.is_built("text_encoder")
@@ -171,7 +182,7 @@ def test_an_image_that_is_not_finite_is_an_error(make_micro, part):
     model = make_micro()
     weights = getattr(model, part).weights
     weights[0].assign(np.full(weights[0].shape, np.nan))
-    with pytest.raises(ValueError, match="became NaN or infinite.*bfloat16"):
+    with pytest.raises(NonFiniteImage, match="became NaN or inf.*bfloat16"):
         model.text_to_image("a heart", num_steps=1)
 
 
@@ -222,6 +233,8 @@ def test_prompts_that_are_no_text_are_refused(make_micro, prompt):
 def test_sizes_must_be_multiples_of_64():
     with pytest.raises(ValueError, match="height=120. Nearest valid: 128"):
         StableDiffusion.from_preset("tiny", height=120, width=200)
+    with pytest.raises(ValueError, match="width=0. Nearest valid: 64"):
+        StableDiffusion.from_preset("tiny", width=0)
 
 
 def test_random_weights_are_the_same_for_the_same_seed():
