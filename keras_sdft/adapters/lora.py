@@ -9,17 +9,24 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_sdft import checks
 from keras_sdft.adapters import targets as target_layers
 from keras_sdft.adapters.low_rank import Dropout
 from keras_sdft.adapters.low_rank import LowRank
+from keras_sdft.adapters.part import Group
+from keras_sdft.adapters.part import Part
+from keras_sdft.diffusion import stateless_seed
+from keras_sdft.formats import lora_files
 from keras_sdft.formats.lora_files import LowRankWeights
 from keras_sdft.models import adapted
 from keras_sdft.models.weight_names import modules
@@ -169,11 +176,12 @@ def _made(
     return found
 
 
-class LoRA:
+class LoRA(Part):
     """Trains low-rank additions to layers of the frozen networks.
 
     An entry of `Trainer(train=[...])`. `alpha` is `rank` unless given, so
-    that a learning rate fits every rank; at the start nothing changes.
+    that a learning rate fits every rank; at the start nothing changes. The
+    networks' own weights do not learn.
 
     Args:
         rank: Integer >= 1.
@@ -192,8 +200,22 @@ class LoRA:
             directions (DoRA).
         rank_stabilized: Boolean, whether additions are scaled by
             `alpha / sqrt(rank)`.
+        up_learning_rate: Float > 0, another rate for the matrices `up`
+            (LoRA+); only with `learning_rate`.
         seed: Integer >= 0, of the first values.
+        learning_rate: See `Part`.
+        optimizer: See `Part`.
+        stop_step: See `Part`.
+
+    Example:
+
+    ```python
+    trainer = keras_sdft.Trainer(sd, train=keras_sdft.adapters.LoRA(16))
+    trainer.compile(keras_sdft.training.AdamW(1e-4))
+    ```
     """
+
+    name = "lora"
 
     def __init__(
         self,
@@ -206,26 +228,47 @@ class LoRA:
         dropout: float = 0.0,
         use_dora: bool = False,
         rank_stabilized: bool = False,
+        up_learning_rate: float | None = None,
         seed: int = 0,
+        learning_rate: float | None = None,
+        optimizer: Any = None,
+        stop_step: int | None = None,
     ):
+        super().__init__(
+            learning_rate=learning_rate,
+            optimizer=optimizer,
+            stop_step=stop_step,
+        )
         self.rank = checks.integer("rank", rank, 1)
         if alpha is not None:
             checks.number("alpha", alpha, above=0)
         checks.number("dropout", dropout, 0, below=1)
         for pattern, other in (ranks or {}).items():
             checks.integer(f"ranks[{pattern!r}]", other, 1)
+        if up_learning_rate is not None:
+            checks.number("up_learning_rate", up_learning_rate, above=0)
+            if learning_rate is None:
+                raise ValueError(
+                    "`up_learning_rate` is another rate than `learning_rate`, "
+                    "which must be given with it. Received: "
+                    f"up_learning_rate={up_learning_rate!r}."
+                )
         self.alpha = alpha
         self.targets = targets
         self.components = ("unet", "text_encoder")[: 1 + bool(text_encoder)]
+        self.networks = ("text_encoder", "diffusion_model")[
+            0 if text_encoder else 1 :
+        ]
         self.ranks = dict(ranks or {})
         self.dropout = dropout
         self.use_dora = use_dora
         self.rank_stabilized = rank_stabilized
-        self.seed = seed
+        self.up_learning_rate = up_learning_rate
+        self.seed = checks.integer("seed", seed, 0)
         self.attached: AttachedLoRA | None = None
 
     def attach(self, stable_diffusion: Any) -> None:
-        """Freezes the networks and attaches fresh adapters to them."""
+        """Attaches fresh adapters to the model's frozen layers."""
         self.attached = AttachedLoRA(stable_diffusion)
         self.dropout_seed = keras.Variable(
             np.zeros(2, "int32"), trainable=False, name="dropout_seed"
@@ -243,6 +286,50 @@ class LoRA:
             )
         for component, layers in fresh.items():
             self.attached.add(component, layers)
+
+    def prepare(self, step: Any, training: bool) -> None:
+        """Sets what dropout's random numbers depend on."""
+        if self.dropout:
+            seed = stateless_seed(self.seed, "lora_dropout", step)
+            self.dropout_seed.assign(ops.cast(seed.next(), "int32"))
+            self.dropout_active.assign(float(training))
+
+    @property
+    def variables(self) -> list[Any]:
+        """The variables that learn."""
+        return self.attached.learned
+
+    def groups(self) -> list[Group]:
+        """Returns one group, or with LoRA+ two."""
+        if self.up_learning_rate is None:
+            return super().groups()
+        ups = {
+            id(adapter.up)
+            for layers in self.attached.layers.values()
+            for adapter in layers.values()
+        }
+        by_kind: tuple[list[Any], list[Any]] = ([], [])
+        for variable in self.variables:
+            by_kind[id(variable) in ups].append(variable)
+        rates = (self.learning_rate, self.up_learning_rate)
+        return [
+            Group(variables, rate, stop_step=self.stop_step)
+            for variables, rate in zip(by_kind, rates, strict=True)
+        ]
+
+    def files(self) -> dict[str, Callable[[Path], None]]:
+        """Returns the file that diffusers' `load_lora_weights` reads."""
+        return {lora_files.FILE: self.save}
+
+    def save(self, path: str | Path, dialect: str = "diffusers") -> None:
+        """Writes the adapters to a `.safetensors` file.
+
+        Args:
+            path: The file; replaced if it exists.
+            dialect: `"diffusers"` or `"kohya"`.
+        """
+        spec = self.attached.stable_diffusion.spec
+        lora_files.write(path, self.attached.weights, spec, dialect)
 
     def _fresh(self, component: str) -> dict[str, LowRank]:
         sd = self.attached.stable_diffusion

@@ -49,13 +49,13 @@ class TokenRows:
         """What tells apart adapters that compute differently."""
         return type(self).__name__, self.first_id, self.table_size
 
-    def inputs(self, ids: Any) -> Any:
+    def inputs(self, inputs: Any) -> Any:
         """Returns ids that the layer's table has."""
-        return ops.minimum(ops.cast(ids, "int32"), self.table_size - 1)
+        return ops.minimum(ops.cast(inputs, "int32"), self.table_size - 1)
 
-    def __call__(self, ids: Any, outputs: Any, base: Any) -> Any:
+    def __call__(self, inputs: Any, outputs: Any, base: Any) -> Any:
         """Returns `outputs` with this adapter's rows for its ids."""
-        place = ops.cast(ids, "int32") - self.first_id
+        place = ops.cast(inputs, "int32") - self.first_id
         count = self.rows.shape[0]
         own = ops.logical_and(place >= 0, place < count)
         rows = ops.take(

@@ -53,8 +53,14 @@ def check_training(options: Options) -> dict[str, Any]:
 def resolve_defaults(options: Options) -> Options:
     """Returns the options with numbers for learning rate and decay.
 
-    What the optimizer's own are is saved with the run.
+    What the optimizer's own are, or those of the parts that learn, is saved
+    with the run.
     """
+    if options.learning_rate is None:
+        parts = [options.of(group) for group in training.PART_OPTIONS]
+        rates = [getattr(p, "default_learning_rate", None) for p in parts]
+        rate = next((rate for rate in rates if rate is not None), None)
+        options = options.replace(learning_rate=rate)
     resolved = options.of(training.OptimizerOptions).resolved
     return options.replace(**dataclasses.asdict(resolved))
 

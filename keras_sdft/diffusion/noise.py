@@ -21,6 +21,7 @@ STREAMS = {
     "validation": 5,
     "multires_noise": 6,
     "input_perturbation": 7,
+    "lora_dropout": 8,
 }
 
 

@@ -25,6 +25,8 @@ from keras_sdft.models.weight_names import component_rows
 from keras_sdft.models.weight_names import modules
 
 DIALECTS = ("diffusers", "kohya")
+# As diffusers names it.
+FILE = "pytorch_lora_weights.safetensors"
 COMPONENTS = ("unet", "text_encoder")
 
 # What a key ends with, by what it holds.

@@ -160,6 +160,9 @@ def _recognise_directory(path: Path) -> str | None:
     if diffusers.is_folder(path):
         return "diffusers"
     names = {entry.name for entry in path.iterdir()}
+    if METADATA_FILE in names:
+        # An export, which may hold a LoRA.
+        return None
     files = sorted(n for n in names if n.endswith(".safetensors"))
     what = None
     if names & _LORA_FILES:
@@ -170,7 +173,7 @@ def _recognise_directory(path: Path) -> str | None:
         what = f"is one component of a pipeline, {_component(path)}"
     elif {"unet", "vae"} <= names:
         what = f"is a diffusers pipeline without {diffusers.INDEX_FILE}"
-    elif files and METADATA_FILE not in names:
+    elif files:
         what = f"holds the files {files[:5]}; give the path of one of them"
     if what is not None:
         raise ValueError(

@@ -70,6 +70,7 @@ class Resolved:
         trained_parts: Names of the parts that later exports must hold too.
         vae: Path of the autoencoder that replaces the model's own, or
             `None`.
+        adapters: Paths of LoRA and embedding files that belong to it.
     """
 
     kind: str
@@ -78,8 +79,9 @@ class Resolved:
     files: dict[str, Any]
     metadata: dict[str, Any]
     origin: str | None = None
-    trained_parts: frozenset[str] = frozenset({"diffusion_model"})
+    trained_parts: frozenset[str] = frozenset()
     vae: str | None = None
+    adapters: tuple[Path, ...] = ()
 
 
 Resolver = Callable[[Path, "str | None"], "Resolved | None"]
@@ -384,7 +386,21 @@ def _read_export(
         files = {**below.files, **files}
     elif set(files) > trained:
         origin = str(directory.resolve())
-    resolved = Resolved(kind, base, spec, files, metadata, origin, trained)
+    adapters = tuple(
+        _inside(directory, name)
+        for name in metadata.get("extra_files", ())
+        if name.endswith(".safetensors")
+    )
+    resolved = Resolved(
+        kind,
+        base,
+        spec,
+        files,
+        metadata,
+        origin,
+        trained,
+        adapters=adapters,
+    )
     if vae is not None:
         _check_there(file, "vae", vae)
         with reading(file, "export: its autoencoder cannot be read"):
@@ -433,7 +449,10 @@ def _resolve_file(path: Path, prediction_type: str | None) -> Resolved:
                 path, preset.spec, None, prediction_type
             )
             spec = dataclasses.replace(preset.spec, prediction_type=predicted)
-            return Resolved("weight file", name, spec, files, {})
+            trained = frozenset(files)
+            return Resolved(
+                "weight file", name, spec, files, {}, trained_parts=trained
+            )
     raise ValueError(
         f"The weights in {str(path)!r} are not those of a diffusion model "
         f"of a known size ({sorted(PRESETS)}). It has {len(shapes)} shapes of "

@@ -21,6 +21,7 @@ from keras_sdft import checks
 from keras_sdft.diffusion import NoiseSchedule
 from keras_sdft.models import keras_cv_parts
 from keras_sdft.models import packaged
+from keras_sdft.models.adapter_methods import AdapterMethods
 from keras_sdft.models.exact_numerics import use_exact_numerics
 from keras_sdft.models.exported import resolve
 from keras_sdft.models.generation import check_finite
@@ -47,7 +48,7 @@ PARTS = ("text_encoder", "image_encoder", "decoder", "diffusion_model")
 ENCODERS = ("image_encoder", "text_encoder")
 
 
-class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
+class StableDiffusion(AdapterMethods, keras_cv_parts.KerasCVStableDiffusion):
     """KerasCV `StableDiffusion` of any preset, size and dtype.
 
     Parts are built when first used. Make one with `from_preset`.
@@ -96,7 +97,7 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         self.base = base
         self.origin: str | None = None
         self.vae: str | None = None
-        self.trained_parts = {"diffusion_model"}  # what an export must hold
+        self.trained_parts: set[str] = set()  # what an export must hold
         self.dtype = dtype
         self._files = dict(files or {})
         self._random_weights = random_weights
@@ -177,6 +178,8 @@ class StableDiffusion(keras_cv_parts.KerasCVStableDiffusion):
         model.origin = resolved.origin
         model.vae = resolved.vae
         model.trained_parts.update(resolved.trained_parts)
+        for path in resolved.adapters:
+            model.adapters.load_any(path)
         return model
 
     @property

@@ -103,6 +103,7 @@ class Tokenizer:
         self.max_length = max_length
         self.pad_token = self.end_of_text if pad_token == "end" else pad_token
         self.added_tokens: dict[str, int] = {}
+        self._added: dict[str, list[int]] = {}
         self._cache: dict[str, list[int]] = {}
         self.add_tokens(added_tokens)
 
@@ -111,15 +112,25 @@ class Tokenizer:
         """The number of ids, those of added tokens included."""
         return max(self.decoder) + 1
 
-    def add_tokens(self, tokens: str | Iterable[str]) -> list[int]:
+    def add_tokens(
+        self,
+        tokens: str | Iterable[str],
+        vectors: int = 1,
+        minimum: int = 0,
+    ) -> list[int]:
         """Adds tokens that are found in captions before all others.
 
-        An added token is found wherever it stands, in any case, and is one
-        id; the text encoder must have an embedding for it.
+        An added token is found wherever it stands, in any case; the text
+        encoder must have an embedding for each of its ids. One of several
+        vectors becomes several ids in a caption, of entries named as
+        diffusers names them: `<my-cat>`, `<my-cat>_1`, ...
 
         Args:
             tokens: String, or strings, `"<my-cat>"` for example; one that
                 was added before keeps its id.
+            vectors: Integer >= 1, ids of each token.
+            minimum: Integer, the least id, where the text encoder's table
+                is larger than the vocabulary.
 
         Returns:
             List of the ids, from `vocabulary_size` up.
@@ -136,18 +147,38 @@ class Tokenizer:
                     "An added token must be a string without white space "
                     f"around it, '<my-cat>' for example. Received: {token!r}."
                 )
+        found_ids = []
         for token in tokens:
-            if token not in self.added_tokens:
-                index = self.vocabulary_size
-                self.added_tokens[token] = index
-                self.encoder[token] = index
-                self.decoder[index] = token
-        self._added = {_normalized(t): n for t, n in self.added_tokens.items()}
+            names = [token, *(f"{token}_{n}" for n in range(1, vectors))]
+            ids = [self._add(name, minimum) for name in names]
+            self._added[_normalized(token)] = ids
+            found_ids += ids
         # The longest first: of two that begin alike it is meant.
         found = sorted(self._added, key=len, reverse=True)
         pattern = "|".join(regex.escape(token) for token in found)
         self._added_pattern = regex.compile(f"({pattern})")
-        return [self.added_tokens[token] for token in tokens]
+        return found_ids
+
+    def _add(self, name: str, minimum: int) -> int:
+        if name not in self.added_tokens:
+            index = max(self.vocabulary_size, minimum)
+            self.added_tokens[name] = index
+            self.encoder[name] = index
+            self.decoder[index] = name
+            self._added[_normalized(name)] = [index]
+        return self.added_tokens[name]
+
+    def remove_tokens(self, tokens: Iterable[str]) -> None:
+        """Removes tokens that were added; those before them keep their ids.
+
+        Args:
+            tokens: Strings, names of vocabulary entries that were added.
+        """
+        for token in tokens:
+            index = self.added_tokens.pop(token)
+            del self.encoder[token], self.decoder[index]
+            del self._added[_normalized(token)]
+        self.add_tokens(())
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text of any length, both ends included."""
@@ -166,7 +197,7 @@ class Tokenizer:
         ids: list[int] = []
         for part in self._added_pattern.split(text):
             if part in self._added:
-                ids.append(self._added[part])
+                ids += self._added[part]
             else:
                 ids += self._encode_words(part)
         return ids

@@ -12,101 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from keras_sdft import checks
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Group:
-    """Variables that are updated in the same way.
-
-    Attributes:
-        variables: List of `keras.Variable`.
-        learning_rate: Float, a rate in place of the main optimizer's, or
-            `None`.
-        optimizer: A Keras optimizer, its name, or `None` for the main one.
-        stop_step: Integer >= 1, optimizer steps after which the variables
-            stay as they are, or `None` for never.
-    """
-
-    variables: list[Any]
-    learning_rate: float | None = None
-    optimizer: Any = None
-    stop_step: int | None = None
-
-
-class Part:
-    """Something that learns, an entry of `Trainer(train=...)`.
-
-    Subclasses say what their variables are, and through which networks
-    gradients must pass to reach them.
-
-    Args:
-        learning_rate: Float > 0, a rate in place of the main optimizer's,
-            of which the part gets a copy; a schedule is scaled.
-        optimizer: A Keras optimizer or its name, for this part alone.
-        stop_step: Integer >= 1, optimizer steps after which the part stays
-            as it is. `None` for never.
-
-    Attributes:
-        name: String, for messages.
-        networks: Tuple of the names of the `StableDiffusion`'s networks
-            that are run with gradients. What such a network encodes cannot
-            come from a cache.
-    """
-
-    name = "part"
-    networks: tuple[str, ...] = ()
-
-    def __init__(
-        self,
-        *,
-        learning_rate: float | None = None,
-        optimizer: Any = None,
-        stop_step: int | None = None,
-    ):
-        if learning_rate is not None:
-            checks.number("learning_rate", learning_rate, above=0)
-        if stop_step is not None:
-            checks.integer("stop_step", stop_step, 1)
-        if learning_rate is not None and optimizer is not None:
-            raise ValueError(
-                f"Give {self.name!r} either an `optimizer` or a "
-                "`learning_rate` for a copy of the main optimizer. Received: "
-                f"learning_rate={learning_rate!r}, optimizer={optimizer!r}."
-            )
-        self.learning_rate = learning_rate
-        self.optimizer = optimizer
-        self.stop_step = stop_step
-
-    def attach(self, stable_diffusion: Any) -> None:
-        """Makes the part's variables, or finds them in the networks.
-
-        A part that adds layers to a frozen network adds them here, and sets
-        the network's own weights to `trainable = False`.
-
-        Args:
-            stable_diffusion: The `StableDiffusion` that is trained.
-        """
-        raise NotImplementedError
-
-    @property
-    def variables(self) -> list[Any]:
-        """The `keras.Variable`s that learn; known once it is attached."""
-        raise NotImplementedError
-
-    def groups(self) -> list[Group]:
-        """Returns the variables by how they are updated; most have one."""
-        group = Group(
-            self.variables, self.learning_rate, self.optimizer, self.stop_step
-        )
-        return [group]
-
-    def files(self) -> dict[str, Callable[[Path], None]]:
-        """Returns what an export holds of it, beside whole networks.
-
-        Returns:
-            Dict of functions that write a path, by the name of the file.
-        """
-        return {}
+from keras_sdft.adapters import Group
+from keras_sdft.adapters import LoRAOptions
+from keras_sdft.adapters import Part
 
 
 class _Network(Part):
@@ -114,6 +22,9 @@ class _Network(Part):
 
     def attach(self, stable_diffusion: Any) -> None:
         self._network = getattr(stable_diffusion, self.name)
+        if not self._network.trainable:
+            # Another trainer's adapters froze it as a whole.
+            self._network.trainable = True
         # An export must hold what is in no other file.
         stable_diffusion.trained_parts.add(self.name)
 
@@ -200,6 +111,12 @@ def attach(parts: list[Any], stable_diffusion: Any) -> tuple[str, ...]:
         ValueError: If a part has nothing that learns, or two have the same
             variables.
     """
+    if stable_diffusion.has_adapters:
+        raise ValueError(
+            f"The model has the LoRAs {sorted(stable_diffusion.adapters.loras)}"
+            ", which an export of what is trained now would not hold. Call "
+            "`merge_adapters()` or `unload_adapters()` first."
+        )
     owners: dict[int, str] = {}
     for part in parts:
         part.attach(stable_diffusion)
@@ -218,7 +135,18 @@ def attach(parts: list[Any], stable_diffusion: Any) -> tuple[str, ...]:
                     "out."
                 )
     networks = dict.fromkeys(n for part in parts for n in part.networks)
+    for name in networks:
+        network = getattr(stable_diffusion, name)
+        if not any(id(v) in owners for v in network.trainable_variables):
+            # No gradients are computed for weights that do not learn.
+            network.trainable = False
     return tuple(networks)
+
+
+def prepare(parts: list[Any], step: Any, training: bool) -> None:
+    """Prepares all parts for a step, see `Part.prepare`."""
+    for part in parts:
+        part.prepare(step, training)
 
 
 def files(parts: list[Any]) -> dict[str, Callable[[Path], None]]:
@@ -279,4 +207,16 @@ class TextEncoderOptions:
         return [*parts, TextEncoder(optimizer=own, stop_step=stop_step)]
 
 
-PART_OPTIONS = (TextEncoderOptions,)
+__all__ = [
+    "PART_OPTIONS",
+    "DiffusionModel",
+    "Group",
+    "Part",
+    "TextEncoder",
+    "TextEncoderOptions",
+    "attach",
+    "files",
+    "get",
+]
+
+PART_OPTIONS: tuple[type[Any], ...] = (TextEncoderOptions, LoRAOptions)

@@ -236,6 +236,7 @@ class Trainer(TrainStep, keras.Model):
 
     def test_step(self, data: dict[str, Any]) -> dict[str, Any]:
         """Computes the plain denoising error at fixed noise and timesteps."""
+        parts.prepare(self.parts, self.step, training=False)
         losses = self.validation.losses(data, self._validated)
         self._validated.assign_add(ops.shape(losses)[0])
         sums = self.loss_metrics.sums(losses, data)

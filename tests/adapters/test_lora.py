@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sdft import adapters
+from keras_sdft.formats.lora_files import LowRankWeights
 from keras_sdft.models import adapted
 
 
@@ -229,7 +230,7 @@ def test_weights_of_another_model_are_refused(make_micro):
     lora.attached.remove()
     with pytest.raises(ValueError, match="Was it trained for another model"):
         adapters.attach_weights(sd, {"unet": {name + "x": one}})
-    wrong = adapters.LowRankWeights(one.down[:-1], one.up, one.alpha)
+    wrong = LowRankWeights(one.down[:-1], one.up, one.alpha)
     with pytest.raises(ValueError, match="has shape"):
         adapters.attach_weights(sd, {"unet": {name: wrong}})
     attached = adapters.attach_weights(sd, weights, scale=0.5)

@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_sdft.encoding import latent_shape
 from keras_sdft.keras_internals import StepFunctionHook
+from keras_sdft.training import parts
 from keras_sdft.training.tensorflow.accumulation import accumulate
 from keras_sdft.training.tensorflow.optimizer_groups import find_groups
 from keras_sdft.training.tensorflow.optimizer_groups import learning
@@ -25,6 +26,7 @@ class TrainStep(StepFunctionHook):
 
     def train_step(self: Any, data: dict[str, Any]) -> dict[str, Any]:
         """Takes one optimizer step on one batch."""
+        parts.prepare(self.parts, self.step, training=True)
         shape = latent_shape(self.stable_diffusion, data)
         variables = learning(self.optimizer, self.trainable_variables)
         loss, gradients, sums = accumulate(

@@ -1,0 +1,92 @@
+"""The options of adapters, as the command's flags have them.
+
+Must import neither Keras nor TensorFlow: the help of the command reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from keras_sdft import checks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRAOptions:
+    """LoRA: a small addition learns, and the networks' weights do not.
+
+    Args:
+        lora_rank: Train a LoRA of this rank instead of all weights; 4 to 64
+            are usual.
+        lora_alpha: Additions are scaled by lora_alpha / rank. Defaults to
+            the rank.
+        lora_targets: Layers that are added to: attention, linear (all dense
+            layers of transformer blocks), all (convolutions too), or
+            patterns of diffusers' module names.
+        lora_text_encoder: Add to the text encoder as well.
+        lora_dropout: Share of inputs that the additions do not see while
+            training.
+        dora: Learn the magnitude of weights apart from their direction
+            (DoRA).
+
+    Raises:
+        ValueError: If an option is out of its range or has no effect.
+    """
+
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
+    lora_targets: str | list[str] = "attention"
+    lora_text_encoder: bool = False
+    lora_dropout: float = 0.0
+    dora: bool = False
+
+    def __post_init__(self) -> None:
+        checks.boolean("lora_text_encoder", self.lora_text_encoder)
+        checks.boolean("dora", self.dora)
+        checks.number("lora_dropout", self.lora_dropout, 0, below=1)
+        if self.lora_rank is not None:
+            checks.integer("lora_rank", self.lora_rank, 1)
+        if self.lora_alpha is not None:
+            checks.number("lora_alpha", self.lora_alpha, above=0)
+        names = [f.name for f in dataclasses.fields(LoRAOptions)][1:]
+        checks.effective(self, names, "lora_rank")
+
+    @property
+    def default_learning_rate(self) -> float | None:
+        """The learning rate to begin with where none is given."""
+        return None if self.lora_rank is None else 1e-4
+
+    def apply(
+        self, parts: list[Any], make_optimizer: Callable[[float], Any]
+    ) -> list[Any]:
+        """Returns the parts with a LoRA in place of the diffusion model.
+
+        Args:
+            parts: List of `Part`.
+            make_optimizer: Function of a learning rate; not used.
+
+        Raises:
+            ValueError: If the text encoder's own weights learn as well.
+        """
+        if self.lora_rank is None:
+            return parts
+        from keras_sdft.adapters.lora import LoRA
+
+        whole = {part.name: part for part in parts}
+        if self.lora_text_encoder and "text_encoder" in whole:
+            raise ValueError(
+                "`lora_text_encoder` adds to a text encoder whose own weights "
+                "do not learn. Received: lora_text_encoder=True, "
+                "train_text_encoder=True. Leave out the one or the other."
+            )
+        lora = LoRA(
+            self.lora_rank,
+            self.lora_alpha,
+            self.lora_targets,
+            text_encoder=self.lora_text_encoder,
+            dropout=self.lora_dropout,
+            use_dora=self.dora,
+        )
+        whole.pop("diffusion_model", None)
+        return [lora, *whole.values()]
