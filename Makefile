@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
-LOWEST_TESTS := tests/training tests/models tests/callbacks tests/formats \
-  tests/cli/test_options.py tests/cli/test_parser.py
+LOWEST_TESTS := tests/training tests/models tests/adapters tests/callbacks \
+  tests/formats tests/cli/test_options.py tests/cli/test_parser.py
 BASE ?= main
 SAME_ARGS ?=
 FUZZ_ARGS ?=
