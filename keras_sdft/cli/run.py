@@ -125,11 +125,13 @@ def _opening(
     batch = f"{data.images_per_step // micro} images"
     if micro > 1:
         batch = f"{micro} x {batch}"
-    epoch = "" if data.endless else f"; an epoch is {data.steps_per_epoch:,} "
+    epoch = (
+        "" if data.endless else f"; an epoch is {_steps(data.steps_per_epoch)}"
+    )
     lines = [
         f"Training {options.model} ({weights:,} weights) on {labels.data}",
-        f"  {data.steps:,} steps of {batch} at {sd.img_width} x "
-        f"{sd.img_height}, on {_device()}{epoch and epoch + 'steps'}",
+        f"  {_steps(data.steps)} of {batch} at {sd.img_width} x "
+        f"{sd.img_height}, on {_device()}{epoch}",
         f"  {options.optimizer}, learning rate {options.learning_rate:g}, "
         f"{options.lr_scheduler}",
     ]
@@ -138,6 +140,10 @@ def _opening(
         lines.append(f"  what learns: {', '.join(names)}")
     lines += [f"  {line}" for line in data.report.summary().splitlines()]
     return "\n".join(lines)
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} step{'s' if count != 1 else ''}"
 
 
 def _device() -> str:

@@ -105,6 +105,7 @@ def load_data(options: Options, sd: Any, caches: Caches) -> Data:
         **_of_training(options),
         **_common(options, sd, report),
     )
+    _label(report, "training")
     validation = None
     if options.validation_data is not None:
         validation = data.load(
@@ -117,6 +118,7 @@ def load_data(options: Options, sd: Any, caches: Caches) -> Data:
             **{name: getattr(options, name) for name in _OF_VALIDATION},
             **_common(options, sd, report),
         )
+        _label(report, "validation")
         report.compare_held_out()
     per_epoch = int(training.cardinality())
     return Data(
@@ -194,6 +196,12 @@ def load_subject(options: Options, sd: Any, photos: Data) -> Data:
         **_common(options, sd, photos.report),
     )
     return dataclasses.replace(photos, training=training)
+
+
+def _label(report: Any, role: str) -> None:
+    """Names what was read last, which may be the same source twice."""
+    for source in report.sources[-1:]:
+        source.name = f"{role} images in {source.name}"
 
 
 def _common(options: Options, sd: Any, report: Any) -> dict[str, Any]:

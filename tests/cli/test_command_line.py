@@ -1,6 +1,8 @@
 import dataclasses
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -136,6 +138,14 @@ def test_spellings_of_other_trainers_lead_to_flags_that_exist():
     ):
         known = command_line.COMMANDS[command].flags.by_name
         assert spellings.our_spelling("train-data-dir", known) == f"`{ours}`"
+
+
+def test_the_page_has_the_same_table():
+    path = Path(__file__).parents[2] / "docs" / "command-line.md"
+    section = path.read_text(encoding="utf-8").split("## Flags of other")[1]
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", section, re.M)
+    found = {ours: theirs.replace("`", "") for ours, theirs in rows}
+    assert found == spellings.OURS
 
 
 def test_help_needs_no_tensorflow():

@@ -22,7 +22,7 @@ class Batches:
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What the data room was asked for."""
+    """Records what data was asked for."""
     found = []
 
     def load(source, tokenizer, **arguments):
@@ -105,6 +105,28 @@ def test_a_batch_is_a_whole_optimizer_step(calls):
     assert validation["shuffle"] is False
     for name in ("horizontal_flip", "caption_dropout", "buckets", "masks"):
         assert name not in validation
+
+
+def test_one_source_may_be_read_twice(calls, monkeypatch):
+    """What is validated on and trained on has two lines in the report."""
+
+    def load(source, tokenizer, report, **arguments):
+        examples = types.SimpleNamespace(
+            findings=types.SimpleNamespace(left_out={}, notes=[]),
+            rows=[0, 1],
+            records=types.SimpleNamespace(identity=source),
+        )
+        report.add_source(source, examples, ())
+        return Batches()
+
+    monkeypatch.setattr(data_room, "load", load)
+    options = options_of(validation_data="photos")
+    lines = load_data(options, SD, Caches()).report.summary().splitlines()
+    assert lines == [
+        "training images in photos: 2 images found, 2 used",
+        "validation images in photos: 2 images found, 2 used",
+        "  It is what is trained on.",
+    ]
 
 
 def test_epochs_are_passes_over_the_data(calls):
