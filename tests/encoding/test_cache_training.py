@@ -30,7 +30,7 @@ def pictures(tmp_path):
 
 OPTIONS = {
     "resolution": 64,
-    "batch_size": 2,
+    "batch_size": 3,
     "seed": 5,
     "horizontal_flip": True,
     "caption_dropout": 0.3,
@@ -111,7 +111,7 @@ def test_losses_are_bit_equal(make_micro, pictures, tmp_path, learns):
     assert set(dataset.element_spec) == {"moments", text, "example_weight"}
     found, second = losses(model, dataset, EPOCHS, train=train)
     assert found == expected
-    assert len(found) == 3 * EPOCHS
+    assert len(found) == 2 * EPOCHS
     for own, other in zip(
         first.trainable_variables, second.trainable_variables, strict=True
     ):
@@ -133,19 +133,15 @@ def test_batches_are_what_the_step_would_encode(make_micro, pictures, tmp_path):
             np.testing.assert_allclose(found, expected, 0, 1e-5 * scale)
 
 
-def test_losses_are_those_of_training_without(make_micro, pictures, tmp_path):
-    plain = make_micro()
-    dataset = load(pictures, plain.tokenizer, **OPTIONS)
-    expected, _ = losses(plain, dataset, EPOCHS)
-    for dtype, tolerance in (("float32", 1e-4), ("float16", 2e-3)):
-        model = make_micro()
-        cache, dataset = cached_dataset(
-            model, pictures, tmp_path / dtype, dtype=dtype
-        )
-        found, _ = losses(model, dataset, EPOCHS)
-        np.testing.assert_allclose(found, expected, rtol=tolerance)
-        rounding = cache.reader.rounding
-        assert len(rounding) == 2
-        assert all(
-            (most > 0) == (dtype == "float16") for most in rounding.values()
-        )
+def test_half_precision_changes_the_losses_little(
+    make_micro, pictures, tmp_path
+):
+    model = make_micro()
+    dataset = load(pictures, model.tokenizer, **OPTIONS)
+    expected, _ = losses(model, dataset, EPOCHS)
+    model = make_micro()
+    cache, dataset = cached_dataset(model, pictures, tmp_path, dtype=None)
+    found, _ = losses(model, dataset, EPOCHS)
+    assert len(cache.reader.rounding) == 2
+    assert all(0 < most < 0.01 for most in cache.reader.rounding.values())
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
