@@ -211,7 +211,15 @@ def _base_tokenizer(checkpoint: Checkpoint, weights_directory: Any) -> Any:
         from keras_sdft.models.presets import get_preset
 
         merges = get_preset(named(checkpoint.spec)[1]).merges
-        return Tokenizer(merges, max_length, pad_token)
+        tokenizer = Tokenizer(merges, max_length, pad_token)
+        words = checkpoint.spec.text_encoder.vocabulary_size
+        if tokenizer.vocabulary_size != words:
+            raise ValueError(
+                f"{checkpoint.path!r} holds no vocabulary, and its text "
+                f"encoder has {words} tokens, no published one's. Expected "
+                "the diffusers folder that it was made from."
+            )
+        return tokenizer
 
     return make_tokenizer
 

@@ -123,23 +123,26 @@ def read(
             ),
             autoencoder=_read_vae_spec(path / "vae", files["vae"][0]),
             resolution=_resolution(unet_json),
-            pad_token=tokenizer_files.pad_id(path / "tokenizer", merges),
+            pad_token=tokenizer_files.pad_id(path / "tokenizer"),
         )
     )[0]
     spec = configs.with_scheduler(
         spec, scheduler, str(scheduler_path), prediction_type
     )
     _check_sizes(spec, path)
-    tokenizer_files.check_added(path / "tokenizer", spec.text_encoder)
+    added = tokenizer_files.read_added(
+        path / "tokenizer", merges, spec.text_encoder
+    )
     components = {}
     for name in COMPONENTS:
         components[name], left = _component(path / name, name, files, spec)
         notes += left
 
     def make_tokenizer(max_length: int, pad_token: Any) -> Any:
-        tokenizer = tokenizer_files.make_tokenizer(
-            merges, max_length, pad_token
-        )
+        # Reading headers must not wait for the tokenizer's imports.
+        from keras_sdft.models.tokenizer import Tokenizer
+
+        tokenizer = Tokenizer(merges, max_length, pad_token, added)
         tokenizer_files.check_vocabulary(path / "tokenizer", tokenizer)
         return tokenizer
 

@@ -20,6 +20,7 @@ from keras_sdft.formats.checkpoint import Checkpoint
 from keras_sdft.formats.diffusers_configs import named
 from keras_sdft.formats.output import check_file
 from keras_sdft.formats.output import staged_directory
+from keras_sdft.formats.tokenizer_files import merges_text
 from keras_sdft.models.exported import FORMAT_VERSION
 from keras_sdft.models.exported import METADATA_FILE
 from keras_sdft.version import __version__
@@ -66,8 +67,9 @@ def save(
     ending = ".h5" if legacy else ".weights.h5"
     files = {name: name + ending for name in NETWORKS}
     with staged_directory(path, overwrite, ENTRIES) as directory:
+        added: list[str] = []
         if checkpoint.make_tokenizer is not None:
-            _write_merges(directory / MERGES_FILE, checkpoint)
+            added = _write_merges(directory / MERGES_FILE, checkpoint)
             files["tokenizer"] = MERGES_FILE
         for name in NETWORKS:
             # One network in memory at a time.
@@ -75,7 +77,7 @@ def save(
             checkpoint.load_network(name, model)
             save_network(model, directory / files[name])
             del model
-        _write_metadata(directory / METADATA_FILE, checkpoint, files)
+        _write_metadata(directory / METADATA_FILE, checkpoint, files, added)
 
 
 def _build(name: str, checkpoint: Checkpoint) -> Any:
@@ -94,19 +96,22 @@ def _build(name: str, checkpoint: Checkpoint) -> Any:
     return DiffusionModel(spec.diffusion_model)
 
 
-def _write_merges(path: Path, checkpoint: Checkpoint) -> None:
+def _write_merges(path: Path, checkpoint: Checkpoint) -> list[str]:
+    """Writes the vocabulary; returns the tokens that were added to it."""
     spec = checkpoint.spec
     tokenizer = checkpoint.make_tokenizer(
         spec.text_encoder.max_length, spec.pad_token
     )
-    ranks = tokenizer.bpe_ranks
-    merges = sorted((pair for pair in ranks if len(pair) == 2), key=ranks.get)
-    text = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)])
+    text = merges_text(tokenizer)
     path.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
+    return list(tokenizer.added_tokens)
 
 
 def _write_metadata(
-    path: Path, checkpoint: Checkpoint, files: dict[str, str]
+    path: Path,
+    checkpoint: Checkpoint,
+    files: dict[str, str],
+    added_tokens: list[str],
 ) -> None:
     spec, base = named(checkpoint.spec)
     metadata = {
@@ -116,6 +121,7 @@ def _write_metadata(
         "spec": spec.to_dict(),
         "prediction_type": spec.prediction_type,
         "files": files,
+        "added_tokens": added_tokens,
         "steps": 0,
     }
     text = json.dumps(metadata, indent=2)

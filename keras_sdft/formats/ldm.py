@@ -35,6 +35,7 @@ from keras_sdft.formats.safetensors_files import read_header
 from keras_sdft.formats.safetensors_files import write
 from keras_sdft.models.exported import known_prediction_type
 from keras_sdft.models.spec import StableDiffusionSpec
+from keras_sdft.models.spec import TextEncoderSpec
 from keras_sdft.models.spec_check import check_spec
 from keras_sdft.models.weight_names import COMPONENTS
 from keras_sdft.models.weight_names import component_rows
@@ -56,6 +57,7 @@ _PREDICTIONS = {
     "velocity": "v_prediction",
 }
 _STANDARD_WORDS = {"epsilon": "epsilon", "v_prediction": "v"}
+_WORDS = TextEncoderSpec().vocabulary_size
 _ARCHITECTURES = {False: "stable-diffusion-v1", True: "stable-diffusion-v2"}
 
 # Surplus weights that are known, inside the parts that are used.
@@ -262,6 +264,14 @@ def _find_spec(
             spec, zero_terminal_snr=spec.zero_terminal_snr or zero_terminal_snr
         )
     spec = check_spec(spec_from_sizes(path, tensors), f"The file {str(path)!r}")
+    words = spec.text_encoder.vocabulary_size
+    if words != _WORDS:
+        raise ValueError(
+            f"The text encoder of {str(path)!r} has {words} tokens, CLIP's "
+            f"vocabulary {_WORDS}. A single file does not hold the words of "
+            "added tokens: expected a diffusers folder, or the embedding in a "
+            "file beside the model."
+        )
     # SD 2.x pads captions with "!", which has the id 0.
     pad: int | str = 0 if is_open_clip(spec) else "end"
     return named(
@@ -400,10 +410,26 @@ def save(
         )
     check_file(path, overwrite)
     spec = checkpoint.spec
+    _check_added(checkpoint)
     tensors: dict[str, Tensor] = {}
     for name, keys in original_keys(spec).items():
         tensors.update(_original_tensors(checkpoint.components[name], keys))
     write(path, tensors, dtype, _metadata(spec))
+
+
+def _check_added(checkpoint: Checkpoint) -> None:
+    """Refuses models with added tokens: the file has no vocabulary."""
+    text, make = checkpoint.spec.text_encoder, checkpoint.make_tokenizer
+    if text.vocabulary_size == _WORDS or make is None:
+        return
+    added = make(text.max_length, checkpoint.spec.pad_token).added_tokens
+    if added:
+        raise ValueError(
+            f"{checkpoint.path!r} has {len(added)} added tokens "
+            f"({', '.join(list(added)[:5])}), and a single file holds no "
+            "vocabulary, so they would be lost. Expected a format with one: "
+            "'diffusers' or 'keras_cv'."
+        )
 
 
 def _original_tensors(

@@ -11,7 +11,6 @@ from typing import Any
 
 from keras_sdft.formats.diffusers_written import write_json
 from keras_sdft.models.spec import TextEncoderSpec
-from keras_sdft.models.tokenizer import Tokenizer
 from keras_sdft.parsing import DamagedFile
 from keras_sdft.parsing import read_json
 from keras_sdft.parsing import read_text
@@ -21,6 +20,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 FILES = (
     "vocab.json",
     "merges.txt",
+    "added_tokens.json",
     "special_tokens_map.json",
     "tokenizer_config.json",
 )
@@ -92,26 +92,12 @@ def read_pad_token(directory: Path) -> str:
     return END
 
 
-def make_tokenizer(merges: list[str], max_length: int, pad_token: Any) -> Any:
-    """Builds a tokenizer from merges.
-
-    Args:
-        merges: As `read_merges` returns.
-        max_length: Integer.
-        pad_token: `"end"`, an id, or a token.
-
-    Returns:
-        A `keras_sdft.models.Tokenizer`.
-    """
-    return Tokenizer(merges, max_length, pad_token)
-
-
-def pad_id(directory: Path, merges: list[str]) -> int | str:
+def pad_id(directory: Path) -> int | str:
     """Returns the padding of a folder's tokenizer, as a spec has it."""
     token = read_pad_token(directory)
     if token == END:
         return "end"
-    found = make_tokenizer_ids(directory, merges).get(token)
+    found = read_ids(directory).get(token)
     if type(found) is not int or found < 0:
         raise ValueError(
             f"The padding token {token!r} in {str(directory)!r} is not in "
@@ -120,48 +106,14 @@ def pad_id(directory: Path, merges: list[str]) -> int | str:
     return found
 
 
-def make_tokenizer_ids(directory: Path, merges: list[str]) -> dict[str, Any]:
-    """Reads the ids by token of a folder's tokenizer."""
+def read_ids(directory: Path) -> dict[str, Any]:
+    """Reads the ids by token of a folder's tokenizer, added ones included."""
     if (directory / "vocab.json").is_file():
-        return read_json(directory / "vocab.json")
-    model = read_json(directory / "tokenizer.json").get("model")
-    ids = model.get("vocab") if isinstance(model, dict) else None
-    return ids if isinstance(ids, dict) else {}
-
-
-def check_added(directory: Path, spec: TextEncoderSpec) -> None:
-    """Refuses tokens that were added to CLIP's vocabulary.
-
-    Captions would be encoded to pieces of them.
-
-    Args:
-        directory: The `tokenizer` folder.
-        spec: Of the text encoder.
-
-    Raises:
-        ValueError: If there are any, or the vocabulary and the embedding
-            differ in size.
-    """
-    ids = make_tokenizer_ids(directory, [])
-    new = sorted(_added(directory) - set(ids))
-    if new:
-        raise ValueError(
-            f"The tokenizer {str(directory)!r} has {len(new)} added tokens "
-            f"({', '.join(new[:5])}), which are not supported: captions would "
-            "be encoded to pieces of them. Expected a model without, and its "
-            "embedding beside it."
-        )
-    if ids and len(ids) != spec.vocabulary_size:
-        raise ValueError(
-            f"The tokenizer {str(directory)!r} has {len(ids)} tokens, and the "
-            f"text encoder beside it {spec.vocabulary_size}. Were tokens "
-            "added to one of them? Expected as many in both."
-        )
-
-
-def _added(directory: Path) -> set[str]:
-    """Returns the tokens that any of a folder's files adds."""
-    listed: list[Any] = []
+        ids = read_json(directory / "vocab.json")
+    else:
+        model = read_json(directory / "tokenizer.json").get("model")
+        found = model.get("vocab") if isinstance(model, dict) else None
+        ids = dict(found) if isinstance(found, dict) else {}
     for name, field in (
         ("added_tokens.json", None),
         ("tokenizer_config.json", "added_tokens_decoder"),
@@ -169,11 +121,61 @@ def _added(directory: Path) -> set[str]:
     ):
         if (directory / name).is_file():
             config = read_json(directory / name)
-            found = config.get(field) if field else list(config)
-            found = list(found.values()) if isinstance(found, dict) else found
-            listed += found if isinstance(found, list) else []
-    tokens = [t.get("content") if isinstance(t, dict) else t for t in listed]
-    return {token for token in tokens if isinstance(token, str)}
+            ids.update(_numbered(config.get(field) if field else config))
+    return ids
+
+
+def _numbered(listed: Any) -> dict[str, Any]:
+    """Returns ids by token of any of the ways in which they are listed."""
+    if isinstance(listed, list):
+        items = [i for i in listed if isinstance(i, dict)]
+        return {str(i.get("content")): i.get("id") for i in items}
+    found = {}
+    for key, value in (listed if isinstance(listed, dict) else {}).items():
+        if isinstance(value, dict):
+            number = int(key) if key.isdecimal() and len(key) < 9 else None
+            found[str(value.get("content"))] = number
+        else:
+            found[key] = value
+    return found
+
+
+def read_added(
+    directory: Path, merges: list[str], spec: TextEncoderSpec
+) -> list[str]:
+    """Reads the tokens that were added to the vocabulary of the merges.
+
+    Args:
+        directory: The `tokenizer` folder.
+        merges: As `read_merges` returns.
+        spec: Of the text encoder.
+
+    Returns:
+        List of tokens in the order of their ids.
+
+    Raises:
+        ValueError: If their ids do not follow the vocabulary's, or the
+            embedding has not a row for each token.
+    """
+    base = 2 * 256 + len(merges) + 2
+    ids = read_ids(directory)
+    wrong = [token for token, n in ids.items() if type(n) is not int]
+    added = {t: n for t, n in ids.items() if type(n) is int and n >= base}
+    tokens = sorted(added, key=added.__getitem__)
+    numbers = [added[token] for token in tokens]
+    if wrong or numbers != list(range(base, base + len(tokens))):
+        raise ValueError(
+            f"The tokenizer {str(directory)!r} has added tokens "
+            f"({', '.join((wrong or tokens)[:5])}) with the ids "
+            f"{numbers[:5]}. Expected ids from {base} up, without gaps."
+        )
+    if base + len(tokens) != spec.vocabulary_size:
+        raise ValueError(
+            f"The tokenizer {str(directory)!r} has {base + len(tokens)} "
+            f"tokens, and the text encoder beside it {spec.vocabulary_size} "
+            "rows. Were tokens added to one of them? Expected as many in both."
+        )
+    return tokens
 
 
 def check_vocabulary(directory: Path, tokenizer: Any) -> None:
@@ -183,7 +185,7 @@ def check_vocabulary(directory: Path, tokenizer: Any) -> None:
         ValueError: If a token has another id, so captions would be encoded
             to other words than the model was trained on.
     """
-    theirs = make_tokenizer_ids(directory, [])
+    theirs = read_ids(directory)
     wrong = [
         token
         for token, number in tokenizer.encoder.items()
@@ -196,6 +198,12 @@ def check_vocabulary(directory: Path, tokenizer: Any) -> None:
         )
 
 
+def merges_text(tokenizer: Any) -> str:
+    """Returns a tokenizer's merges as a file holds them."""
+    pairs = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.get)
+    return "\n".join(["#version: 0.2", *(" ".join(pair) for pair in pairs)])
+
+
 def write_tokenizer(directory: Path, tokenizer: Any) -> None:
     """Writes the files that `CLIPTokenizer` reads.
 
@@ -203,11 +211,13 @@ def write_tokenizer(directory: Path, tokenizer: Any) -> None:
         directory: The `tokenizer` folder, which exists.
         tokenizer: A `keras_sdft.models.Tokenizer`.
     """
-    vocabulary = json.dumps(tokenizer.encoder, ensure_ascii=False)
+    added = tokenizer.added_tokens
+    ids = {t: n for t, n in tokenizer.encoder.items() if t not in added}
+    vocabulary = json.dumps(ids, ensure_ascii=False)
     (directory / "vocab.json").write_text(vocabulary, encoding="utf-8")
-    ranks = tokenizer.bpe_ranks
-    merges = sorted((pair for pair in ranks if len(pair) == 2), key=ranks.get)
-    text = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)])
+    if added:
+        write_json(directory / "added_tokens.json", added)
+    text = merges_text(tokenizer)
     (directory / "merges.txt").write_text(text + "\n", encoding="utf-8")
     pad = tokenizer.decoder[int(tokenizer.pad_token)]
     special = {"bos_token": START, "eos_token": END, "unk_token": END}

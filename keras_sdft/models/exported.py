@@ -11,6 +11,7 @@ import importlib
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -370,7 +371,16 @@ def _read_export(
             )
         if not trained <= set(names):
             raise ValueError(f"no files of {sorted(trained - set(names))}")
-    files = {part: _inside(directory, name) for part, name in names.items()}
+        added = metadata.get("added_tokens") or []
+        if not all(isinstance(token, str) for token in added):
+            raise ValueError(f"added_tokens is {added!r:.80}")
+    files: dict[str, Any] = {
+        part: _inside(directory, name) for part, name in names.items()
+    }
+    if added and "tokenizer" in files:
+        files["tokenizer"] = partial(
+            _make_tokenizer, files["tokenizer"], tuple(added)
+        )
     origin, vae = metadata.get("origin"), metadata.get("vae")
     if origin is not None:
         _check_there(file, "origin", origin)
@@ -406,6 +416,15 @@ def _read_export(
         with reading(file, "export: its autoencoder cannot be read"):
             resolved = _with_vae(resolved, vae)
     return resolved
+
+
+def _make_tokenizer(
+    path: Path, added: tuple[str, ...], max_length: int, pad_token: Any
+) -> Any:
+    # Resolving a path must not wait for its imports.
+    from keras_sdft.models.tokenizer import Tokenizer
+
+    return Tokenizer(path, max_length, pad_token, added)
 
 
 def _check_there(file: Path, field: str, path: Any) -> None:

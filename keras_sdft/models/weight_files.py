@@ -19,6 +19,8 @@ from keras_sdft.parsing import reading
 # A Stable Diffusion network has 700 weights, an optimizer three times more.
 _MAX_ENTRIES = 20_000
 _CHUNK = 1 << 22
+# Keras stores weights as they are; zeros that are compressed are a bomb.
+_MAX_RATIO = 20
 
 
 class NonFiniteWeights(ValueError):
@@ -104,6 +106,12 @@ def _datasets(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
             link = group.get(name, getlink=True)
             item = group[name] if isinstance(link, h5py.HardLink) else None
             is_data = isinstance(item, h5py.Dataset)
+            if is_data and item.nbytes > _MAX_RATIO * path.stat().st_size:
+                raise DamagedFile(
+                    f"{str(path)!r} is beyond the budget: the weight {key!r} "
+                    f"of shape {item.shape} takes {item.nbytes:,} bytes, "
+                    f"more than {_MAX_RATIO} times the file."
+                )
             if item is None or (is_data and (item.external or item.is_virtual)):
                 raise DamagedFile(
                     f"{str(path)!r} refers to another place for {key!r}, so "

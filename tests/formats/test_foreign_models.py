@@ -27,6 +27,8 @@ from keras_sdft.models.weight_files import check_weights
 from keras_sdft.models.weight_files import weight_shapes
 from keras_sdft.models.weight_names import component_rows
 from tests.formats.reference import GOLDEN
+from tests.formats.reference import full_size_file
+from tests.formats.reference import single_file_shapes
 
 
 @pytest.fixture
@@ -142,27 +144,55 @@ def test_what_is_not_declared_is_asked_for_in_folders_too(second):
 # === Vocabularies ===
 
 
-@pytest.mark.parametrize("where", ["added_tokens", "tokenizer_config"])
-def test_added_tokens_are_refused_by_name(where, folder):
-    file = folder / "tokenizer" / f"{where}.json"
-    if where == "added_tokens":
-        file.write_text('{"<cat-toy>": 600}')
-    else:
-        change(file, added_tokens_decoder={"600": {"content": "<cat-toy>"}})
-    with pytest.raises(ValueError, match=r"1 added tokens \(<cat-toy>\)"):
-        formats.load(folder)
+def more_rows(tensors):
+    key = "embeddings.token_embedding.weight"
+    rows = tensors[key].read()
+    return tensors | {key: of_array(np.concatenate([rows, rows[:1] + 1]))}
 
 
-def test_an_embedding_with_more_rows_is_refused(folder):
-    def more(tensors):
-        key = "embeddings.token_embedding.weight"
-        rows = tensors[key].read()
-        return tensors | {key: of_array(np.concatenate([rows, rows[:1]]))}
-
-    rewrite(folder / "text_encoder" / "model.safetensors", more)
+@pytest.fixture
+def with_token(folder):
+    rewrite(folder / "text_encoder" / "model.safetensors", more_rows)
     change(folder / "text_encoder" / "config.json", vocab_size=601)
+    return folder
+
+
+@pytest.mark.parametrize("where", ["added_tokens", "decoder", "vocab"])
+def test_added_tokens_are_read_and_written(where, with_token, tmp_path):
+    tokenizer = with_token / "tokenizer"
+    if where == "added_tokens":
+        (tokenizer / "added_tokens.json").write_text('{"<cat-toy>": 600}')
+    elif where == "decoder":
+        listed = {"600": {"content": "<cat-toy>"}}
+        change(tokenizer / "tokenizer_config.json", added_tokens_decoder=listed)
+    else:
+        change(tokenizer / "vocab.json", **{"<cat-toy>": 600})
+    ids = formats.load(with_token).make_tokenizer(77, "end").encode("<cat-toy>")
+    assert ids[1:-1] == [600]
+    formats.convert(with_token, tmp_path / "a", "keras_cv")
+    formats.convert(tmp_path / "a", tmp_path / "b", "diffusers")
+    again = formats.load(tmp_path / "b")
+    assert again.make_tokenizer(77, "end").encode("<cat-toy>") == ids
+    assert again.spec == formats.load(with_token).spec
+    with pytest.raises(ValueError, match="1 added tokens.*would be lost"):
+        formats.convert(with_token, tmp_path / "x.safetensors", "ldm")
+
+
+def test_tokens_and_rows_must_be_as_many(with_token):
     with pytest.raises(ValueError, match="has 600 tokens.*beside it 601"):
-        formats.load(folder)
+        formats.load(with_token)
+    file = with_token / "tokenizer" / "added_tokens.json"
+    file.write_text('{"<cat-toy>": 602}')
+    with pytest.raises(ValueError, match=r"<cat-toy>.*\[602\].*from 600 up"):
+        formats.load(with_token)
+
+
+def test_a_single_file_with_more_rows_is_refused(tmp_path):
+    key = "cond_stage_model.transformer.text_model.embeddings.token_embedding"
+    shapes = single_file_shapes("sd1.4") | {f"{key}.weight": (49409, 768)}
+    path = full_size_file(tmp_path / "x.safetensors", shapes)
+    with pytest.raises(ValueError, match="49409 tokens, CLIP's vocabulary"):
+        resolve(path)
 
 
 def test_a_vocabulary_of_another_model(folder, tmp_path):
@@ -249,6 +279,10 @@ def test_keras_weights_that_refer_to_other_files(tmp_path):
         for number in range(20_001):
             file.create_group(str(number))
     with pytest.raises(ValueError, match="budget of 20,000 entries"):
+        check_weights(path)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", (10**12,), "f4", chunks=(10,))[0] = 1
+    with pytest.raises(ValueError, match="budget: the weight 'x'"):
         check_weights(path)
 
 
