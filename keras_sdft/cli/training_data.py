@@ -161,6 +161,7 @@ def load_photos(options: Options, sd: Any) -> Data:
                 max_unreadable=options.max_unreadable,
                 **_common(options, sd, report),
             )
+        report.compare_held_out()
     steps = _steps(options, int(training.cardinality()))
     return Data(
         training,

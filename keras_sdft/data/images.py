@@ -278,6 +278,9 @@ def _opened(source: Any):
         return nullcontext(_from_array(source))
     if isinstance(source, bytes):
         source = io.BytesIO(source)
+    elif os.path.exists(source) and not os.path.isfile(source):
+        # A pipe would be waited for without end.
+        raise UnreadableImage("a directory, or no regular file")
     return Image.open(source, formats=_formats())
 
 

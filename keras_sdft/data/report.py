@@ -114,7 +114,9 @@ class Report:
         used = len(np.unique(examples.rows))
         notes = list(examples.findings.notes)
         new = SourceReport(name, used, left_out, notes, examples)
-        self.sources = [s for s in self.sources if s.name != name] + [new]
+        names = [source.name for source in self.sources]
+        place = names.index(name) if name in names else len(names)
+        self.sources[place : place + 1] = [new]
         return new
 
     def compare_held_out(self) -> int:

@@ -10,6 +10,7 @@ import csv
 import itertools
 import json
 import os
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,8 +23,9 @@ from keras_sdft.data.examples import first_five
 from keras_sdft.data.sources.files import is_hidden
 from keras_sdft.data.sources.files import is_image
 from keras_sdft.data.sources.files import is_photo
+from keras_sdft.data.sources.parsing import BadSource
+from keras_sdft.data.sources.parsing import bad_source
 from keras_sdft.data.sources.parsing import inside
-from keras_sdft.data.sources.parsing import parsing
 from keras_sdft.data.sources.parsing import text_lines
 
 # The names under which the field writes the column of paths, best known
@@ -94,37 +96,42 @@ def read_table(
     captions: list[str | tuple[str, ...]] = []
     masks: dict[str, str] = {}
     repeats: list[int] = []
-    for number, row in itertools.chain([first], rows):
-        where = f"line {number} of {path}"
-        paths.append(inside(root, _value(row, image_column, where), where))
-        caption = _value(row, caption_column, where)
-        captions.append(check_captions(caption, where))
+
+    def where() -> str:
+        return f"line {number} of {path}"
+
+    # `where` reads the number.
+    for number, row in itertools.chain([first], rows):  # noqa: B007
+        try:
+            image, caption = row[image_column], row[caption_column]
+            times = row[repeats_column] if repeats_column else 1
+        except KeyError as error:
+            raise ValueError(
+                f"Every line must have the key {error}; {where()} has "
+                f"{sorted(row)}. Add the key, or name another with "
+                "`image_column` or `caption_column`."
+            ) from None
+        paths.append(inside(root, image, where))
+        # Nearly all captions are plain text: a table may have millions.
+        if not isinstance(caption, str) or not caption.isascii():
+            caption = check_captions(caption, where())
+        captions.append(caption)
         if mask_column is not None and row.get(mask_column):
             masks[paths[-1]] = inside(root, row[mask_column], where)
         if repeats_column is not None:
-            repeats.append(_repeats(_value(row, repeats_column, where), where))
+            repeats.append(_repeats(times, where))
     findings = _check_paths(path, root, paths, masks)
     examples = Examples(Columns(root, paths, captions, masks), None, findings)
     return examples.repeated(repeats) if repeats_column else examples
 
 
-def _value(row: dict[str, Any], name: str, where: str) -> Any:
-    if name not in row:
-        raise ValueError(
-            f"Every line must have the key {name!r}; {where} has "
-            f"{sorted(row)}. Add the key, or name another with `image_column` "
-            "or `caption_column`."
-        )
-    return row[name]
-
-
-def _repeats(value: Any, where: str) -> int:
+def _repeats(value: Any, where: Callable[[], str]) -> int:
     text = str(value).strip() if isinstance(value, (int, str)) else ""
     if text.isdecimal() and len(text) < 20:
         return int(text)
     raise ValueError(
         "Repeats must be an integer of at least 0 in every row. "
-        f"Received: {str(value)[:80]!r} ({where})."
+        f"Received: {str(value)[:80]!r} ({where()})."
     )
 
 
@@ -133,14 +140,18 @@ def _jsonl_rows(path: str) -> Iterator[tuple[int, dict]]:
         'Every line must be one JSON object, as {"file_name": "0001.png", '
         '"text": "a dog"}.'
     )
+    decode = json.JSONDecoder(object_pairs_hook=_unique).decode
     for number, line in enumerate(text_lines(path), start=1):
         if not line.strip():
             continue
-        where = f"line {number} of {path}: {line.strip()[:80]!r}"
-        with parsing(where, expected):
-            row = json.loads(line, object_pairs_hook=_unique)
-        if not isinstance(row, dict):
-            raise ValueError(f"{expected} Received: {where}.")
+        try:
+            row = decode(line)
+            if not isinstance(row, dict):
+                raise TypeError(f"a {type(row).__name__}")
+        # A parser raises nearly every class of error on damaged input.
+        except Exception as error:
+            where = f"line {number} of {path}: {line.strip()[:80]!r}"
+            raise bad_source(where, expected, error) from error
         yield number, row
 
 
@@ -164,13 +175,18 @@ def _csv_rows(path: str) -> Iterator[tuple[int, dict]]:
     columns: list[str] = []
     while True:
         first = rows.line_num + 1
-        where = f"{path}, line {first}"
-        with parsing(where, "The table must be CSV, its quotes closed."):
+        try:
             row = next(rows, None)
+        except BadSource:
+            raise
+        except Exception as error:
+            where = f"{path}, line {first}"
+            expected = "The table must be CSV, its quotes closed."
+            raise bad_source(where, expected, error) from error
         if row is None:
             return
         if rows.line_num > first:
-            _refuse_swallowed(row, where)
+            _refuse_swallowed(row, f"{path}, line {first}")
         if not columns:
             columns = [name.strip() for name in row]
             _check_names(path, columns)
