@@ -39,7 +39,7 @@ def micro_spec():
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_micro(micro_spec):
     """Makes micro models, the same for the same arguments.
 

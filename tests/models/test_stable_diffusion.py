@@ -15,12 +15,17 @@ from keras_sdft.models.generation import guided_prediction
 from keras_sdft.models.stable_diffusion import PARTS
 
 
-def test_is_a_keras_cv_model(make_micro):
-    assert isinstance(make_micro(), keras_cv.models.StableDiffusion)
+@pytest.fixture(scope="module")
+def model(make_micro):
+    """One for all tests that leave it as it is."""
+    return make_micro()
 
 
-def test_generates_the_same_images_from_the_same_seed(make_micro):
-    model = make_micro()
+def test_is_a_keras_cv_model(model):
+    assert isinstance(model, keras_cv.models.StableDiffusion)
+
+
+def test_generates_the_same_images_from_the_same_seed(model):
     first, second, other = (
         model.text_to_image("a heart", num_steps=2, seed=seed)
         for seed in (1, 1, 2)
@@ -30,8 +35,7 @@ def test_generates_the_same_images_from_the_same_seed(make_micro):
     assert (first != other).any()
 
 
-def test_batched_guidance_equals_two_calls(make_micro):
-    model = make_micro()
+def test_batched_guidance_equals_two_calls(model):
     context = np.asarray(model.encode_text("a heart"))
     empty = np.asarray(model.encode_text(""))
     latents = np.random.default_rng(0).normal(size=(1, 8, 8, 4))
@@ -48,21 +52,19 @@ def test_batched_guidance_equals_two_calls(make_micro):
     np.testing.assert_allclose(guided, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_negative_prompts_must_fit_the_prompts(make_micro):
+def test_negative_prompts_must_fit_the_prompts(model):
     with pytest.raises(ValueError, match="2 for 3 images"):
-        make_micro().text_to_image(["a", "b", "c"], ["d", "e"], num_steps=1)
+        model.text_to_image(["a", "b", "c"], ["d", "e"], num_steps=1)
 
 
-def test_a_list_of_prompts_generates_each(make_micro):
-    model = make_micro()
+def test_a_list_of_prompts_generates_each(model):
     images = model.text_to_image(
         ["a heart", "a star"], batch_size=2, num_steps=1, seed=0
     )
     assert images.shape == (4, 64, 64, 3)
 
 
-def test_noise_by_hand_or_by_seed_but_not_both(make_micro):
-    model = make_micro()
+def test_noise_by_hand_or_by_seed_but_not_both(model):
     context = model.encode_text("a heart")
     noise = np.zeros((8, 8, 4), "float32")
     images = model.generate_image(
@@ -83,23 +85,22 @@ def test_noise_by_hand_or_by_seed_but_not_both(make_micro):
         model.generate_image(context[:, 1:])
 
 
-def test_long_prompts_are_cut_with_a_warning(make_micro, caplog):
-    make_micro().encode_text("heart " * 75 + "castle")
+def test_long_prompts_are_cut_with_a_warning(model, caplog):
+    model.encode_text("heart " * 75 + "castle")
     assert "78 tokens; only the first 77 are used" in caplog.text
     assert "without its end: 'castle '" in caplog.text
 
 
-def test_the_syntax_of_other_tools_is_told(make_micro, caplog):
-    make_micro().encode_text("a (red:1.3) heart <lora:style:0.8>, 2:1 (big)")
+def test_the_syntax_of_other_tools_is_told(model, caplog):
+    model.encode_text("a (red:1.3) heart <lora:style:0.8>, 2:1 (big)")
     assert "'(red:1.3)' in a prompt is read as text" in caplog.text
     assert "'<lora:style:0.8>'" in caplog.text
     assert len(caplog.records) == 2
-    make_micro().encode_text("a (red) heart at 12:30")
+    model.encode_text("a (red) heart at 12:30")
     assert len(caplog.records) == 2
 
 
-def test_each_seed_of_a_list_gives_its_image(make_micro):
-    model = make_micro()
+def test_each_seed_of_a_list_gives_its_image(model):
     both = model.text_to_image(
         "a heart", batch_size=2, num_steps=2, seed=[1, 7]
     )
@@ -111,10 +112,7 @@ def test_each_seed_of_a_list_gives_its_image(make_micro):
         model.text_to_image("a heart", batch_size=2, seed=[1])
 
 
-def test_guidance_up_to_one_is_the_prompt_alone(
-    make_micro, monkeypatch, caplog
-):
-    model = make_micro()
+def test_guidance_up_to_one_is_the_prompt_alone(model, monkeypatch, caplog):
     expected = model.text_to_image(
         "a heart", guidance_scale=1, num_steps=2, seed=0
     )
@@ -163,8 +161,7 @@ def test_bad_options_are_refused(options, message):
     assert not model.is_built("text_encoder")
 
 
-def test_a_second_order_sampler_is_nearer_after_few_steps(make_micro):
-    model = make_micro()
+def test_a_second_order_sampler_is_nearer_after_few_steps(model):
 
     def images(sampler, steps):
         found = model.text_to_image(
@@ -225,9 +222,9 @@ def test_clip_skip_must_leave_a_layer():
 
 
 @pytest.mark.parametrize("prompt", [[], 3, ["a", 3]])
-def test_prompts_that_are_no_text_are_refused(make_micro, prompt):
+def test_prompts_that_are_no_text_are_refused(model, prompt):
     with pytest.raises((ValueError, TypeError)):
-        make_micro().encode_text(prompt)
+        model.encode_text(prompt)
 
 
 def test_sizes_must_be_multiples_of_64():
