@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -26,10 +27,17 @@ class Options:
 
     Args:
         values: Dict of values, by the names of the flags.
+        given: Names of the flags that the user gave, in a file or not.
     """
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    # Beside the values, so that `vars` returns those alone.
+    __slots__ = ("__dict__", "given")
+
+    def __init__(
+        self, values: Mapping[str, Any], given: Iterable[str] = ()
+    ) -> None:
         vars(self).update(values)
+        self.given = frozenset(given)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"There is no flag {name!r}.")
@@ -50,7 +58,7 @@ class Options:
 
     def replace(self, **changes: Any) -> Options:
         """Returns the same with other values of some flags."""
-        return Options({**vars(self), **changes})
+        return Options({**vars(self), **changes}, self.given)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,11 +98,11 @@ class Command:
         """Returns the options of plain values; others have their defaults."""
         flags = self.flags.by_name.values()
         defaults = {f.name: f.default for f in flags if not f.is_required}
-        return Options(defaults | given)
+        return Options(defaults | given, given)
 
     def parse(self, arguments: Sequence[str]) -> Options:
         """Reads the flags; see `Flags.read`."""
-        return Options(self.flags.read(arguments))
+        return Options(*self.flags.read(arguments))
 
     def check(self, options: Options) -> None:
         """Lets every group check its values.

@@ -125,8 +125,8 @@ class Flags:
                 self.by_name.setdefault(flag.name, flag)
         self._converter.set_defaults(dict(defaults or {}))
 
-    def read(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """Returns the value of each flag.
+    def read(self, arguments: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
+        """Returns the value of each flag, and the names of those given.
 
         What is on the command line, without program and command, goes
         before what is in the files of `--config`, and of those the last one
@@ -149,9 +149,10 @@ class Flags:
             verb = "is" if len(missing) == 1 else "are"
             raise UsageError(f"{' and '.join(missing)} {verb} required.")
         try:
-            return self._converter.parse_object(values).as_dict()
+            read = self._converter.parse_object(values).as_dict()
         except argparse.ArgumentError as error:
             raise self._explained(values, error) from error
+        return read, set(values)
 
     def _split(
         self, arguments: Sequence[str]

@@ -56,11 +56,12 @@ def resolve_defaults(options: Options) -> Options:
     What the optimizer's own are, or those of the parts that learn, is saved
     with the run.
     """
-    if options.learning_rate is None:
+    if "learning_rate" not in options.given:
         parts = [options.of(group) for group in training.PART_OPTIONS]
         rates = [getattr(p, "default_learning_rate", None) for p in parts]
-        rate = next((rate for rate in rates if rate is not None), None)
-        options = options.replace(learning_rate=rate)
+        rates = [rate for rate in rates if rate is not None]
+        if rates:
+            options = options.replace(learning_rate=rates[0])
     resolved = options.of(training.OptimizerOptions).resolved
     return options.replace(**dataclasses.asdict(resolved))
 

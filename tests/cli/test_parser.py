@@ -78,8 +78,9 @@ DEFAULTS = {
 
 def changed(*arguments):
     """What arguments change, after a check that the rest stays."""
-    values = FLAGS.read(["here", *arguments])
+    values, given = FLAGS.read(["here", *arguments])
     assert set(values) == set(DEFAULTS)
+    assert {k for k, v in values.items() if v != DEFAULTS[k]} <= given
     return {k: v for k, v in values.items() if v != DEFAULTS[k]}
 
 
@@ -240,6 +241,8 @@ def test_options_are_values_and_groups():
     assert options.of(Sizes) == Sizes(depth=2)
     assert options.replace(depth=4).of(Sizes) == Sizes(depth=4)
     assert options.depth == 2
+    assert options.replace(steps=4).given == {"where", "depth"}
+    assert "given" not in vars(options)
     COMMAND.check(options)
     with pytest.raises(ValueError, match="`depth` must be >= 0"):
         COMMAND.check(options.replace(depth=-1))

@@ -12,6 +12,7 @@ from keras_sdft.cli.training import parts_of
 from keras_sdft.cli.training import resolve_defaults
 from keras_sdft.cli.training_data import Data
 from tests.cli.options import options_of
+from tests.cli.options import subject_of
 
 
 @pytest.fixture
@@ -116,3 +117,13 @@ def test_the_last_epoch_is_validated_too():
     assert frequency(10, 2) == [2, 4, 5]
     assert frequency(7, 2) == [2, 4]
     assert frequency(3, 5) == [2]
+
+
+def test_a_part_s_learning_rate_counts_where_none_was_given():
+    def rate(**changes):
+        return resolve_defaults(subject_of(**changes)).learning_rate
+
+    assert rate() == 1e-6
+    own = keras_sdft.adapters.LoRAOptions(lora_rank=4).default_learning_rate
+    assert rate(lora_rank=4) == own > 1e-5
+    assert rate(lora_rank=4, learning_rate=1e-6) == 1e-6
