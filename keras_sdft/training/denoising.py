@@ -6,6 +6,7 @@ operations. The step of each backend differentiates `Denoising.losses`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -123,6 +124,29 @@ class DenoisingLoss:
         self.prediction_type = prediction_type
         self.schedule = NoiseSchedule(zero_terminal_snr=zero_terminal_snr)
         self.weights = objective.weights(prediction_type, zero_terminal_snr)
+
+    @classmethod
+    def of(cls, objective: Objective, stable_diffusion: Any) -> DenoisingLoss:
+        """Makes the loss of a model, as it was trained or is asked to be.
+
+        Raises:
+            ValueError: If the model cannot be trained so.
+        """
+        spec = stable_diffusion.spec
+        prediction_type, zero_terminal_snr = objective.resolve(
+            spec.prediction_type,
+            spec.zero_terminal_snr,
+            stable_diffusion.is_pretrained,
+        )
+        return cls(objective, prediction_type, zero_terminal_snr)
+
+    def spec_of(self, spec: Any) -> Any:
+        """Returns the spec of the model that is trained with this loss."""
+        return dataclasses.replace(
+            spec,
+            prediction_type=self.prediction_type,
+            zero_terminal_snr=self.schedule.zero_terminal_snr,
+        )
 
     def noised_example(
         self,

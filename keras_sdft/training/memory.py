@@ -1,26 +1,29 @@
 """How much memory training will take, counted before it is taken.
 
-Adds up what the trainer, its optimizer and the batch make necessary. Must
-not know how much memory there is.
+Adds up what the trainer, its optimizer and the batch make necessary. What a
+U-Net keeps for its backward pass is found by walking its layers in the order
+in which they run, and counting the tensors that TensorFlow's gradients read
+again; a test holds the counts against traced graphs. Must not know how much
+memory there is.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
+from keras_sdft import onednn
 from keras_sdft.encoding import build_encoders
-from keras_sdft.training.activation_memory import Place
-from keras_sdft.training.activation_memory import Stage
-from keras_sdft.training.activation_memory import fullest
-from keras_sdft.training.activation_memory import itemsize
-from keras_sdft.training.activation_memory import stages
-from keras_sdft.training.activation_memory import weight_bytes
+from keras_sdft.models.kernels import gate
 from keras_sdft.training.conditioning import check_batch_spec
+from keras_sdft.training.denoising import ENCODED
 from keras_sdft.training.tensorflow.optimizer_groups import find_groups
 
 # Measured as docs/memory.md says, with TensorFlow 2.21 and Keras 3.15 on a
@@ -63,6 +66,8 @@ class MemoryEstimate:
             memory.
         overlap: What need not be counted twice: activations go as
             gradients come, and the encoders run before both.
+        measured: Whether the figures behind it were measured for what
+            trains: TensorFlow on a CPU. Elsewhere it is a rough guide.
     """
 
     weights: dict[str, int]
@@ -74,34 +79,32 @@ class MemoryEstimate:
     encoders: int
     program: int
     overlap: int
+    measured: bool
 
     @property
     def total(self) -> int:
         """The peak in bytes."""
-        rows = dataclasses.asdict(self)
-        rows["overlap"] = -self.overlap
-        return sum(self.weights.values()) + sum(
-            value for name, value in rows.items() if name != "weights"
-        )
+        return sum(value for _, value in self._rows())
 
     @property
     def on_device(self) -> int:
         """The peak without the program, which a GPU does not hold."""
         return self.total - self.program
 
+    def _rows(self) -> list[tuple[str, int]]:
+        counted = [f.name for f in dataclasses.fields(self)][1:-2]
+        return [
+            *((f"weights of the {n}", v) for n, v in self.weights.items()),
+            *((name, getattr(self, name)) for name in counted),
+            ("not at the same time", -self.overlap),
+        ]
+
     def __str__(self) -> str:
-        rows = [
-            (f"weights of the {name.replace('_', ' ')}", value)
-            for name, value in self.weights.items()
+        rows = [row for row in self._rows() if row[1]]
+        lines = [
+            f"  {name.replace('_', ' '):<30}{value / 1e9:8.2f} GB"
+            for name, value in [*rows, ("in all", self.total)]
         ]
-        rows += [
-            (field.name.replace("_", " "), getattr(self, field.name))
-            for field in dataclasses.fields(self)
-            if field.name not in ("weights", "overlap")
-        ]
-        rows.append(("not at the same time", -self.overlap))
-        shown = [row for row in rows if row[1]] + [("in all", self.total)]
-        lines = [f"  {name:<30}{value / 1e9:8.2f} GB" for name, value in shown]
         return "\n".join(["Memory that training needs, estimated:", *lines])
 
 
@@ -126,31 +129,41 @@ def estimate(trainer: Any, batch: dict[str, Any]) -> MemoryEstimate:
     place = _place(trainer, batch)
     learning = trainer.trainable_variables
     gradients = weight_bytes(learning)
-    found = stages(trainer.diffusion_model, place)
-    if "text_encoder" in trainer.networks:
-        found.insert(0, _text_stage(trainer, place.batch))
+    found = stages(sd.diffusion_model, place)
+    for network in set(trainer.networks) & set(_ENCODER_STAGES):
+        found.insert(0, _ENCODER_STAGES[network](sd, place.batch))
     # Those of what is no stage, the timestep's layers, come last.
     rest = gradients - sum(stage.gradients for stage in found)
     found.insert(0, Stage(0, 0, 0, rest, remat=False))
-    activations, together = fullest(found, _SLACK)
-    encoders = _encoders(trainer, batch, place)
+    activations, together = peak(found, _SLACK)
+    # What is run without gradients, because the batch does not have it.
+    frozen = [
+        network
+        for network, name in ENCODED.items()
+        if network not in trainer.networks and name not in batch
+    ]
+    encoders = sum(_ENCODER_BYTES[network](sd, place) for network in frozen)
     average = trainer.weight_average
     several = steps > 1
     return MemoryEstimate(
-        weights=_resident(sd),
+        weights={
+            name: weight_bytes(part.weights)
+            for name, part in sd.built_parts.items()
+        },
         gradients=gradients,
         gradient_sum=gradients if several else 0,
         optimizer_state=optimizer_state(trainer.optimizer, learning),
         weight_average=0 if average is None else weight_bytes(average.weights),
         activations=activations,
         encoders=encoders,
-        program=_program(trainer, batch, found, several),
+        program=_program(trainer, frozen, found, several),
         overlap=activations + gradients + encoders - max(together, encoders),
+        measured=onednn.only_cpus(),
     )
 
 
 def _place(trainer: Any, batch: dict[str, Any]) -> Place:
-    """One micro-batch's latents; sides that vary are the model's own."""
+    """Returns a micro-batch's latents; sides that vary are the model's."""
     sd = trainer.stable_diffusion
     name, step = ("moments", 1) if "moments" in batch else ("images", 8)
     size, height, width = tuple(batch[name].shape)[:3]
@@ -168,18 +181,264 @@ def _place(trainer: Any, batch: dict[str, Any]) -> Place:
     )
 
 
-def _resident(stable_diffusion: Any) -> dict[str, int]:
-    parts = stable_diffusion.built_parts
-    return {name: weight_bytes(part.weights) for name, part in parts.items()}
+# === The layers of the U-Net ===
+
+_FLOAT32 = 4
 
 
-# === Networks that are run, but are not the U-Net ===
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One layer in a training step; all in bytes.
+
+    Attributes:
+        entry: Its input image, all that rematerialisation keeps of it.
+        held: What its backward pass reads of its forward pass.
+        working: The most that its backward pass makes beside, at once.
+        gradients: The gradients of its weights.
+        remat: Boolean, whether it computes `held` a second time instead of
+            keeping it.
+    """
+
+    entry: int
+    held: int
+    working: int
+    gradients: int
+    remat: bool
+
+    @property
+    def kept(self) -> int:
+        """What is kept of it while other layers run."""
+        return self.entry if self.remat else self.held
+
+    @property
+    def running(self) -> int:
+        """What is added to that while its own backward pass runs."""
+        return self.working + (self.held if self.remat else 0)
 
 
-def _text_stage(trainer: Any, batch: int) -> Stage:
-    """What a text encoder that learns keeps."""
-    spec = trainer.stable_diffusion.spec.text_encoder
-    network = trainer.stable_diffusion.text_encoder
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where in the network a layer stands.
+
+    Attributes:
+        batch: Integer, examples that are computed at once.
+        height: Integer, of the layer's input.
+        width: Integer, of the layer's input.
+        context_length: Integer, positions of the text.
+    """
+
+    batch: int
+    height: int
+    width: int
+    context_length: int
+
+    @property
+    def area(self) -> int:
+        """Positions of one image."""
+        return self.height * self.width
+
+    def scaled(self, up: int = 1, down: int = 1) -> Place:
+        """Returns the place after a layer that changes height and width."""
+        height, width = self.height * up // down, self.width * up // down
+        return dataclasses.replace(self, height=height, width=width)
+
+
+def stages(network: Any, place: Place) -> list[Stage]:
+    """Lists what the layers of a U-Net keep, from the first to the last.
+
+    Args:
+        network: A `keras_sdft.models.DiffusionModel`, or KerasCV's: layers
+            are known by the names of their classes, which both share.
+        place: `Place` of the latents.
+
+    Returns:
+        List of `Stage`.
+
+    Raises:
+        ValueError: If no layer is known.
+    """
+    found = []
+    for layer in network.layers:
+        count = _COUNTED.get(type(layer).__name__)
+        if count is not None:
+            stage, place = count(layer, place)
+            found.append(stage)
+    if not found:
+        raise ValueError(
+            "The memory of activations is known for the layers of "
+            f"`keras_sdft.models.DiffusionModel`: {sorted(_COUNTED)}. "
+            f"Received a network without any of them: {network}."
+        )
+    return found
+
+
+def peak(found: list[Stage], slack: float = 1.0) -> tuple[int, int]:
+    """Returns the most bytes that there are at once.
+
+    In the backward pass a layer's activations go as its gradients come.
+
+    Args:
+        found: List of `stages`.
+        slack: Float >= 1, what an allocator takes for a byte.
+
+    Returns:
+        Tuple of the most activations, and of the most activations and
+        gradients together.
+    """
+    kept = itertools.accumulate(stage.kept for stage in found)
+    activations = [
+        round(slack * (before + stage.running))
+        for before, stage in zip(kept, found, strict=True)
+    ]
+    gradients = list(
+        itertools.accumulate(stage.gradients for stage in reversed(found))
+    )
+    together = [
+        sum(pair) for pair in zip(activations, reversed(gradients), strict=True)
+    ]
+    return max(activations), max(together)
+
+
+def weight_bytes(weights: Any) -> int:
+    """Returns the bytes of a list of variables, each in its own dtype."""
+    return sum(
+        tf.TensorShape(weight.shape).num_elements() * itemsize(weight.dtype)
+        for weight in weights
+    )
+
+
+def itemsize(dtype: Any) -> int:
+    """Returns the bytes of a number of a dtype."""
+    return tf.as_dtype(dtype).size
+
+
+def _stage(
+    layer: Any, entry: int, held: int, working: int, remat: bool = False
+) -> Stage:
+    size = itemsize(layer.compute_dtype)
+    if size < _FLOAT32:
+        # The half-precision copy of the kernels is read again on the way
+        # back.
+        held += weight_bytes(layer.trainable_weights) * size // _FLOAT32
+    gradients = weight_bytes(layer.trainable_weights)
+    return Stage(entry, held, working, gradients, remat)
+
+
+def _convolution(layer: Any, place: Place) -> tuple[Stage, Place]:
+    size = itemsize(layer.compute_dtype)
+    channels, filters = layer.conv2d.kernel.shape[2:]
+    stride = layer.conv2d.strides[0]
+    # At stride 2 a row and a column of padding are written.
+    pad = stride - 1
+    padded = (place.height + pad) * (place.width + pad)
+    held = place.batch * padded * channels * size
+    after = place.scaled(down=stride)
+    working = held + 2 * place.batch * after.area * filters * size
+    return _stage(layer, held, held, working), after
+
+
+def _upsample(layer: Any, place: Place) -> tuple[Stage, Place]:
+    size = itemsize(layer.compute_dtype)
+    after = place.scaled(up=2)
+    channels, filters = _kernel(layer).shape[2:]
+    image = place.batch * place.area * channels * size
+    large = place.batch * after.area * size
+    working = large * (channels + 2 * filters)
+    return _stage(layer, image, large * channels, working), after
+
+
+def _normalization(layer: Any, place: Place) -> tuple[Stage, Place]:
+    """The last normalization, with the activation after it."""
+    size = itemsize(layer.compute_dtype)
+    image = place.batch * place.area * layer.gamma.shape[0]
+    held = image * _normalized(size)
+    return _stage(layer, image * size, held, 3 * image * _FLOAT32), place
+
+
+def _residual(layer: Any, place: Place) -> tuple[Stage, Place]:
+    """Twice normalization with activation, and convolution."""
+    size = itemsize(layer.compute_dtype)
+    channels, filters = layer.entry_flow[-1].conv2d.kernel.shape[2:]
+    positions = place.batch * place.area
+    each = (channels + filters) * _normalized(size)
+    if size < _FLOAT32 and layer.residual_projection is not None:
+        each += channels * size
+    # The gradients of output, of the activation's input and output, and
+    # the sigmoid.
+    working = positions * max(channels, filters) * 4 * _FLOAT32
+    entry = positions * channels * size
+    remat = getattr(layer, "remat", False)
+    return _stage(layer, entry, positions * each, working, remat), place
+
+
+def _transformer(layer: Any, place: Place) -> tuple[Stage, Place]:
+    """Normalizations, two attentions with their scores, and the GEGLU."""
+    size = itemsize(layer.compute_dtype)
+    attention = layer.transformer_block.attn1
+    heads = attention.num_heads
+    width = heads * attention.head_size
+    positions = place.batch * place.area
+    length = place.context_length
+    # In float32 the group normalization's input, and what each layer
+    # normalization makes before scale and shift.
+    normalized = (1 + 3) * _FLOAT32
+    # The normalizations' outputs; query, key, value and the attended
+    # values; query and attended values of the text; the last projection's
+    # input. Then the GEGLU's input of both halves, and its output.
+    projected = (4 + 4 + 2 + 1 + 8 + 4) * size
+    held = positions * width * (normalized + projected)
+    held += place.batch * length * 2 * width * size
+    # The gradient of the GEGLU's: both halves, and four in between.
+    working = positions * width * (8 + 4 * 4) * size
+    for columns in (place.area, length):
+        scores = positions * heads * columns * size
+        at_once = gate.scores_at_once(place.batch * heads, place.area, columns)
+        if at_once is None:
+            held += scores
+            # Of the softmax: of its output, of its input, and the product
+            # of output and gradient.
+            working = max(working, 3 * scores)
+            continue
+        # The values as they come, beside those in the next order.
+        held += positions * width * size
+        each = place.batch * columns * width * _FLOAT32
+        parts = place.area // at_once[1]
+        working = max(working, 3 * gate.PART_ON_CPU + 2 * parts * each)
+    working += positions * 2 * width * size
+    entry = positions * width * size
+    remat = getattr(layer, "remat", False)
+    return _stage(layer, entry, held, working, remat), place
+
+
+def _normalized(size: int) -> int:
+    """What a normalization with activation keeps of a number.
+
+    Its input and its output in float32, and the output as it is computed
+    with, if that is another.
+    """
+    return 2 * _FLOAT32 + (size if size < _FLOAT32 else 0)
+
+
+def _kernel(layer: Any) -> Any:
+    return next(w for w in layer.weights if len(w.shape) == 4)
+
+
+_Counted = Callable[[Any, Place], tuple[Stage, Place]]
+_COUNTED: dict[str, _Counted] = {
+    "GroupNormalization": _normalization,
+    "PaddedConv2D": _convolution,
+    "ResBlock": _residual,
+    "SpatialTransformer": _transformer,
+    "Upsample": _upsample,
+}
+
+
+# === The encoders ===
+
+
+def _text_stage(sd: Any, batch: int) -> Stage:
+    """Returns what a text encoder that is run with gradients keeps."""
+    spec, network = sd.spec.text_encoder, sd.text_encoder
     size = itemsize(network.compute_dtype)
     # Of each layer: two normalizations with input and scale in float32;
     # their outputs, query, key, value and attended values; four times the
@@ -193,61 +452,59 @@ def _text_stage(trainer: Any, batch: int) -> Stage:
     return Stage(entry, held, tokens * each, gradients, remat=False)
 
 
-def _encoders(trainer: Any, batch: dict[str, Any], place: Place) -> int:
-    """What frozen encoders make on their way; nothing of it is kept."""
-    sd, total = trainer.stable_diffusion, 0
-    if "images" in batch:
-        spec = sd.spec.autoencoder
-        size = itemsize(sd.image_encoder.compute_dtype)
-        # The first level's residual, and around a normalization its input,
-        # its output and two in between.
-        pixels = place.area * 64 * spec.encoder_widths[0] * 5
-        scores = 3 * place.area**2
-        total += place.batch * size * max(pixels, scores)
-    if "token_ids" in batch and "text_encoder" not in trainer.networks:
-        text = sd.spec.text_encoder
-        size = itemsize(sd.text_encoder.compute_dtype)
-        each = 12 * text.width + 3 * text.num_heads * text.max_length
-        total += place.batch * text.max_length * each * size
-    return total
+def _bytes_of_images(sd: Any, place: Place) -> int:
+    """Returns what a frozen image encoder makes, and does not keep."""
+    size = itemsize(sd.image_encoder.compute_dtype)
+    # The first level's residual, and around a normalization its input, its
+    # output and two in between.
+    pixels = place.area * 64 * sd.spec.autoencoder.encoder_widths[0] * 5
+    scores = 3 * place.area**2
+    return place.batch * size * max(pixels, scores)
+
+
+def _bytes_of_captions(sd: Any, place: Place) -> int:
+    """Returns what a frozen text encoder makes, and does not keep."""
+    text = sd.spec.text_encoder
+    size = itemsize(sd.text_encoder.compute_dtype)
+    each = 12 * text.width + 3 * text.num_heads * text.max_length
+    return place.batch * text.max_length * each * size
+
+
+_ENCODER_STAGES = {"text_encoder": _text_stage}
+_ENCODER_BYTES = {
+    "image_encoder": _bytes_of_images,
+    "text_encoder": _bytes_of_captions,
+}
 
 
 # === What belongs to no tensor ===
 
 
 def _program(
-    trainer: Any, batch: dict[str, Any], found: list[Stage], several: bool
+    trainer: Any, frozen: list[str], found: list[Stage], several: bool
 ) -> int:
-    sd = trainer.stable_diffusion
     learning = len(trainer.trainable_variables)
-    frozen = 0
-    if "images" in batch:
-        frozen += len(sd.image_encoder.weights)
-    if "token_ids" in batch and "text_encoder" not in trainer.networks:
-        frozen += len(sd.text_encoder.weights)
-    step = learning * _OPERATIONS_LEARNING + frozen * _OPERATIONS_FROZEN
+    networks = trainer.stable_diffusion.built_parts
+    weights = sum(len(networks[name].weights) for name in frozen)
+    step = learning * _OPERATIONS_LEARNING + weights * _OPERATIONS_FROZEN
     if any(stage.remat for stage in found):
         step += learning * _OPERATIONS_REMAT
     # The first micro-batch stands before the loop over the others, and what
     # the loop carries is held twice: a fit, like the numbers above.
     step *= 3 if several else 1
-    update = learning * _operations_of_update(trainer.optimizer)
-    return _IMPORTED + _OPERATION * (_OPERATIONS + step + update)
-
-
-def _operations_of_update(optimizer: Any) -> int:
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = getattr(trainer.optimizer, "inner_optimizer", trainer.optimizer)
     inner = getattr(inner, "optimizers", (inner,))[0]
-    return _OPERATIONS_UPDATE.get(
+    update = _OPERATIONS_UPDATE.get(
         type(inner).__name__, _OPERATIONS_UPDATE_OTHER
     )
+    return _IMPORTED + _OPERATION * (_OPERATIONS + step + learning * update)
 
 
 # === The optimizer ===
 
 
 def optimizer_state(optimizer: Any, weights: list[Any]) -> int:
-    """Bytes that an optimizer keeps for weights, built or not.
+    """Returns the bytes that an optimizer keeps for weights, built or not.
 
     One that is not built is asked: a copy of it is built for a small weight
     of each rank and dtype, and the shapes of what it makes are scaled up.
@@ -284,7 +541,7 @@ def optimizer_state(optimizer: Any, weights: list[Any]) -> int:
 def _state_of_probe(
     optimizer: Any, rank: int, dtype: str, embedding: bool
 ) -> list[tuple[tuple[int, ...], int]]:
-    """Shapes and item sizes of what is kept for one weight."""
+    """Returns shapes and item sizes of what is kept for one weight."""
     probe = keras.Variable(
         keras.ops.zeros(_PRIMES[:rank], dtype),
         dtype=dtype,

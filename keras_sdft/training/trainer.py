@@ -6,12 +6,10 @@ weights and averages are is decided there.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_sdft import checks
 from keras_sdft.models.exported import write_export
@@ -28,12 +26,13 @@ from keras_sdft.training.objective import Objective
 from keras_sdft.training.tensorflow.optimizer_groups import make_optimizer
 from keras_sdft.training.tensorflow.train_step import TrainStep
 from keras_sdft.training.validation import Validation
+from keras_sdft.training.validation import ValidationStep
 from keras_sdft.training.weight_average import WeightAverage
 from keras_sdft.training.weight_average import check_average
 from keras_sdft.training.weight_average import evaluation_weights
 
 
-class Trainer(TrainStep, keras.Model):
+class Trainer(TrainStep, ValidationStep, keras.Model):
     """Fine-tunes a `StableDiffusion`.
 
     The image encoder is run frozen, and so is the text encoder unless it is
@@ -98,24 +97,14 @@ class Trainer(TrainStep, keras.Model):
         self.seed = checks.integer("seed", seed, 0)
         learning = parts.get(train)
         objective, noise = objective or Objective(), noise or Noise()
-        spec = stable_diffusion.spec
-        prediction_type, zero_terminal_snr = objective.resolve(
-            spec.prediction_type,
-            spec.zero_terminal_snr,
-            stable_diffusion.is_pretrained,
-        )
-        loss = DenoisingLoss(objective, prediction_type, zero_terminal_snr)
+        loss = DenoisingLoss.of(objective, stable_diffusion)
         num_timesteps = loss.schedule.num_train_timesteps
         self.noise_sampler = NoiseSampler(noise, seed, num_timesteps)
         checks.integer("validation_timesteps", validation_timesteps, 1)
         self.networks = parts.attach(learning, stable_diffusion)
         self.parts = learning
         # Whoever generates with this model must know what it now predicts.
-        stable_diffusion.spec = dataclasses.replace(
-            spec,
-            prediction_type=prediction_type,
-            zero_terminal_snr=zero_terminal_snr,
-        )
+        stable_diffusion.spec = loss.spec_of(stable_diffusion.spec)
         self.stable_diffusion = stable_diffusion
         self.denoising = Denoising(stable_diffusion, loss, self.networks)
         self.validation = Validation(self.denoising, validation_timesteps, seed)
@@ -124,18 +113,13 @@ class Trainer(TrainStep, keras.Model):
             setattr(self, network, getattr(stable_diffusion, network))
         self.loss_metrics = LossMetrics()
         self.step = self._counter("step")
-        self._validated = self._counter("validated")
+        self.validated = self._counter("validated")
         self.weight_average: WeightAverage | None = None
         self.built = True
 
     def _counter(self, name: str) -> Any:
-        return self.add_weight(
-            name=name,
-            shape=(),
-            dtype="int32",
-            initializer="zeros",
-            trainable=False,
-        )
+        arguments = {"initializer": "zeros", "trainable": False}
+        return self.add_weight((), dtype="int32", name=name, **arguments)
 
     @property
     def trainable_variables(self) -> list[Any]:
@@ -192,22 +176,15 @@ class Trainer(TrainStep, keras.Model):
             A `keras.callbacks.History`.
         """
         self._check_compiled("fit")
-        self._check_dataset(x, self.gradient_accumulation_steps)
+        self.check_dataset(x, self.gradient_accumulation_steps)
         if kwargs.get("validation_data") is not None:
-            self._check_dataset(kwargs["validation_data"], 1)
+            self.check_dataset(kwargs["validation_data"])
         # A graph that makes variables is traced twice, at many seconds each.
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         # The dataset shuffles by itself; Keras would warn that it cannot.
         kwargs.setdefault("shuffle", False)
         return super().fit(x, *args, **kwargs)
-
-    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Computes the validation loss, of the averaged weights if kept."""
-        if x is not None:
-            self._check_dataset(x, 1)
-        with self.averaged_weights():
-            return super().evaluate(x, *args, **kwargs)
 
     def memory_estimate(self, batch: dict[str, Any]) -> MemoryEstimate:
         """Estimates what training takes, before it is taken.
@@ -228,19 +205,6 @@ class Trainer(TrainStep, keras.Model):
     @property
     def metrics(self) -> list[Any]:
         return self.loss_metrics.trackers
-
-    def reset_metrics(self) -> None:
-        super().reset_metrics()
-        # Validation begins at its first example again.
-        self._validated.assign(0)
-
-    def test_step(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Computes the plain denoising error at fixed noise and timesteps."""
-        parts.prepare(self.parts, self.step, training=False)
-        losses = self.validation.losses(data, self._validated)
-        self._validated.assign_add(ops.shape(losses)[0])
-        sums = self.loss_metrics.sums(losses, data)
-        return self.loss_metrics.update(losses, data["example_weight"], sums)
 
     # === The result ===
 
@@ -281,6 +245,7 @@ class Trainer(TrainStep, keras.Model):
         if not self.compiled:
             raise ValueError(f"Call `compile()` before `{name}()`.")
 
-    def _check_dataset(self, dataset: Any, micro_batches: int) -> None:
+    def check_dataset(self, dataset: Any, micro_batches: int = 1) -> None:
+        """Raises `ValueError` for a dataset that cannot be trained on."""
         sd = self.stable_diffusion
         check_dataset(dataset, sd, micro_batches, self.networks)

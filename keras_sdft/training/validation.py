@@ -14,8 +14,35 @@ from keras_sdft.diffusion import stateless_seed
 from keras_sdft.diffusion import stratified_timesteps
 from keras_sdft.encoding import encode_captions
 from keras_sdft.encoding import latent_shape
+from keras_sdft.training import parts
 from keras_sdft.training.denoising import Denoising
 from keras_sdft.training.denoising import squared_error
+
+
+class ValidationStep:
+    """The validation of `Trainer`, a base of it."""
+
+    def evaluate(self: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Computes the validation loss, of the averaged weights if kept."""
+        if x is not None:
+            self.check_dataset(x)
+        with self.averaged_weights():
+            return super().evaluate(  # type: ignore[misc]
+                x, *args, **kwargs
+            )
+
+    def reset_metrics(self: Any) -> None:
+        super().reset_metrics()  # type: ignore[misc]
+        # Validation begins at its first example again.
+        self.validated.assign(0)
+
+    def test_step(self: Any, data: dict[str, Any]) -> dict[str, Any]:
+        """Computes the plain denoising error at fixed noise and timesteps."""
+        parts.prepare(self.parts, self.step, training=False)
+        losses = self.validation.losses(data, self.validated)
+        self.validated.assign_add(ops.shape(losses)[0])
+        sums = self.loss_metrics.sums(losses, data)
+        return self.loss_metrics.update(losses, data["example_weight"], sums)
 
 
 class Validation:

@@ -6,8 +6,8 @@ import tensorflow as tf
 from keras_sdft.training import TextEncoder
 from keras_sdft.training import Trainer
 from keras_sdft.training import optimizers
-from keras_sdft.training.activation_memory import weight_bytes
 from keras_sdft.training.memory import optimizer_state
+from keras_sdft.training.memory import weight_bytes
 
 
 def estimate_of(sd, batch, optimizer="adamw", **options):

@@ -10,11 +10,11 @@ from keras_sdft.models import DiffusionModel
 from keras_sdft.models.dtypes import dtype_policy_scope
 from keras_sdft.models.unet import blocks
 from keras_sdft.models.unet import layers
-from keras_sdft.training.activation_memory import Place
-from keras_sdft.training.activation_memory import Stage
-from keras_sdft.training.activation_memory import fullest
-from keras_sdft.training.activation_memory import stages
-from keras_sdft.training.activation_memory import weight_bytes
+from keras_sdft.training.memory import Place
+from keras_sdft.training.memory import Stage
+from keras_sdft.training.memory import peak
+from keras_sdft.training.memory import stages
+from keras_sdft.training.memory import weight_bytes
 from tests.keras_cv_unet import narrow_keras_cv_unet
 
 BATCH, SIDE, WIDTH, LENGTH = 2, 16, 64, 7
@@ -146,7 +146,7 @@ def test_rematerialisation_keeps_inputs_only(networks):
     plain, remat = (stages(n, Place(4, 16, 16, 77)) for n in networks)
     assert [s.held for s in plain] == [s.held for s in remat]
     assert sum(s.kept for s in remat) < sum(s.kept for s in plain) / 4
-    assert fullest(remat)[0] < fullest(plain)[0]
+    assert peak(remat)[0] < peak(plain)[0]
 
 
 def test_keras_cvs_own_network_is_known(micro_spec):
@@ -162,13 +162,13 @@ def test_other_networks_are_refused():
         stages(network, PLACE)
 
 
-def test_the_fullest_moment():
+def test_the_peak():
     def stage(held, gradients, remat=False, working=0):
         return Stage(1, held, working, gradients, remat)
 
     # Many activations, then few gradients: the start of the way back.
-    assert fullest([stage(100, 5), stage(100, 7)]) == (200, 207)
+    assert peak([stage(100, 5), stage(100, 7)]) == (200, 207)
     # Few activations: its end.
-    assert fullest([stage(2, 500), stage(2, 700)]) == (4, 1202)
-    assert fullest([stage(90, 5, True), stage(100, 7, True)]) == (102, 109)
-    assert fullest([stage(100, 0), stage(0, 0, working=50)], 2.0) == (300, 300)
+    assert peak([stage(2, 500), stage(2, 700)]) == (4, 1202)
+    assert peak([stage(90, 5, True), stage(100, 7, True)]) == (102, 109)
+    assert peak([stage(100, 0), stage(0, 0, working=50)], 2.0) == (300, 300)
