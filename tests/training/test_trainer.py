@@ -392,6 +392,51 @@ def test_xla_computes_the_same_gradients(make_trainer, make_batch):
         )
 
 
+@pytest.mark.slow
+def test_xla_compiles_micro_batches(make_micro, make_dataset):
+    trainer = Trainer(make_micro(), gradient_accumulation_steps=2)
+    trainer.compile(jit_compile=True)
+    assert np.isfinite(fit(trainer, make_dataset())["loss"]).all()
+
+
+def test_gradients_that_are_not_finite_stop_training(make_trainer, make_batch):
+    batch = make_batch()
+    batch["images"][0] = np.nan
+    for optimizer in (AdamW(1e-3), keras.optimizers.SGD(1e-3)):
+        trainer = make_trainer(optimizer)
+        before = weights_of(trainer)
+        with pytest.raises(ValueError, match="NaN or infinite, so training"):
+            fit(trainer, tf.data.Dataset.from_tensors(batch))
+        assert_equal(before, weights_of(trainer))
+
+
+def test_a_step_that_loss_scaling_skips_is_none(make_trainer, make_dataset):
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        AdamW(1e-3), initial_scale=float("inf")
+    )
+    trainer = make_trainer(optimizer, ema_decay=0.5)
+    before = weights_of(trainer)
+    average = [np.asarray(w).copy() for w in trainer.weight_average.weights]
+    fit(trainer, make_dataset())
+    assert int(trainer.step) == 0
+    assert_equal(before, weights_of(trainer))
+    assert_equal(average, trainer.weight_average.weights)
+    optimizer.dynamic_scale.assign(1.0)
+    fit(trainer, make_dataset())
+    assert int(trainer.step) == 1
+    assert not np.array_equal(before[0], weights_of(trainer)[0])
+
+
+def test_batches_whose_size_is_not_known_train(make_trainer, make_batch):
+    """The last one is short, and its examples count for all of it."""
+    data = tf.data.Dataset.from_tensor_slices(make_batch(3)).batch(2)
+    assert data.element_spec["images"].shape[0] is None
+    trainer = make_trainer()
+    fit(trainer, data)
+    assert int(trainer.step) == 2
+    assert np.isfinite(trainer.evaluate(data, verbose=0))
+
+
 def test_compile_defaults_are_the_fields(make_micro):
     trainer = Trainer(make_micro())
     trainer.compile()

@@ -7,7 +7,10 @@ path works.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -26,6 +29,11 @@ LARGE_NEIGHBOURHOODS = 2**28
 # accelerator should not wait for small ones.
 SCORES_ON_CPU, PART_ON_CPU = 2**25, 2**23
 SCORES_ELSEWHERE = PART_ELSEWHERE = 2**30
+
+
+_inlined: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    "inlined_blocks", default=False
+)
 
 
 def on_cpu() -> bool:
@@ -50,7 +58,21 @@ def traces_blocks() -> bool:
     It saves Python's time for each operation of a graph, which no device
     changes; other backends trace in another way.
     """
-    return keras.backend.backend() == "tensorflow"
+    return keras.backend.backend() == "tensorflow" and not _inlined.get()
+
+
+@contextlib.contextmanager
+def inlined_blocks() -> Iterator[None]:
+    """Context manager in which blocks share no functions.
+
+    XLA inlines them; inside of a loop it cannot compile their gradients,
+    whose constants then come from outside of the function.
+    """
+    token = _inlined.set(True)
+    try:
+        yield
+    finally:
+        _inlined.reset(token)
 
 
 def convolves_by_products(images: Any, kernel: Any) -> bool:

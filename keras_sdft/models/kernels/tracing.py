@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from keras_sdft import keras_internals
 from keras_sdft.models.adapted import adapters_of
+from keras_sdft.models.kernels import gate
 
 # What is plain enough to be compared; of functions, the very same one.
 _PLAIN = (
@@ -73,7 +74,7 @@ class TracedBlocks:
         Returns:
             What `compute` returns.
         """
-        if tf.executing_eagerly():
+        if tf.executing_eagerly() or not gate.traces_blocks():
             return layer.plain(inputs, remat)
         kind = (remat, _kind(layer))
         if kind not in self._functions:

@@ -71,6 +71,11 @@ class AdamW(OptimizerHooks, keras.optimizers.AdamW):
                 "`keras.optimizers.AdamW(amsgrad=True, ...)` instead."
             )
 
+    @property
+    def checks_gradients(self) -> bool:
+        """Whether an update fails before it writes a weight that is NaN."""
+        return bool(self.global_clipnorm)
+
     def build(self, variables: Any) -> None:
         """Makes the moments."""
         with (

@@ -15,6 +15,7 @@ from keras import ops
 from keras_sdft.training import optimizers
 from keras_sdft.training.parts import Group
 from keras_sdft.training.schedules import WarmUpSchedule
+from keras_sdft.training.tensorflow import shared_update
 
 
 class OptimizerGroups(keras.optimizers.Optimizer):
@@ -68,6 +69,11 @@ class OptimizerGroups(keras.optimizers.Optimizer):
     def optimizers(self) -> tuple[Any, ...]:
         """The optimizer of each group."""
         return tuple(group.optimizer for group in self.groups)
+
+    @property
+    def checks_gradients(self) -> bool:
+        """Whether an update fails before it writes a weight that is NaN."""
+        return bool(self.joint_clipnorm)
 
     @property
     def stops(self) -> bool:
@@ -155,12 +161,11 @@ class OptimizerGroups(keras.optimizers.Optimizer):
         limit = self.joint_clipnorm
         if not limit:
             return None
-        squares = [tf.nn.l2_loss(grad) for grads in steps for grad in grads]
-        # Sums of as many terms are rounded alike, with or without a group.
-        squares += [tf.zeros(())] * (count - len(squares))
+        every = [grad for grads in steps for grad in grads]
+        norm = shared_update.global_norm(every, count)
         # A group's optimizer may clip to the same limit again: within it,
         # that changes nothing.
-        return limit / tf.maximum(tf.sqrt(2.0 * tf.add_n(squares)), limit)
+        return limit / tf.maximum(norm, limit)
 
     def finalize_variable_values(self, var_list: list[Any]) -> None:
         for group in self.groups:

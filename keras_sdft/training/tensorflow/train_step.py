@@ -6,15 +6,19 @@ Must not know how a loss comes about, or what learns.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+import keras
 import tensorflow as tf
 from keras import ops
 
 from keras_sdft.encoding import latent_shape
 from keras_sdft.keras_internals import StepFunctionHook
+from keras_sdft.models.kernels import gate
 from keras_sdft.training import parts
+from keras_sdft.training.tensorflow import shared_update
 from keras_sdft.training.tensorflow.accumulation import accumulate
 from keras_sdft.training.tensorflow.optimizer_groups import find_groups
 from keras_sdft.training.tensorflow.optimizer_groups import learning
@@ -29,24 +33,39 @@ class TrainStep(StepFunctionHook):
         parts.prepare(self.parts, self.step, training=True)
         shape = latent_shape(self.stable_diffusion, data)
         variables = learning(self.optimizer, self.trainable_variables)
-        loss, gradients, sums = accumulate(
-            partial(
-                loss_and_gradients,
-                self.denoising,
-                variables,
-                scale=self.optimizer.scale_loss,
-                sums=self.loss_metrics.sums,
-            ),
-            {**data, **self.noise_sampler(shape, self.step)},
-            self.gradient_accumulation_steps,
+        micro_step = partial(
+            loss_and_gradients,
+            self.denoising,
+            variables,
+            scale=self.optimizer.scale_loss,
+            sums=self.loss_metrics.sums,
         )
+        blocks = gate.inlined_blocks if self.jit_compile else nullcontext
+        with blocks():
+            loss, gradients, sums = accumulate(
+                micro_step,
+                {**data, **self.noise_sampler(shape, self.step)},
+                self.gradient_accumulation_steps,
+            )
         # Data of unknown length ends inside the graph, and that is no step.
         with tf.control_dependencies([loss]):
-            self.optimizer.apply(gradients, variables)
+            took = _apply(self.optimizer, gradients, variables)
             if self.weight_average is not None:
-                self.weight_average.update(self.step)
-            self.step.assign_add(1)
+                _if(took, lambda: self.weight_average.update(self.step))
+            self.step.assign_add(took)
             return self.loss_metrics.update(loss, None, sums)
+
+    def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().fit(*args, **kwargs)  # type: ignore[misc]
+        except tf.errors.InvalidArgumentError as error:
+            if shared_update.NOT_FINITE not in str(error):
+                raise
+            raise ValueError(
+                f"{shared_update.NOT_FINITE}, so training stopped: the weights "
+                "are those of the step before. Try a lower learning rate, or "
+                "float32."
+            ) from error
 
     def make_step_function(self: Any, step: Callable[[Any], Any]) -> Any:
         """Returns what `fit` and `evaluate` call for each batch."""
@@ -71,6 +90,28 @@ def _by_running_groups(model: Any, step: Any, groups: Any) -> Any:
             groups.running = None
 
     return function
+
+
+def _apply(optimizer: Any, gradients: list[Any], variables: list[Any]) -> Any:
+    """Updates the variables; returns 1, or 0 where the step was skipped."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        # It skips gradients that its scale made infinite.
+        before = tf.identity(optimizer.iterations.value)
+        optimizer.apply(gradients, variables)
+        return tf.cast(optimizer.iterations.value - before, tf.int32)
+    if getattr(optimizer, "checks_gradients", False):
+        optimizer.apply(gradients, variables)
+        return 1
+    with tf.control_dependencies([shared_update.global_norm(gradients)]):
+        optimizer.apply(gradients, variables)
+    return 1
+
+
+def _if(condition: Any, function: Callable[[], None]) -> None:
+    if isinstance(condition, int):
+        function()
+    else:
+        ops.cond(condition > 0, function, lambda: None)
 
 
 def loss_and_gradients(
