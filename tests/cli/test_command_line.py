@@ -11,6 +11,7 @@ from keras_sdft.cli import command_line
 from keras_sdft.cli import inspect
 from keras_sdft.cli import main
 from keras_sdft.cli import spellings
+from keras_sdft.data.shutdown import CALLS
 
 
 @pytest.fixture
@@ -42,6 +43,20 @@ def test_what_the_user_can_mend_is_one_line(failing, capsys, error):
     output = capsys.readouterr()
     assert output.err == f"keras-sdft: error: {error}\n"
     assert output.out == ""
+
+
+def test_what_reading_data_raised_is_one_line(failing, capsys):
+    def read():
+        raise OSError("100 images in a row could not be read")
+
+    with pytest.raises(OSError):
+        CALLS.guard(read)()
+    # As TensorFlow hands it on, below a traceback.
+    text = "{{node}} OSError: 100 images in a row could not be read\nTraceback"
+    failing(RuntimeError(text))
+    assert main(["inspect", "x"]) == 2
+    expected = "keras-sdft: error: 100 images in a row could not be read\n"
+    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize(
