@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.images import crop_box
 from keras_sdft.data.images import cut
 from keras_sdft.data.images import read_rgb
+from keras_sdft.data.images import reads_heif
 from keras_sdft.data.images import to_rgb
 
 
@@ -317,3 +319,16 @@ def test_few_large_images_are_decoded_at_once():
     assert not any(thread.is_alive() for thread in threads)
     # One that is too large for the limit goes alone.
     assert 4 < most <= 12
+
+
+@pytest.mark.skipif(reads_heif(), reason="pillow-heif is installed")
+def test_heic_is_named_with_its_remedy(tmp_path):
+    (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(UnreadableImage, match="pip install pillow-heif"):
+        read_rgb(tmp_path / "a.HEIC")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UnreadableImage, match="no regular file"):
+        read_rgb(tmp_path / "a.png")
