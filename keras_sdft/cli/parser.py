@@ -31,6 +31,7 @@ from keras_sdft.cli.spellings import our_spelling
 # A bare `--overwrite` means true; these may follow it.
 _BOOLEANS = ("true", "false", "null", "yes", "no")
 _MAX_CONFIG_BYTES = 1_000_000
+_MAX_DEPTH = 20
 _KINDS = {int: "an integer", float: "a number", str: "text"}
 
 
@@ -288,9 +289,16 @@ def _names(group: type) -> set[str]:
 
 
 def _parsed(text: str) -> Any:
-    # A few aliases of aliases stand for more values than a message can show.
-    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-        raise ValueError("aliases (`*name`) are not supported")
+    depth = 0
+    for token in yaml.scan(text):
+        # A few of aliases stand for more values than a message can show, and
+        # the time to parse grows with the square of the depth.
+        if isinstance(token, yaml.AliasToken):
+            raise ValueError("aliases (`*name`) are not supported")
+        depth += type(token).__name__.endswith("StartToken")
+        depth -= type(token).__name__.endswith("EndToken")
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
     return yaml.safe_load(text)
 
 

@@ -183,6 +183,11 @@ def test_mistakes_are_one_line_and_offer_the_nearest(arguments, message):
         (b"learning_rat: 1\n", "no flag 'learning_rat'. Did you mean 'learnin"),
         (b"lr: 1\n", "there is no flag 'lr'. Here it is `learning_rate`."),
         (b"steps: [1\n", "is no valid YAML: "),
+        (
+            b"steps: " + b"[" * 3000,
+            "is no valid YAML: it is nested more than 20",
+        ),
+        (b"steps: &a [1]\nname: *a\n", "is no valid YAML: aliases"),
         (b"steps: \xff\n", "is no valid YAML: "),
         (b"- steps\n", "must hold lines `flag: value`. Received: list."),
         (b"steps: 1.5\n", "`steps` must be an integer or null. Received: st"),
