@@ -14,6 +14,8 @@ from typing import Any
 
 from keras_sdft.files import files_in
 from keras_sdft.files import write_text
+from keras_sdft.parsing import DamagedFile
+from keras_sdft.parsing import read_json
 from keras_sdft.version import __version__
 
 RECORD = "run.json"
@@ -83,10 +85,10 @@ def read_record(directory: str | Path) -> RunRecord | None:
     """
     path = Path(directory) / RECORD
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(path)
+    except (OSError, DamagedFile):
         return None
-    if not isinstance(content, dict) or _MARK not in content:
+    if _MARK not in content:
         return None
     version = content.pop(_MARK)
     names = {field.name for field in dataclasses.fields(RunRecord)}

@@ -73,36 +73,9 @@ def test_half_precision_rounds_once(name, dtype, saved, tmp_path):
         break
 
 
-@pytest.mark.parametrize("ending", [".weights.h5", ".h5"])
-@pytest.mark.parametrize("name", keras_cv.NETWORKS)
-def test_keras_files_of_one_network(name, ending, make_micro, tmp_path):
-    """Both layouts, read by Keras itself."""
-    model, other = make_micro(seed=0), make_micro(seed=1)
-    path = tmp_path / f"network{ending}"
-    keras_cv.save_network(getattr(model, name), path)
-    getattr(other, name).load_weights(path)
-    for x, y in zip(
-        getattr(model, name).weights, getattr(other, name).weights, strict=True
-    ):
-        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
-    with pytest.raises(FileExistsError, match="overwrite"):
-        keras_cv.save_network(getattr(model, name), path)
-    with pytest.raises(ValueError, match=r"'\.h5'"):
-        keras_cv.save_network(getattr(model, name), tmp_path / "x.keras")
-
-
 def test_keras_files_are_float32(tiny, tmp_path):
     with pytest.raises(ValueError, match="float32"):
         formats.save(tiny, tmp_path / "k", "keras_cv", "float16")
-
-
-def test_directories_in_keras_2s_layout(
-    saved, tiny, tmp_path, assert_same_weights
-):
-    path = tmp_path / "legacy"
-    keras_cv.save(formats.load(saved["diffusers"]), path, legacy=True)
-    assert (path / "diffusion_model.h5").is_file()
-    assert_same_weights(StableDiffusion.from_preset(path), tiny)
 
 
 @pytest.mark.parametrize("name", ["diffusers", "ldm"])
