@@ -1,7 +1,7 @@
 """Reads and writes whole models in other tools' formats, a file a dialect.
 
 The formats of diffusers and of the original Stable Diffusion, and KerasCV's
-weight files. Must not know training. `models.exported` imports this package
+weight files. Must not know training. `models.sources` imports this package
 when a path is resolved, so that foreign paths work however it was imported.
 """
 
@@ -26,9 +26,9 @@ from keras_sdft.formats.losses import losses
 from keras_sdft.formats.recognise import find_snapshot
 from keras_sdft.formats.recognise import recognise
 from keras_sdft.formats.safetensors_files import DTYPES
-from keras_sdft.models.exported import Resolved
-from keras_sdft.models.exported import check_prediction_type
-from keras_sdft.models.exported import register_resolver
+from keras_sdft.models.prediction_types import check_prediction_type
+from keras_sdft.models.sources import Resolved
+from keras_sdft.models.sources import register_resolver
 from keras_sdft.models.spec import AutoencoderSpec
 from keras_sdft.parsing import read_json
 from keras_sdft.parsing import reading

@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from keras_sdft.models.exported import PREDICTION_TYPES
-from keras_sdft.models.exported import known_prediction_type
+from keras_sdft.models.prediction_types import PREDICTION_TYPES
+from keras_sdft.models.prediction_types import known_prediction_type
 from keras_sdft.models.presets import PRESETS
 from keras_sdft.models.spec import AutoencoderSpec
 from keras_sdft.models.spec import DiffusionModelSpec

@@ -33,7 +33,7 @@ from keras_sdft.formats.safetensors_files import Tensor
 from keras_sdft.formats.safetensors_files import open_tensors
 from keras_sdft.formats.safetensors_files import read_header
 from keras_sdft.formats.safetensors_files import write
-from keras_sdft.models.exported import known_prediction_type
+from keras_sdft.models.prediction_types import known_prediction_type
 from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.spec import TextEncoderSpec
 from keras_sdft.models.spec_check import check_spec

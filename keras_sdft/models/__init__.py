@@ -8,9 +8,9 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from keras_sdft.models.exported import describe
-from keras_sdft.models.exported import resolve
 from keras_sdft.models.presets import PRESETS
+from keras_sdft.models.sources import describe
+from keras_sdft.models.sources import resolve
 from keras_sdft.models.spec import AutoencoderSpec
 from keras_sdft.models.spec import DiffusionModelSpec
 from keras_sdft.models.spec import StableDiffusionSpec

@@ -23,7 +23,6 @@ from keras_sdft.models import keras_cv_parts
 from keras_sdft.models import packaged
 from keras_sdft.models.adapter_methods import AdapterMethods
 from keras_sdft.models.exact_numerics import use_exact_numerics
-from keras_sdft.models.exported import resolve
 from keras_sdft.models.generation import check_finite
 from keras_sdft.models.generation import check_options
 from keras_sdft.models.generation import check_size
@@ -36,6 +35,7 @@ from keras_sdft.models.presets import fetch
 from keras_sdft.models.presets import get_preset
 from keras_sdft.models.prompts import tokenize_prompts
 from keras_sdft.models.small_encoders import skip_last_layers
+from keras_sdft.models.sources import resolve
 from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.tokenizer import Tokenizer
 from keras_sdft.models.unet.model import DiffusionModel

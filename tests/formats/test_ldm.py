@@ -15,7 +15,7 @@ from keras_sdft.formats.safetensors_files import open_tensors
 from keras_sdft.formats.safetensors_files import read_header
 from keras_sdft.formats.safetensors_files import write
 from keras_sdft.models import PRESETS
-from keras_sdft.models.exported import known_prediction_type
+from keras_sdft.models.prediction_types import known_prediction_type
 from tests.formats.reference import GOLDEN
 from tests.formats.reference import full_size_file
 from tests.formats.reference import single_file_shapes
