@@ -73,9 +73,10 @@ class Validation:
         """
         denoising = self.denoising
         shape = latent_shape(denoising.stable_diffusion, batch)
-        latents = denoising.latents(batch, self._noise(shape, first, 0))
-        context = encode_captions(denoising.stable_diffusion, batch)
         positions = first + ops.arange(shape[0], dtype="int32")
+        noise = self._noise(shape, positions, 0)
+        latents = denoising.latents(batch, noise)
+        context = encode_captions(denoising.stable_diffusion, batch)
         losses = []
         for stratum in range(self.num_timesteps):
             timesteps = stratified_timesteps(
@@ -84,7 +85,7 @@ class Validation:
                 self.num_timesteps,
                 denoising.loss.schedule.num_train_timesteps,
             )
-            noise = self._noise(shape, first, stratum + 1)
+            noise = self._noise(shape, positions, stratum + 1)
             noised, target = denoising.loss.noised_example(
                 latents, noise, timesteps
             )
@@ -93,6 +94,12 @@ class Validation:
             losses.append(squared_error(prediction, target, mask))
         return sum(losses) / len(losses)
 
-    def _noise(self, shape: Any, first: Any, index: int) -> Any:
-        key = first * (self.num_timesteps + 1) + index
-        return gaussian(shape, stateless_seed(self.seed, "validation", key))
+    def _noise(self, shape: Any, positions: Any, index: int) -> Any:
+        """Returns noise that depends on an example's position alone."""
+        keys = positions * (self.num_timesteps + 1) + index
+
+        def of_one(key: Any) -> Any:
+            seed = stateless_seed(self.seed, "validation", key)
+            return gaussian(shape[1:], seed)
+
+        return ops.map(of_one, keys)

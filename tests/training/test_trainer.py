@@ -306,6 +306,16 @@ def test_validation_loss_is_comparable(make_trainer, make_dataset):
     assert trainer.evaluate(data, verbose=0) == first
 
 
+def test_validation_does_not_depend_on_the_batch_size(make_trainer, make_batch):
+    """An example's noise and timesteps belong to its position."""
+    trainer = make_trainer()
+    examples = tf.data.Dataset.from_tensor_slices(make_batch(4))
+    losses = [
+        trainer.evaluate(examples.batch(size), verbose=0) for size in (1, 3, 4)
+    ]
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
+
+
 def test_early_stopping_and_checkpoints_see_val_loss(
     make_trainer, make_dataset, tmp_path
 ):
