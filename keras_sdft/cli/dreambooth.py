@@ -256,6 +256,7 @@ COMMAND = Command(
         "resolution",
         "max_train_steps",
         "learning_rate",
+        "lora_rank",
         "train_text_encoder",
         "preview_prompts",
         "mixed_precision",

@@ -102,6 +102,7 @@ COMMAND = Command(
         "max_train_steps",
         "num_train_epochs",
         "learning_rate",
+        "lora_rank",
         "validation_data",
         "preview_prompts",
         "mixed_precision",
