@@ -180,6 +180,23 @@ def recover_directory(path: str | os.PathLike, written: Written) -> None:
             _retire(left, target, written)
 
 
+def remove_abandoned(directory: str | os.PathLike) -> None:
+    """Removes what dead processes left unfinished in a directory.
+
+    Args:
+        directory: Path of the directory; it need not exist.
+    """
+    pattern = re.compile(rf"\..+\.(.+)-(\d+)-\d+\.(?:{_NEW}|{_PART})")
+    for path in Path(directory).glob(".*"):
+        match = pattern.fullmatch(path.name)
+        if match is None or not _is_abandoned(path, match[1], int(match[2])):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def remove_files(directory: str | os.PathLike, names: Iterable[str]) -> bool:
     """Removes files of a directory, and directories that are empty then.
 

@@ -93,15 +93,18 @@ class Previews(StepCallback):
         self._first: np.ndarray | None = None
         self._last: np.ndarray | None = None
         self._restored = False
+        # A grid that an interruption left out.
+        self._is_missing = False
 
     def on_train_begin(self, logs=None) -> None:
         super().on_train_begin(logs)
-        if self._restored:
-            self._restored = False
-            return
-        self._generated_at = None
-        self.generate()
-        self._first = self._last
+        restored, self._restored = self._restored, False
+        if not restored or self._first is None:
+            self._generated_at = None
+            self.generate()
+            self._first = self._last
+        elif self._is_missing:
+            self.generate()
 
     def on_step_end(self, before, logs) -> None:
         if self.passed(before, self.every_steps):
@@ -127,6 +130,7 @@ class Previews(StepCallback):
         return {
             "step": self.step,
             "generated_at": self._generated_at,
+            "is_missing": self._is_missing,
             "prompts": self.prompts,
             "first": self._first,
             "last": self._last,
@@ -138,6 +142,7 @@ class Previews(StepCallback):
             cut_events(self.tensorboard_directory, state["step"])
         if state["prompts"] == self.prompts:
             self._generated_at = state["generated_at"]
+            self._is_missing = state["is_missing"]
             self._first, self._last = state["first"], state["last"]
             self._restored = True
 
@@ -161,22 +166,33 @@ class Previews(StepCallback):
             )
         return stack(grids)
 
-    def generate(self) -> str:
+    def generate(self) -> str | None:
         """Generates all prompts now and writes the grid of this step.
 
         Returns:
-            Path of the PNG file.
+            Path of the PNG file, or `None` if training was interrupted
+            meanwhile.
         """
+        found = []
         with self.model.averaged_weights():
-            images = np.concatenate(
-                [self._generate_prompt(i) for i in range(len(self.prompts))]
-            )
+            for index in range(len(self.prompts)):
+                if self._is_interrupted():
+                    self._is_missing = True
+                    return None
+                found.append(self._generate_prompt(index))
+        images = np.concatenate(found)
         path = os.path.join(self.directory, f"step_{self.step:06d}.png")
         with warn_on_disk_error(f"The preview of step {self.step}"):
             save_png(image_grid(images, columns=1, labels=self.prompts), path)
         self._write_to_tensorboard(images)
         self._generated_at, self._last = self.step, images
+        self._is_missing = False
         return path
+
+    def _is_interrupted(self) -> bool:
+        progress = getattr(self.model, "progress", None)
+        interruption = getattr(progress, "interruption", None)
+        return interruption is not None and interruption.signal is not None
 
     def _generate_prompt(self, index: int) -> np.ndarray:
         model = self.model.stable_diffusion

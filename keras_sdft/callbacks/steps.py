@@ -18,9 +18,10 @@ from keras_sdft import checks
 class StepCallback(keras.callbacks.Callback):
     """Counts optimizer steps in `self.step`, over epochs.
 
-    The count starts at the optimizer's own (0 for a fresh trainer) and grows
-    by the batches that were trained, so it needs no read from the device.
-    Subclasses override `on_step_end` and call `super()` in the other hooks.
+    The count starts where the trainer is (0 for a fresh one, else the
+    optimizer's count or that of a checkpoint) and grows by the batches that
+    were trained, so it needs no read from the device. Subclasses override
+    `on_step_end` and call `super()` in the other hooks.
     """
 
     step = 0
@@ -28,6 +29,12 @@ class StepCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None) -> None:
         super().on_train_begin(logs)
+        position = getattr(
+            getattr(self.model, "progress", None), "position", None
+        )
+        if position is not None:
+            self.step = position.step
+            return
         optimizer = getattr(self.model, "optimizer", None)
         iterations = getattr(optimizer, "iterations", None)
         self.step = 0 if iterations is None else int(iterations)
@@ -77,6 +84,10 @@ class StopAtStep(StepCallback):
     def on_step_end(self, before, logs) -> None:
         if self.step >= self.last_step:
             self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        # A run may go on where nothing but the end of its epoch is left.
+        self.on_step_end(self.step, logs)
 
 
 @contextlib.contextmanager

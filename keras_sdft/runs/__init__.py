@@ -10,12 +10,24 @@ from keras_sdft.runs.directory import check_separate
 from keras_sdft.runs.memory import available_memory
 from keras_sdft.runs.record import RunRecord
 from keras_sdft.runs.record import read_record
+from keras_sdft.runs.resume import check_data
+from keras_sdft.runs.resume import check_flags
+from keras_sdft.runs.resume import command_to_resume
+from keras_sdft.runs.resume import data_state
+from keras_sdft.runs.resume import find_checkpoint
+from keras_sdft.runs.space import check_room
 
 __all__ = [
     "RunDirectory",
     "RunRecord",
     "available_memory",
+    "check_data",
+    "check_flags",
+    "check_room",
     "check_separate",
+    "command_to_resume",
+    "data_state",
+    "find_checkpoint",
     "generate_class_images",
     "read_record",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import shlex
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from keras_sdft.files import Lock
 from keras_sdft.files import check_writable
+from keras_sdft.files import remove_abandoned
 from keras_sdft.files import remove_files
 from keras_sdft.files import write_text
 from keras_sdft.runs.record import RECORD
@@ -96,6 +98,35 @@ class RunDirectory:
             self._lock.release()
             raise
 
+    @classmethod
+    def resume(cls, path: str | os.PathLike) -> RunDirectory:
+        """Returns the directory of a run that goes on, locked.
+
+        Args:
+            path: Path of the directory.
+
+        Raises:
+            BlockingIOError: If a process writes it still; with its id and
+                host.
+            ValueError: If it is no run that has begun.
+        """
+        run = cls.__new__(cls)
+        run.path, run._is_new = Path(path), False
+        run._name_paths()
+        record = read_record(run.path)
+        if record is None:
+            raise ValueError(
+                f"`resume` must name the directory of a run; {str(path)!r} has "
+                f"no {RECORD}. Expected what `output_dir` was."
+            )
+        check_writable(run.path, "resume")
+        run._lock = Lock(run.path / _LOCK, f"trains into {str(path)!r}")
+        for directory in (run.path, run.checkpoints, run.previews):
+            remove_abandoned(directory)
+        run.record = record
+        run.record.process = _process()
+        return run
+
     def _name_paths(self) -> None:
         self.config = self.path / "config.yaml"
         self.history = self.path / "history.csv"
@@ -142,10 +173,19 @@ class RunDirectory:
             return
         # Whether it still runs, the lock tells.
         if locked or record.state not in ("starting", "running"):
+            steps = [int(p.name[5:]) for p in self.checkpoints.glob("step_*")]
+            record.step = max([record.step, *steps])
+            begun = record.state not in ("finished", "starting")
+            remedy = (
+                f"Go on with `keras-sdft {record.command} --resume "
+                f"{shlex.quote(str(self.path))}`, choose another directory, "
+                if begun and steps
+                else "Choose another directory, "
+            )
             raise FileExistsError(
                 f"`output_dir` {str(self.path)!r} holds an earlier run "
-                f"({record.described()}). Choose another directory, or "
-                "`--overwrite` to replace it."
+                f"({record.described()}). {remedy}or `--overwrite` to replace "
+                "it."
             )
 
     def _mend(self) -> None:
@@ -164,7 +204,7 @@ class RunDirectory:
         self._move_aside()
         record = RunRecord(
             command=command,
-            process=f"id {os.getpid()} on {socket.gethostname()}",
+            process=_process(),
             started=_now(),
         )
         write_record(self.path, record)
@@ -327,6 +367,10 @@ def _move(source: Path, target: Path, names: list[str]) -> None:
                 break
             with contextlib.suppress(OSError):
                 parent.rmdir()
+
+
+def _process() -> str:
+    return f"id {os.getpid()} on {socket.gethostname()}"
 
 
 def _now() -> str:

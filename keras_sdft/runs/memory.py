@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-# Files of a control group: its limit, what it uses, and the name that its
-# statistics have for files that can be dropped. Version 2, then 1.
-_GROUP_FILES = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
+from keras_sdft.host_memory import available_on_host
 
 
 def available_memory() -> tuple[str, int | None]:
@@ -30,64 +22,3 @@ def available_memory() -> tuple[str, int | None]:
             if device.device_type == "GPU"
         ]
     return "GPU", min(limits, default=None)
-
-
-def available_on_host(root: Path = Path("/")) -> int | None:
-    """Returns the bytes that this process may take of the machine's memory.
-
-    Within the limits of the control groups that it is in, and with what it
-    holds already. `None` where the operating system is not Linux.
-
-    Args:
-        root: Path under which `proc` and `sys` are.
-    """
-    try:
-        machine = _bytes_by_name(root / "proc/meminfo")["MemAvailable"]
-        resident = _bytes_by_name(root / "proc/self/status")["VmRSS"]
-    except (OSError, KeyError):
-        return None
-    return resident + min([machine, *_left_in_groups(root)])
-
-
-def _bytes_by_name(path: Path) -> dict[str, int]:
-    """Returns the lines `name: number kB` of a file, in bytes."""
-    rows = (line.split() for line in path.read_text().splitlines())
-    return {
-        row[0].rstrip(":"): int(row[1]) * 1024
-        for row in rows
-        if len(row) == 3 and row[2] == "kB"
-    }
-
-
-def _left_in_groups(root: Path) -> Iterator[int]:
-    """Yields the bytes that each control group of the process has left."""
-    for directory in _groups(root):
-        for limit, used, files in _GROUP_FILES:
-            try:
-                most = (directory / limit).read_text().strip()
-                taken = int((directory / used).read_text())
-                stat = (directory / "memory.stat").read_text()
-            except OSError:
-                continue
-            if most != "max":
-                droppable = dict(line.split() for line in stat.splitlines())
-                yield int(most) - taken + int(droppable.get(files, 0))
-
-
-def _groups(root: Path) -> Iterator[Path]:
-    """Yields the directories of the process's groups, and their parents."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        top = root / "sys/fs/cgroup" / controllers
-        # In a container the path may be the host's; its top is the group.
-        inner = top / path.strip("/")
-        yield top
-        while inner != top:
-            yield inner
-            inner = inner.parent

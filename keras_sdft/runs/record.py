@@ -28,7 +28,7 @@ _OURS = re.compile(
     r"|logs/(.+/)?events\.out\.tfevents\.[^/]+"
     r"|previews/(step_\d+|before_and_after)\.png"
     r"|(weights|best)/(\w+\.weights\.h5|[\w.-]+\.safetensors|keras_sdft\.json)"
-    r"|checkpoints/.+"
+    r"|checkpoints/step_\d+/(state\.safetensors|checkpoint\.json)"
 )
 
 

@@ -11,6 +11,9 @@ from typing import Any as _Any
 if _TYPE_CHECKING:
     from keras_sdft.training import optimizers
     from keras_sdft.training import schedules
+    from keras_sdft.training.checkpoint import Interrupted
+    from keras_sdft.training.checkpoint import Position
+    from keras_sdft.training.checkpoint_options import CheckpointOptions
     from keras_sdft.training.memory import MemoryEstimate
     from keras_sdft.training.noise import Noise
     from keras_sdft.training.objective import Objective
@@ -30,14 +33,17 @@ if _TYPE_CHECKING:
 # nor TensorFlow, which take seconds to import.
 _HOMES = {
     "AdamW": "tensorflow.adamw",
+    "CheckpointOptions": "checkpoint_options",
     "DiffusionModel": "parts",
     "Group": "parts",
+    "Interrupted": "checkpoint",
     "MemoryEstimate": "memory",
     "Noise": "noise",
     "Objective": "objective",
     "OptimizerOptions": "optimizers",
     "PART_OPTIONS": "parts",
     "Part": "parts",
+    "Position": "checkpoint",
     "ScheduleFreeAdamW": "tensorflow.schedule_free",
     "TextEncoder": "parts",
     "TextEncoderOptions": "parts",
@@ -47,13 +53,16 @@ _HOMES = {
 __all__ = [
     "PART_OPTIONS",
     "AdamW",
+    "CheckpointOptions",
     "DiffusionModel",
     "Group",
+    "Interrupted",
     "MemoryEstimate",
     "Noise",
     "Objective",
     "OptimizerOptions",
     "Part",
+    "Position",
     "ScheduleFreeAdamW",
     "TextEncoder",
     "TextEncoderOptions",

@@ -13,6 +13,7 @@ import keras
 
 from keras_sdft import checks
 from keras_sdft.models.exported import write_export
+from keras_sdft.training import checkpoint
 from keras_sdft.training import parts
 from keras_sdft.training.conditioning import check_dataset
 from keras_sdft.training.denoising import Denoising
@@ -112,6 +113,7 @@ class Trainer(TrainStep, ValidationStep, keras.Model):
             # Keras' checkpoints hold what is an attribute.
             setattr(self, network, getattr(stable_diffusion, network))
         self.loss_metrics = LossMetrics()
+        self.progress = checkpoint.Progress()
         self.step = self._counter("step")
         self.validated = self._counter("validated")
         self.weight_average: WeightAverage | None = None
@@ -184,7 +186,8 @@ class Trainer(TrainStep, ValidationStep, keras.Model):
             self.optimizer.build(self.trainable_variables)
         # The dataset shuffles by itself; Keras would warn that it cannot.
         kwargs.setdefault("shuffle", False)
-        return super().fit(x, *args, **kwargs)
+        with checkpoint.going_on(self, kwargs):
+            return super().fit(x, *args, **kwargs)
 
     def memory_estimate(self, batch: dict[str, Any]) -> MemoryEstimate:
         """Estimates what training takes, before it is taken.
@@ -240,6 +243,51 @@ class Trainer(TrainStep, ValidationStep, keras.Model):
                 overwrite=overwrite,
                 extra=parts.files(self.parts),
             )
+
+    # === Going on ===
+
+    def save_checkpoint(self, path: str | Path) -> Path:
+        """Writes all that training needs to go on from here, bit for bit.
+
+        Weights that do not learn are not in it. To write checkpoints while
+        training goes on, see `keras_sdft.callbacks.Checkpoint`.
+
+        Args:
+            path: The directory to write; a checkpoint that is there is
+                replaced.
+
+        Returns:
+            The directory.
+        """
+        checkpoint.snapshot(self).write(path)
+        return Path(path)
+
+    def restore_checkpoint(self, path: str | Path) -> checkpoint.Position:
+        """Puts a checkpoint into this trainer, made and compiled as before.
+
+        The next `fit` then goes on, with data that begins at the same place:
+
+        ```python
+        position = trainer.restore_checkpoint("runs/cat/checkpoints")
+        start = (position.epoch, position.batch)
+        dataset = keras_sdft.data.load("photos/", tokenizer, start=start)
+        trainer.fit(dataset, epochs=10)
+        ```
+
+        Args:
+            path: A checkpoint, or a directory of them, of which the newest
+                whole one is taken.
+
+        Returns:
+            A `keras_sdft.training.Position`: `step`, `epoch` and `batch`.
+
+        Raises:
+            ValueError: If there is no whole checkpoint, or if the training
+                has another configuration, other weights or another base
+                model.
+        """
+        checkpoint.restore(self, path)
+        return self.progress.position
 
     def _check_compiled(self, name: str) -> None:
         if not self.compiled:

@@ -3,7 +3,7 @@
 import pytest
 
 from keras_sdft import runs
-from keras_sdft.runs.memory import available_on_host
+from keras_sdft.host_memory import available_on_host
 
 
 @pytest.fixture

@@ -1,0 +1,63 @@
+"""Whether the disk has room for all that a run will write."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from keras_sdft.files import check_space
+from keras_sdft.files import size_text
+from keras_sdft.runs.directory import RunDirectory
+
+
+def check_room(
+    run: RunDirectory,
+    trainer: Any,
+    keep_checkpoints: int,
+    keep_best: bool = False,
+    num_previews: int = 0,
+) -> str:
+    """Refuses to begin a run that the disk has no room for.
+
+    A checkpoint or an export is written beside the one that it replaces.
+
+    Args:
+        run: `RunDirectory`.
+        trainer: A compiled `Trainer`.
+        keep_checkpoints: Integer, how many stay.
+        keep_best: Boolean, whether the best weights are exported as well.
+        num_previews: Integer, images of all previews together.
+
+    Returns:
+        String, what the run may take at most.
+
+    Raises:
+        OSError: If it is more than is free.
+    """
+    # Keras takes seconds to import, and the command's help needs none.
+    from keras_sdft.training.checkpoint import snapshot
+
+    checkpoint = snapshot(trainer).num_bytes
+    export = sum(
+        math.prod(variable.shape) * np.dtype(variable.dtype).itemsize
+        for variable in trainer.trainable_variables
+    )
+    sd = trainer.stable_diffusion
+    needed = (
+        (keep_checkpoints + 1) * checkpoint
+        + (3 if keep_best else 2) * export
+        + num_previews * sd.img_height * sd.img_width * 3
+    )
+    check_space(
+        run.path,
+        needed,
+        f"The run {str(run.path)!r}",
+        f"A checkpoint takes {size_text(checkpoint)}; a smaller "
+        "`keep_checkpoints` needs less.",
+    )
+    return (
+        f"a checkpoint takes {size_text(checkpoint)}, the run at most "
+        f"{size_text(needed)} of the disk"
+    )

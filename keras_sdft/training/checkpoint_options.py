@@ -1,0 +1,48 @@
+"""The options of checkpoints, checked in one place.
+
+Needs no TensorFlow, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from keras_sdft import checks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """Checkpoints: what a run goes on from after it was interrupted.
+
+    Args:
+        checkpoint_every_steps: Optimizer steps between two checkpoints, in
+            place of a time.
+        checkpoint_every_minutes: Minutes between two checkpoints. 0 writes
+            one only when the run is interrupted.
+        keep_checkpoints: How many of the newest checkpoints stay.
+        keep_best: Name of a value of each epoch, val_loss for example. The
+            weights of the epoch with its lowest value are exported as well.
+
+    Raises:
+        ValueError: If an option is out of its range.
+    """
+
+    checkpoint_every_steps: int | None = None
+    checkpoint_every_minutes: float = 10.0
+    keep_checkpoints: int = 2
+    keep_best: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every_steps is not None:
+            checks.integer(
+                "checkpoint_every_steps", self.checkpoint_every_steps, 1
+            )
+        checks.number(
+            "checkpoint_every_minutes", self.checkpoint_every_minutes, 0
+        )
+        checks.integer("keep_checkpoints", self.keep_checkpoints, 1)
+        if self.keep_best is not None and not self.keep_best:
+            raise ValueError(
+                "`keep_best` must be the name of a value of each epoch, "
+                "'val_loss' for example. Received: keep_best=''."
+            )
