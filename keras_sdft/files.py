@@ -333,6 +333,23 @@ class Lock:
         self.release()
 
 
+def is_locked(path: str | os.PathLike) -> bool:
+    """Returns whether a process holds the `Lock` of a path. Writes nothing."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        _flock(handle)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
 def existing_directory(path: str | os.PathLike) -> str:
     """Returns the path, or the nearest directory above it that exists."""
     folder = os.path.abspath(path)

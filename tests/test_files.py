@@ -207,11 +207,13 @@ def test_a_lock_names_who_holds_it(tmp_path):
     )
     with other:
         assert other.stdout.readline() == b"held\n"
+        assert files.is_locked(tmp_path / "lock")
         with pytest.raises(BlockingIOError, match=rf"id {other.pid} on .* wo"):
             files.Lock(tmp_path / "lock", "works")
         other.kill()
     with files.Lock(tmp_path / "lock", "works") as lock:
         assert lock.holder().startswith(f"id {os.getpid()} on ")
+    assert not files.is_locked(tmp_path / "lock")
 
 
 def test_space_is_checked_where_the_path_will_be(tmp_path):

@@ -14,6 +14,7 @@ from keras_sdft.runs.resume import check_data
 from keras_sdft.runs.resume import check_flags
 from keras_sdft.runs.resume import command_to_resume
 from keras_sdft.runs.resume import data_state
+from keras_sdft.runs.resume import describe
 from keras_sdft.runs.resume import find_checkpoint
 from keras_sdft.runs.space import check_room
 
@@ -27,6 +28,7 @@ __all__ = [
     "check_separate",
     "command_to_resume",
     "data_state",
+    "describe",
     "find_checkpoint",
     "generate_class_images",
     "read_record",

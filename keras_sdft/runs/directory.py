@@ -26,7 +26,7 @@ from keras_sdft.runs.record import read_record
 from keras_sdft.runs.record import write_record
 from keras_sdft.runs.record import written_files
 
-_LOCK = ".lock"
+LOCK = ".lock"
 _EARLIER = "earlier-"
 
 
@@ -88,7 +88,7 @@ class RunDirectory:
         self._check(overwrite, locked=False)
         self._is_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = Lock(self.path / _LOCK, f"trains into {str(self.path)!r}")
+        self._lock = Lock(self.path / LOCK, f"trains into {str(self.path)!r}")
         try:
             self._mend()
             # What was there may have changed until the lock was held.
@@ -120,7 +120,7 @@ class RunDirectory:
                 f"no {RECORD}. Expected what `output_dir` was."
             )
         check_writable(run.path, "resume")
-        run._lock = Lock(run.path / _LOCK, f"trains into {str(path)!r}")
+        run._lock = Lock(run.path / LOCK, f"trains into {str(path)!r}")
         for directory in (run.path, run.checkpoints, run.previews):
             remove_abandoned(directory)
         run.record = record
@@ -160,7 +160,7 @@ class RunDirectory:
         check_writable(self.path, "output_dir")
         if not self.path.exists():
             return
-        found = sorted(set(os.listdir(self.path)) - {_LOCK})
+        found = sorted(set(os.listdir(self.path)) - {LOCK})
         record = read_record(self.path)
         if found and record is None and not self.earlier:
             raise FileExistsError(
@@ -301,7 +301,7 @@ class RunDirectory:
         remove_files(self.path, self._written())
         self._restore()
         if read_record(self.path) is None:
-            (self.path / _LOCK).unlink()
+            (self.path / LOCK).unlink()
         if self._is_new:
             with contextlib.suppress(OSError):
                 self.path.rmdir()

@@ -15,7 +15,11 @@ from typing import Any
 
 from keras_sdft.data import Report
 from keras_sdft.data.report import SourceReport
+from keras_sdft.files import is_locked
+from keras_sdft.files import size_text
+from keras_sdft.runs.directory import LOCK
 from keras_sdft.runs.directory import RunDirectory
+from keras_sdft.runs.record import read_record
 
 # Flags that change neither weights nor data.
 CHANGEABLE = (
@@ -172,3 +176,44 @@ def _changes(
             yield f"{name}: other images, in their names or sizes"
         elif old["captions"] != new["captions"]:
             yield f"{name}: other captions or weights"
+
+
+def describe(path: str | os.PathLike) -> dict[str, Any] | None:
+    """Returns what a directory says of its run, `None` if it is no run.
+
+    Args:
+        path: Path of the directory.
+
+    Returns:
+        Dict of texts and numbers for a reader.
+    """
+    record = read_record(Path(path))
+    if record is None:
+        return None
+    found = {
+        int(each.name.removeprefix("step_")): each / "state.safetensors"
+        for each in (Path(path) / "checkpoints").glob("step_*")
+        if (each / "checkpoint.json").is_file()
+    }
+    record.step = max([record.step, *found])
+    state = record.described()
+    if is_locked(Path(path) / LOCK):
+        state = f"running ({record.process})"
+    result: dict[str, Any] = {
+        "command": record.command,
+        "state": state,
+        "started": record.started,
+        "ended": record.ended,
+        "error": record.error,
+        "result": record.summary or None,
+        "checkpoints": [
+            f"step {step:,} ({size_text(found[step].stat().st_size)})"
+            for step in sorted(found)
+            if found[step].is_file()
+        ]
+        or None,
+    }
+    if found and record.state != "finished":
+        name = shlex.quote(os.fspath(path))
+        result["go_on_with"] = f"keras-sdft {record.command} --resume {name}"
+    return result

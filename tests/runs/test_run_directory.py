@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from keras_sdft import data
 from keras_sdft import files
+from keras_sdft import runs
+from keras_sdft.data.examples import Examples
 from keras_sdft.runs import RunDirectory
 from keras_sdft.runs import check_separate
 from keras_sdft.runs import read_record
@@ -91,7 +95,7 @@ print(moment)
 
 
 @pytest.fixture
-def data(tmp_path):
+def photos(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "a.png").write_bytes(b"mine")
@@ -221,17 +225,17 @@ def test_what_is_no_run_is_never_replaced(tmp_path, name, content, overwrite):
     assert files.files_in(path) == before
 
 
-def test_files_of_others_in_a_run_stay(tmp_path, data):
+def test_files_of_others_in_a_run_stay(tmp_path, photos):
     path = tmp_path / "run"
     train(path, "old")
     (path / "thesis.tex").write_text("mine")
     (path / "weights" / "best.ckpt").write_text("mine")
-    (path / "logs").symlink_to(data, target_is_directory=True)
+    (path / "logs").symlink_to(photos, target_is_directory=True)
     train(path, "new", overwrite=True)
     assert weights(path) == "new"
     assert (path / "thesis.tex").read_text() == "mine"
     assert (path / "weights" / "best.ckpt").read_text() == "mine"
-    assert (data / "a.png").read_bytes() == b"mine"
+    assert (photos / "a.png").read_bytes() == b"mine"
 
 
 def test_files_listed_outside_are_not_touched(tmp_path):
@@ -260,10 +264,12 @@ def test_a_file_or_a_place_without_permission_is_found_at_once(
 
 @pytest.mark.parametrize("flag", ["data", "validation_data"])
 @pytest.mark.parametrize("inside", ["", "run", "deep/run"])
-def test_data_is_not_written_into(data, flag, inside):
+def test_data_is_not_written_into(photos, flag, inside):
     with pytest.raises(ValueError, match=f"`output_dir` and `{flag}`"):
-        RunDirectory(data / inside, "train", {flag: str(data)}, overwrite=True)
-    assert files.files_in(data) == ["a.png"]
+        RunDirectory(
+            photos / inside, "train", {flag: str(photos)}, overwrite=True
+        )
+    assert files.files_in(photos) == ["a.png"]
 
 
 @pytest.mark.parametrize("flag", ["data", "model", "validation_data"])
@@ -276,17 +282,21 @@ def test_what_is_read_is_not_replaced(tmp_path, flag):
     assert weights(path) == "old"
 
 
-def test_a_link_to_the_data_is_seen_through(tmp_path, data):
+def test_a_link_to_the_data_is_seen_through(tmp_path, photos):
     link = tmp_path / "link"
-    link.symlink_to(data, target_is_directory=True)
+    link.symlink_to(photos, target_is_directory=True)
     with pytest.raises(ValueError, match="must not contain one another"):
-        check_separate(link / "run", {"data": str(data)}, {})
+        check_separate(link / "run", {"data": str(photos)}, {})
 
 
-def test_separate_paths_and_names_are_allowed(tmp_path, data):
+def test_separate_paths_and_names_are_allowed(tmp_path, photos):
     old = tmp_path / "old"
     train(old)
-    inputs = {"data": str(data), "model": str(old), "validation_data": "mnist"}
+    inputs = {
+        "data": str(photos),
+        "model": str(old),
+        "validation_data": "mnist",
+    }
     check_separate(tmp_path / "run", inputs, {"class_data_dir": None})
     check_separate(old / "second", {"model": str(old)}, {})
     with pytest.raises(ValueError, match="`class_data_dir`"):
@@ -302,3 +312,70 @@ def test_config_is_yaml_with_a_comment(tmp_path):
     assert text.startswith("# about this file\nmodel: tiny\n")
     assert "cœur" in text
     assert yaml.safe_load(text) == values
+
+
+def test_a_run_is_described_and_goes_on(tmp_path):
+    path = tmp_path / "run"
+    assert runs.describe(path) is None
+    with pytest.raises(ValueError, match="has no run.json"):
+        RunDirectory.resume(path)
+    with pytest.raises(KeyboardInterrupt):
+        train(path, error=KeyboardInterrupt())
+    checkpoint = path / "checkpoints" / "step_00000007"
+    checkpoint.mkdir(parents=True)
+    for name in ("state.safetensors", "checkpoint.json"):
+        (checkpoint / name).write_bytes(b"{}")
+    (path / "checkpoints" / ".step_00000008.old-1-0.new").mkdir()
+    told = runs.describe(path)
+    assert told["state"] == "interrupted after 7 steps"
+    assert told["checkpoints"] == ["step 7 (2 bytes)"]
+    assert told["go_on_with"] == f"keras-sdft train --resume {path}"
+    with pytest.raises(FileExistsError, match="Go on with .*--resume"):
+        RunDirectory(path, "train")
+    with RunDirectory.resume(path) as run:
+        assert runs.describe(path)["state"].startswith("running (id ")
+        with pytest.raises(BlockingIOError, match=f"id {os.getpid()}"):
+            RunDirectory.resume(path)
+        run.begin()
+        run.finish(9)
+    assert runs.describe(path)["state"] == "finished after 9 steps"
+    assert os.listdir(path / "checkpoints") == ["step_00000007"]
+    train(path, "new", overwrite=True)
+    assert not (path / "checkpoints").exists()
+
+
+def test_what_would_be_another_training_is_refused():
+    before = {"seed": 0, "max_train_steps": 10, "output_dir": "/a"}
+    runs.check_flags(before, {**before, "max_train_steps": 20})
+    runs.check_flags(before, {**before, "output_dir": "/b"})
+    with pytest.raises(ValueError, match="`seed` was 0, and is 1"):
+        runs.check_flags(before, {**before, "seed": 1})
+
+
+def test_changed_data_is_told(tmp_path):
+    report = data.Report()
+    rows = np.arange(3)
+
+    def state(names, captions=("a", "b", "c")):
+        pairs = zip(names, captions, strict=True)
+        records = [data.Example(n, (c,), name=n) for n, c in pairs]
+        report.add_source("photos", Examples(records, rows), [])
+        return runs.data_state(report)
+
+    for name in ("1", "2", "3"):
+        (tmp_path / name).write_text(name)
+    names = [str(tmp_path / name) for name in ("1", "2", "3")]
+    before = state(names)
+    (tmp_path / "moved").mkdir()
+    moved = [str(tmp_path / "moved" / name) for name in ("1", "2", "3")]
+    for old, new in zip(names, moved, strict=True):
+        os.rename(old, new)
+    runs.check_data(before, state(moved))
+    with pytest.raises(ValueError, match="photos: other captions"):
+        runs.check_data(before, state(moved, ("a", "b", "x")))
+    (tmp_path / "moved" / "1").write_text("longer")
+    with pytest.raises(ValueError, match="photos: other images"):
+        runs.check_data(before, state(moved))
+    rows = np.arange(2)
+    with pytest.raises(ValueError, match="3 images then, 2 now"):
+        runs.check_data(before, state(moved))
