@@ -248,6 +248,12 @@ def test_a_quote_that_is_not_closed_swallows_no_row(read, rows):
         read("csv", "file_name,text\n" + rows)
 
 
+def test_a_quote_swallows_no_row_between_semicolons(read):
+    text = 'file_name;text\na.png;"a dog\nb.png;a sign that says 5"\n'
+    with pytest.raises(ValueError, match="looks like a row: 'b.png;a sign"):
+        read("csv", text)
+
+
 def test_a_caption_may_go_over_several_lines_between_quotes(read):
     text = 'file_name,text\na.png,"a dog,\non a ""red"" sofa"\nb.png,see "b"\n'
     assert rows_of(read("csv", text)) == [

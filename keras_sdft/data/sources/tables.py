@@ -10,6 +10,7 @@ import csv
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -204,7 +205,7 @@ def _csv_rows(path: str) -> Iterator[tuple[int, dict]]:
 def _refuse_swallowed(row: list[str], where: str) -> None:
     """Refuses a field over several lines that holds a row of its own."""
     for line in itertools.chain(*(field.split("\n")[1:] for field in row)):
-        if any(is_image(part.strip(' "')) for part in line.split(",")):
+        if any(is_image(part.strip(' "')) for part in re.split("[,;\t]", line)):
             raise ValueError(
                 f"A quote that begins in {where} is closed after a line that "
                 f"looks like a row: {line.strip()[:80]!r}. Close the quote, "
