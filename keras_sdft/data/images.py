@@ -142,11 +142,12 @@ def read_as(
     """Reads an image in another form than RGB, upright; see `read_rgb`."""
     try:
         with DECODING.held(), _opened(source) as image:
-            _refuse_size(image.size)
+            _check_pixels(image.size, MAX_PIXELS)
             orientation = _orientation(image)
             if size is not None and image is not source:
                 _draft(image, size, orientation)
-            DECODING.take(_decoded_pixels(image.size))
+            _check_pixels(image.size, MAX_DECODED)
+            DECODING.take(image.size[0] * image.size[1])
             with _CALLERS_IMAGES if image is source else nullcontext():
                 image.load()
             converted = convert(image)
@@ -292,34 +293,21 @@ def _from_array(array: np.ndarray) -> Image.Image:
             "an array must be uint8 of shape (H, W), (H, W, 1), (H, W, 3) or "
             f"(H, W, 4), not {array.dtype} of shape {array.shape}"
         )
-    _refuse_size(array.shape[1::-1])
+    _check_pixels(array.shape[1::-1], MAX_DECODED)
     if colour and array.shape[2] == 1:
         array = array[..., 0]
     return Image.fromarray(array)
 
 
-def _refuse_size(size: tuple[int, int]) -> None:
+def _check_pixels(size: tuple[int, int], most: int) -> None:
     width, height = size
-    if width == 0 or height == 0:
+    if not width or not height:
         raise UnreadableImage(f"0 pixels ({width}x{height})")
-    if max(size) > MAX_SIDE:
+    if max(size) > MAX_SIDE or width * height > most:
         raise UnreadableImage(
-            f"{width}x{height} pixels; the longest side may be {MAX_SIDE}"
+            f"{width}x{height} pixels, and the budget is {MAX_SIDE} on a side "
+            f"and {most} in all; save it smaller, or as JPEG"
         )
-    if width * height > MAX_PIXELS:
-        raise UnreadableImage(
-            f"{width}x{height} pixels; {MAX_PIXELS} in all are the most"
-        )
-
-
-def _decoded_pixels(size: tuple[int, int]) -> int:
-    pixels = size[0] * size[1]
-    if pixels > MAX_DECODED:
-        raise UnreadableImage(
-            f"{size[0]}x{size[1]} pixels to decode, and the budget is "
-            f"{MAX_DECODED}; save it smaller, or as JPEG"
-        )
-    return pixels
 
 
 def _orientation(image: Image.Image) -> int:

@@ -260,6 +260,9 @@ class SubjectOptions:
         checks.integer("repeats", self.repeats, 1)
 
 
+_SHARED = (ImageOptions, EpochOptions, TagOptions, BatchOptions)
+
+
 class Options(EpochOptions, ImageOptions, TagOptions, BatchOptions):
     """What both loaders take.
 
@@ -291,13 +294,7 @@ class Options(EpochOptions, ImageOptions, TagOptions, BatchOptions):
 class LoadOptions(SourceOptions, Options):
     """The options of `keras_sdft.data.load`."""
 
-    parts = (
-        SourceOptions,
-        ImageOptions,
-        EpochOptions,
-        TagOptions,
-        BatchOptions,
-    )
+    parts = (SourceOptions, *_SHARED)
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
@@ -308,13 +305,8 @@ class LoadOptions(SourceOptions, Options):
 class DreamboothLoadOptions(Options, SubjectOptions):
     """The options of `keras_sdft.data.load_dreambooth`."""
 
-    parts = (
-        SubjectOptions,
-        ImageOptions,
-        EpochOptions,
-        TagOptions,
-        BatchOptions,
-    )
+    parts = (SubjectOptions, *_SHARED)
+
     batch_size: int = 1
 
     @property
