@@ -79,8 +79,8 @@ def detect(path: str | Path) -> str:
 
     Raises:
         FileNotFoundError: If there is nothing at `path`.
-        ValueError: If it is no model, or one that cannot be read; says
-            what it is.
+        ValueError: If it is no model, or one that cannot be read,
+            named as what it is.
     """
     path = Path(path)
     if not path.exists():

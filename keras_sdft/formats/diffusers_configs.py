@@ -171,7 +171,7 @@ def read_vae(
         config: The JSON object.
         where: Its path, for messages.
         own_blocks: How many blocks of the encoder and of the decoder do
-            something, if fewer than the configuration says.
+            something, if fewer than the configuration has.
     """
     _check_fixed(config, _VAE_FIXED, where)
     widths = _integers(config, "block_out_channels", where)

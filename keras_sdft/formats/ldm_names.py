@@ -70,7 +70,7 @@ def is_open_clip(spec: StableDiffusionSpec) -> bool:
 def original_keys(
     spec: StableDiffusionSpec, open_clip: bool | None = None
 ) -> Mapping[str, Mapping[str, str | tuple[str, int]]]:
-    """Where each weight is in an original checkpoint.
+    """Returns where each weight is in an original checkpoint.
 
     Args:
         spec: A `StableDiffusionSpec`.

@@ -70,7 +70,7 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What the front of a file says.
+    """The header of a file.
 
     Attributes:
         metadata: Dict of strings.
@@ -165,7 +165,7 @@ def _entry(
 
 
 def _check_bytes(path: Path, tensors: Any, start: int, size: int) -> None:
-    """Tensors must follow each other without gaps up to the file's end."""
+    """Refuses gaps and overlaps between the tensors, and after them."""
     position = start
     for name, (_, _, first, last) in sorted(
         tensors.items(), key=lambda item: item[1][2:]
@@ -180,7 +180,7 @@ def _check_bytes(path: Path, tensors: Any, start: int, size: int) -> None:
 
 
 def open_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file, none of them read yet.
+    """Opens the tensors of a file, none of them read yet.
 
     Args:
         path: The file.
