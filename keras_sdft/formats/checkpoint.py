@@ -257,8 +257,8 @@ def without_extras(
             kept[key] = tensor
     notes = []
     if beside:
-        listing = _listing("weights", sorted(beside))
-        notes.append(f"{listing} beside the {component} were left out.")
+        what = f"weights beside the {component} were left out"
+        notes.append(f"{listing(what, sorted(beside))}.")
     if late:
         notes.append(
             f"The {component} runs {depth} layers, as its configuration "
@@ -301,9 +301,7 @@ def check_tensors(
             if tensor.dtype not in NAMES
         ],
     }
-    problems = [
-        _listing(what, names) for what, names in faults.items() if names
-    ]
+    problems = [listing(what, names) for what, names in faults.items() if names]
     if problems:
         raise ValueError(
             f"The weights of the {component} in {str(path)!r} do not fit: "
@@ -312,7 +310,8 @@ def check_tensors(
     return {key: _shaped(tensors[key], row) for key, row in wanted.items()}
 
 
-def _listing(what: str, names: list[str]) -> str:
+def listing(what: str, names: list[str]) -> str:
+    """Returns a count, what is counted and the first five names."""
     more = ", ..." if len(names) > 5 else ""
     return f"{len(names)} {what} ({', '.join(names[:5])}{more})"
 

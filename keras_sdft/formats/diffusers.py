@@ -29,6 +29,7 @@ from keras_sdft.models.weight_names import COMPONENTS
 from keras_sdft.models.weight_names import component_rows
 from keras_sdft.models.weight_names import vae_layers_per_block
 from keras_sdft.parsing import read_json
+from keras_sdft.parsing import reading
 
 INDEX_FILE = "model_index.json"
 WEIGHT_STEMS = {
@@ -142,7 +143,8 @@ def read(
         # Reading headers must not wait for the tokenizer's imports.
         from keras_sdft.models.tokenizer import Tokenizer
 
-        tokenizer = Tokenizer(merges, max_length, pad_token, added)
+        with reading(path / "tokenizer", "vocabulary"):
+            tokenizer = Tokenizer(merges, max_length, pad_token, added)
         tokenizer_files.check_vocabulary(path / "tokenizer", tokenizer)
         return tokenizer
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from keras_sdft.formats.checkpoint import Checkpoint
 from keras_sdft.formats.checkpoint import check_tensors
+from keras_sdft.formats.checkpoint import listing
 from keras_sdft.formats.diffusers_configs import named
 from keras_sdft.formats.ldm_names import CLIP
 from keras_sdft.formats.ldm_names import OPEN_CLIP
@@ -216,19 +217,13 @@ def _check_rest(
     inside = [key for key in rest if key.startswith((UNET, VAE, _TEXT))]
     if inside:
         raise ValueError(
-            f"The file {str(path)!r} has {len(inside)} unexpected weights "
-            f"{_few(inside)}."
+            f"The file {str(path)!r} has "
+            f"{listing('unexpected weights', inside)}."
         )
     if not rest:
         return []
-    return [
-        f"{len(rest)} weights of {str(path)!r} beside the model were left out "
-        f"{_few(rest)}."
-    ]
-
-
-def _few(names: list[str]) -> str:
-    return f"({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+    beside = listing("weights beside the model were left out", rest)
+    return [f"Of {str(path)!r} {beside}."]
 
 
 def _with_average(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -247,8 +242,8 @@ def _with_average(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
                 missing.append(flat)
     if missing:
         raise ValueError(
-            f"{str(path)!r} has no averaged copy of {len(missing)} weights "
-            f"({', '.join(missing[:5])}). Read it without `ema`."
+            f"{str(path)!r} has no averaged copy of "
+            f"{listing('weights', missing)}. Read it without `ema`."
         )
     return result
 
