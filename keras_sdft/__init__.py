@@ -12,6 +12,7 @@ from keras_sdft import onednn as _onednn
 from keras_sdft.version import __version__
 
 if _TYPE_CHECKING:
+    from keras_sdft import adapters
     from keras_sdft import callbacks
     from keras_sdft import data
     from keras_sdft import diffusion
@@ -29,6 +30,7 @@ __all__ = [
     "StableDiffusion",
     "Trainer",
     "__version__",
+    "adapters",
     "callbacks",
     "data",
     "diffusion",

@@ -7,7 +7,9 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from keras_sdft.adapters.options import AdapterFileOptions
 from keras_sdft.adapters.options import LoRAOptions
+from keras_sdft.adapters.options import TextualInversionOptions
 from keras_sdft.adapters.part import Group
 from keras_sdft.adapters.part import Part
 
@@ -19,6 +21,7 @@ if _TYPE_CHECKING:
     from keras_sdft.adapters.textual_inversion import TextualInversion
 
 __all__ = [
+    "AdapterFileOptions",
     "AttachedLoRA",
     "Group",
     "LoRA",
@@ -26,6 +29,7 @@ __all__ = [
     "LoadedAdapters",
     "Part",
     "TextualInversion",
+    "TextualInversionOptions",
     "attach_weights",
 ]
 

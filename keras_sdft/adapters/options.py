@@ -13,6 +13,109 @@ from keras_sdft import checks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AdapterFileOptions:
+    """The adapters: files that are added to the model.
+
+    Args:
+        lora: LoRA files or runs, each with a strength after a colon if it
+            is not 1, as in style.safetensors:0.8.
+        embedding: Files of new words, which prompts can then use.
+
+    Raises:
+        ValueError: If a strength is no number.
+    """
+
+    lora: list[str] | None = None
+    embedding: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        for text in self.lora or ():
+            split_scale(text)
+
+    def load_into(self, stable_diffusion: Any) -> None:
+        """Loads the files.
+
+        Args:
+            stable_diffusion: A `keras_sdft.StableDiffusion`.
+
+        Raises:
+            ValueError: If a file is none for this model.
+        """
+        for text in self.lora or ():
+            path, scale = split_scale(text)
+            # Runs have one name for their file.
+            stable_diffusion.load_adapter(path, scale, name=text)
+        for path in self.embedding or ():
+            stable_diffusion.load_embedding(path)
+
+
+def split_scale(text: str) -> tuple[str, float]:
+    """Returns the path and the strength of `FILE` or `FILE:0.8`.
+
+    Raises:
+        ValueError: If what follows a `.safetensors` file is no number.
+    """
+    path, colon, scale = text.rpartition(":")
+    try:
+        return (path, float(scale)) if colon else (text, 1.0)
+    except ValueError:
+        if not path.endswith(".safetensors"):
+            return text, 1.0
+    raise ValueError(
+        "What follows the colon of `lora` must be a number, the strength. "
+        f"Received: {text!r}. For example: {path}:0.8."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextualInversionOptions:
+    """The new word: whose embedding learns, and nothing else.
+
+    Args:
+        new_token: Train the embedding of this new word, <cat-toy> for
+            example, instead of all weights. Captions must contain it.
+        init_word: Word that the embedding begins with, toy for example.
+        num_vectors: Embeddings that stand for the word in a caption.
+
+    Raises:
+        ValueError: If an option is out of its range or has no effect.
+    """
+
+    new_token: str | None = None
+    init_word: str | None = None
+    num_vectors: int = 1
+
+    def __post_init__(self) -> None:
+        checks.integer("num_vectors", self.num_vectors, 1)
+        checks.effective(self, ["init_word", "num_vectors"], "new_token")
+
+    @property
+    def default_learning_rate(self) -> float | None:
+        """The learning rate to begin with where none is given."""
+        return None if self.new_token is None else 1e-3
+
+    def apply(
+        self, parts: list[Any], make_optimizer: Callable[[float], Any]
+    ) -> list[Any]:
+        """Returns the parts with a new token.
+
+        It takes the place of the diffusion model, and stands beside a LoRA.
+
+        Args:
+            parts: List of `Part`.
+            make_optimizer: Function of a learning rate; not used.
+        """
+        if self.new_token is None:
+            return parts
+        from keras_sdft.adapters.textual_inversion import TextualInversion
+
+        token = TextualInversion(
+            self.new_token, self.init_word, self.num_vectors
+        )
+        return [token, *(p for p in parts if p.name != "diffusion_model")]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LoRAOptions:
     """LoRA: a small addition learns, and the networks' weights do not.
 

@@ -86,6 +86,23 @@ class Part:
         """
         raise NotImplementedError
 
+    def add_tokens(self, stable_diffusion: Any) -> None:
+        """Adds the part's words to the tokenizer, before data is read.
+
+        Args:
+            stable_diffusion: The `StableDiffusion` that is trained.
+        """
+
+    def check_dataset(self, dataset: Any) -> None:
+        """Refuses a dataset that the part cannot learn from.
+
+        Args:
+            dataset: A `tf.data.Dataset` of batches.
+
+        Raises:
+            ValueError: If there is nothing to learn in it.
+        """
+
     def prepare(self, step: Any, training: bool) -> None:
         """Sets what the part's layers read in a step, in its graph.
 

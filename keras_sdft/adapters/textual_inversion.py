@@ -27,6 +27,8 @@ from keras_sdft.models import adapted
 from keras_sdft.models.weight_layout import find_layers
 from keras_sdft.models.weight_names import text_encoder_rows
 
+# Batches that are looked at for a token.
+_LOOKED_AT = 4
 _TOKEN_EMBEDDING = "token_embedding.embeddings"
 
 
@@ -56,11 +58,9 @@ class AttachedEmbedding:
                 f"{width}) for this model. Received: {tuple(rows.shape)}. "
                 "Was it made for another model?"
             )
-        check_token(token, sd.tokenizer)
         self._layer = _embedding_layer(sd)
+        first = add_token(sd, token, len(rows))
         size = int(self._layer.input_dim)
-        # Ids follow the table, also where the vocabulary is smaller.
-        first, *_ = sd.tokenizer.add_tokens(token, len(rows), minimum=size)
         self._adapter = TokenRows(first, rows, size, name=_slug(token))
         adapted.attach(self._layer, self._adapter)
         adapted.forget_graphs(sd.text_encoder)
@@ -80,27 +80,46 @@ class AttachedEmbedding:
         adapted.forget_graphs(sd.text_encoder)
 
 
-def check_token(token: str, tokenizer: Any) -> None:
-    """Refuses a token that exists, or that is a part of another.
+def add_token(stable_diffusion: Any, token: str, vectors: int) -> int:
+    """Adds a token to the tokenizer, unless it waits there for its rows.
 
     Args:
+        stable_diffusion: A `keras_sdft.StableDiffusion`.
         token: String, the new token.
-        tokenizer: A `Tokenizer`.
+        vectors: Integer >= 1.
+
+    Returns:
+        Its first id.
 
     Raises:
-        ValueError: If it cannot be added.
+        ValueError: If it has rows already, or cannot be added.
     """
+    tokenizer = stable_diffusion.tokenizer
+    layer = _embedding_layer(stable_diffusion)
+    taken = {
+        adapter.first_id
+        for adapter in adapted.adapters_of(layer)
+        if isinstance(adapter, TokenRows)
+    }
+    if tokenizer.added_tokens.get(token, -1) in taken:
+        raise ValueError(
+            f"The token {token!r} was added before. Choose another name, or "
+            "unload it first."
+        )
+    if token not in tokenizer.added_tokens:
+        _check_token(token, tokenizer)
+    # Ids follow the table, also where the vocabulary is smaller.
+    size = int(layer.input_dim)
+    return tokenizer.add_tokens(token, vectors, minimum=size)[0]
+
+
+def _check_token(token: str, tokenizer: Any) -> None:
     if not isinstance(token, str) or not token.strip():
         raise ValueError(
             "`token` must be a string, '<my-cat>' for example. Received: "
             f"token={token!r}."
         )
     for other in tokenizer.added_tokens:
-        if token.lower() == other.lower():
-            raise ValueError(
-                f"The token {token!r} was added before. Choose another name, "
-                "or unload it first."
-            )
         if token.lower() in other.lower() or other.lower() in token.lower():
             raise ValueError(
                 f"The tokens {token!r} and {other!r} contain one another, so "
@@ -165,6 +184,36 @@ class TextualInversion(Part):
         self.vectors = checks.integer("vectors", vectors, 1)
         self.seed = checks.integer("seed", seed, 0)
         self.attached: AttachedEmbedding | None = None
+
+    def add_tokens(self, stable_diffusion: Any) -> None:
+        """Adds the token to the tokenizer."""
+        add_token(stable_diffusion, self.token, self.vectors)
+
+    def check_dataset(self, dataset: Any) -> None:
+        """Refuses captions without the token.
+
+        Raises:
+            ValueError: If the first batches have none.
+        """
+        if self._seen_in(dataset):
+            return
+        raise ValueError(
+            f"None of the first captions contains {self.token!r}, so that "
+            "its embedding would learn nothing. Write it into the captions, "
+            f"or pass `caption_template='{{caption}}, {self.token}'`; and "
+            "make the `Trainer` before the dataset, whose tokenizer must know "
+            "the token."
+        )
+
+    def _seen_in(self, dataset: Any) -> bool:
+        first = self.attached.stable_diffusion.tokenizer.added_tokens[
+            self.token
+        ]
+        batches = dataset.take(_LOOKED_AT)
+        return any(
+            bool(ops.any(ops.equal(batch["token_ids"], first)))
+            for batch in batches
+        )
 
     def attach(self, stable_diffusion: Any) -> None:
         """Adds the token to the tokenizer and to the text encoder."""

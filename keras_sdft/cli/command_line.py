@@ -17,6 +17,7 @@ from keras_sdft.cli import dreambooth
 from keras_sdft.cli import encode
 from keras_sdft.cli import generate
 from keras_sdft.cli import inspect
+from keras_sdft.cli import merge
 from keras_sdft.cli import train
 from keras_sdft.cli.command import PROGRAM
 from keras_sdft.cli.command import Command
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Command] = {
     "encode": encode.COMMAND,
     "generate": generate.COMMAND,
     "convert": convert.COMMAND,
+    "merge": merge.COMMAND,
     "inspect": inspect.COMMAND,
 }
 

@@ -17,12 +17,13 @@ class ConvertOptions:
     """What to convert, and into what.
 
     Args:
-        model: A diffusers folder, an original `.safetensors` checkpoint, or
-            whatever `train --model` takes.
+        model: A diffusers folder, an original `.safetensors` checkpoint, a
+            LoRA, or whatever `train --model` takes.
         output: The directory to write, or the file for `ldm`.
         format: `keras_cv` (a directory of Keras weights), `diffusers` (a
             pipeline folder) or `ldm` (a single `.safetensors` file, for
-            A1111 and ComfyUI).
+            A1111 and ComfyUI). Of a LoRA, `diffusers` or `kohya` (for A1111
+            and ComfyUI).
         dtype: Of the weights that are written.
         overwrite: Replace an earlier conversion.
         prediction_type: What the model predicts, for files that do not say.
@@ -38,7 +39,7 @@ class ConvertOptions:
 
     model: str
     output: str
-    format: Literal["keras_cv", "diffusers", "ldm"]
+    format: Literal["keras_cv", "diffusers", "ldm", "kohya"]
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     overwrite: bool = False
     prediction_type: Literal["epsilon", "v_prediction"] | None = None

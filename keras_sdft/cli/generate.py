@@ -7,6 +7,7 @@ import os
 from typing import Any
 from typing import Literal
 
+from keras_sdft import adapters
 from keras_sdft import checks
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
@@ -73,6 +74,7 @@ def generate(options: Options) -> None:
     sd = options.of(ModelOptions).load(
         options.height, options.width, options.prediction_type
     )
+    options.of(adapters.AdapterFileOptions).load_into(sd)
     from keras_sdft import callbacks
 
     images = []
@@ -98,7 +100,9 @@ def generate(options: Options) -> None:
 def _about(options: Options, index: int) -> dict[str, str]:
     """Returns the settings of an image, for the PNG's text chunks."""
     names = ("num_steps", "guidance_scale", "sampler", "model")
+    used = [*(options.lora or ()), *(options.embedding or ())]
     return {
+        **({"adapters": ", ".join(used)} if used else {}),
         "prompt": options.prompt[index // options.num_images],
         "negative_prompt": options.negative_prompt or "",
         "seed": str(options.seed + index % options.num_images),
@@ -148,7 +152,12 @@ def _paths(options: Options, count: int) -> list[str]:
 
 COMMAND = Command(
     run=generate,
-    groups=(GenerateOptions, ModelOptions, PredictionOptions),
+    groups=(
+        GenerateOptions,
+        ModelOptions,
+        adapters.AdapterFileOptions,
+        PredictionOptions,
+    ),
     example=(
         'keras-sdft generate --model tiny --prompt "a red heart" '
         "--output heart.png"

@@ -1,6 +1,6 @@
 """`keras-sdft inspect`: what a preset, a run or a weight file is.
 
-Prints `keras_sdft.models.describe`; builds no network.
+Prints `keras_sdft.formats.describe`; builds no network.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class InspectOptions:
     """What to inspect.
 
     Args:
-        path: A preset, a run, an exported directory or a weight file.
+        path: A preset, a run, an exported directory, a weight file, a LoRA
+            or an embedding.
         json: Print JSON instead of text.
     """
 
@@ -36,7 +37,7 @@ def inspect(options: Options) -> None:
         ValueError: If `path` is no preset and no file of ours.
         OSError: If a file is missing or cannot be read.
     """
-    description = keras_sdft.models.describe(options.path, check_weights=True)
+    description = keras_sdft.formats.describe(options.path, check_weights=True)
     if options.json:
         print(json_module.dumps(description, indent=2, default=str))
     else:

@@ -39,12 +39,15 @@ def load_for_training(options: Options) -> Any:
     """
     declared = keras_sdft.models.describe(options.model)["spec"]
     is_missing = declared["prediction_type"] is None
-    return options.of(ModelOptions).load(
+    sd = options.of(ModelOptions).load(
         options.resolution,
         options.resolution,
         options.prediction_type if is_missing else None,
         options.remat,
     )
+    for part in parts_of(options):
+        part.add_tokens(sd)
+    return sd
 
 
 def inputs_of(options: Options, names: Iterable[str]) -> dict[str, str | None]:

@@ -16,8 +16,10 @@ from typing import Any
 
 from keras_sdft.checks import one_of
 from keras_sdft.formats import diffusers
+from keras_sdft.formats import embedding_files
 from keras_sdft.formats import keras_cv
 from keras_sdft.formats import ldm
+from keras_sdft.formats import lora_files
 from keras_sdft.formats.checkpoint import Checkpoint
 from keras_sdft.formats.checkpoint import from_files
 from keras_sdft.formats.checkpoint import from_model
@@ -26,6 +28,7 @@ from keras_sdft.formats.losses import losses
 from keras_sdft.formats.recognise import find_snapshot
 from keras_sdft.formats.recognise import recognise
 from keras_sdft.formats.safetensors_files import DTYPES
+from keras_sdft.models import sources
 from keras_sdft.models.prediction_types import check_prediction_type
 from keras_sdft.models.sources import Resolved
 from keras_sdft.models.sources import register_resolver
@@ -164,7 +167,18 @@ def _load_keras(path: Any, prediction_type: Any, *rest: Any) -> Checkpoint:
         prediction_type=prediction_type,
         vae=vae,
     )
-    return _with_scheduler(from_files(make), make().origin)
+    model = make()
+    _refuse_adapters(model)
+    return _with_scheduler(from_files(make), model.origin)
+
+
+def _refuse_adapters(model: Any) -> None:
+    if model.has_adapters:
+        raise ValueError(
+            "The model has LoRAs, which are files of their own: "
+            f"{sorted(model.adapters.loras)}. Call `merge_adapters()` first, "
+            "or use `keras-sdft merge`, which writes every format."
+        )
 
 
 def _with_scheduler(checkpoint: Checkpoint, origin: Any) -> Checkpoint:
@@ -252,9 +266,29 @@ def save(
     if isinstance(model, Checkpoint):
         checkpoint = model
     else:
+        _refuse_adapters(model)
         checkpoint = _with_scheduler(from_model(model), model.origin)
     FORMATS[format].save(checkpoint, path, dtype=dtype, overwrite=overwrite)
     _warn(losses(checkpoint, format))
+
+
+def describe(path: str | Path, check_weights: bool = False) -> dict[str, Any]:
+    """Describes a model, a LoRA or an embedding.
+
+    Args:
+        path: Whatever `load` takes, or a LoRA or embedding file.
+        check_weights: As for `keras_sdft.models.describe`.
+
+    Returns:
+        A dict: of a LoRA, `kind`, `dialect`, `ranks`, `modules` and
+        `metadata`; of an embedding, `kind` and `tokens`; of a model, see
+        `keras_sdft.models.describe`.
+    """
+    if lora_files.is_lora(path):
+        return lora_files.describe(path) or {}
+    if embedding_files.is_embedding(path):
+        return embedding_files.describe(path)
+    return sources.describe(path, check_weights)
 
 
 def convert(
@@ -265,16 +299,19 @@ def convert(
     overwrite: bool = False,
     **options: Any,
 ) -> None:
-    """Reads a model and writes it in another format.
+    """Reads a model or a LoRA and writes it in another format.
 
     Args:
-        model: What to read, see `load`.
+        model: What to read, see `load`; or a LoRA file.
         output: What to write, see `save`.
-        format: A name of `FORMATS`.
+        format: A name of `FORMATS`; of a LoRA, `"diffusers"` or `"kohya"`.
         dtype: As for `save`.
         overwrite: As for `save`.
         **options: Further arguments of `load`.
     """
+    if lora_files.is_lora(model):
+        lora_files.convert(model, output, format, dtype, overwrite)
+        return
     one_of("format", format, FORMATS)
     one_of("dtype", dtype, DTYPES)
     save(load(model, **options), output, format, dtype, overwrite)

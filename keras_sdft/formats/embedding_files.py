@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,27 @@ def read(path: str | Path, token: str | None = None) -> dict[str, np.ndarray]:
     if not found:
         raise ValueError(f"{str(path)!r} holds no tensor.")
     return found
+
+
+def is_embedding(path: str | Path) -> bool:
+    """Returns whether a path is a file of a few vectors of one width."""
+    path = Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    shapes = [
+        e[1] for e in safetensors_files.read_header(path).tensors.values()
+    ]
+    widths = {shape[-1] for shape in shapes if len(shape) in (1, 2)}
+    return len(widths) == 1 and all(len(s) in (1, 2) for s in shapes)
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Returns what an embedding file holds: tokens and their shapes."""
+    found = read(path)
+    return {
+        "kind": "embedding (textual inversion)",
+        "tokens": {token: array.shape for token, array in found.items()},
+    }
 
 
 def write(

@@ -20,6 +20,8 @@ import numpy as np
 from keras_sdft import checks
 from keras_sdft.formats import safetensors_files
 from keras_sdft.formats.ldm_names import original_keys
+from keras_sdft.formats.output import check_file
+from keras_sdft.models.presets import PRESETS
 from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.weight_names import component_rows
 from keras_sdft.models.weight_names import modules
@@ -148,12 +150,63 @@ def describe(path: str | Path) -> dict[str, Any] | None:
         return None
     kohya = any(key.startswith("lora_") for key in downs)
     return {
+        "kind": "LoRA",
         "dialect": "kohya" if kohya else "diffusers",
         "ranks": sorted({shape[0] for shape in downs.values() if shape}),
         "modules": len(downs),
         "text_encoder": any("text" in key or "_te_" in key for key in downs),
         "metadata": dict(header.metadata),
     }
+
+
+def is_lora(path: str | Path) -> bool:
+    """Returns whether a path is a file with a LoRA's keys."""
+    path = Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    return describe(path) is not None
+
+
+def convert(
+    path: str | Path,
+    output: str | Path,
+    dialect: str,
+    dtype: str = "float32",
+    overwrite: bool = False,
+) -> None:
+    """Reads a LoRA and writes it in another dialect.
+
+    Args:
+        path: The LoRA.
+        output: The `.safetensors` file to write.
+        dialect: `"diffusers"` or `"kohya"`.
+        dtype: As for `write`.
+        overwrite: Boolean, whether a file there is replaced.
+
+    Raises:
+        FileExistsError: If something is there that may not be replaced.
+        ValueError: If it fits none of the models that are known.
+    """
+    checks.one_of("format", dialect, DIALECTS)
+    output = check_file(output, overwrite)
+    spec, weights = _fitting(path)
+    kept = {
+        name: text
+        for name, text in safetensors_files.read_header(path).metadata.items()
+        if name not in ("format", "lora_adapter_metadata")
+    }
+    write(output, weights, spec, dialect, dtype, kept)
+
+
+def _fitting(path: str | Path) -> tuple[Any, Any]:
+    """Returns the spec of the first model that a LoRA fits, and its values."""
+    problem: ValueError | None = None
+    for preset in PRESETS.values():
+        try:
+            return preset.spec, read(path, preset.spec)
+        except ValueError as error:
+            problem = problem or error
+    raise problem or ValueError(f"{str(path)!r} fits no model.")
 
 
 def write(

@@ -342,8 +342,8 @@ def describe(
 
     Returns:
         A dict of `kind`, `base`, `spec`, `prediction_type`, `steps`,
-        `parts`, and `damage`. `parts` is a dict by part of `file`, and,
-        where the file is on this machine, `parameters` and `dtype`;
+        `adapters`, `parts`, and `damage`. `parts` is a dict by part of
+        `file`, and, where it is on this machine, `parameters` and `dtype`;
         `damage` the first non-finite weight of each part, if it was asked
         for and there is one.
     """
@@ -373,6 +373,7 @@ def describe(
         "prediction_type": declared or "not declared, give it",
         "steps": resolved.metadata.get("steps"),
         "vae": resolved.vae,
+        "adapters": [str(path) for path in resolved.adapters] or None,
         "parts": parts,
         "damage": damage or None,
     }

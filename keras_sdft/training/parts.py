@@ -15,6 +15,7 @@ from keras_sdft import checks
 from keras_sdft.adapters import Group
 from keras_sdft.adapters import LoRAOptions
 from keras_sdft.adapters import Part
+from keras_sdft.adapters import TextualInversionOptions
 
 
 class _Network(Part):
@@ -219,4 +220,9 @@ __all__ = [
     "get",
 ]
 
-PART_OPTIONS: tuple[type[Any], ...] = (TextEncoderOptions, LoRAOptions)
+# In the order in which they are applied.
+PART_OPTIONS: tuple[type[Any], ...] = (
+    TextEncoderOptions,
+    LoRAOptions,
+    TextualInversionOptions,
+)

@@ -1,0 +1,105 @@
+"""LoRA and embedding files through the commands, from training to an image."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_sdft.cli import main
+from keras_sdft.formats import embedding_files
+from keras_sdft.formats import lora_files
+
+WEIGHTS = f"weights/{lora_files.FILE}"
+
+
+@pytest.fixture(scope="module")
+def lora_run(tmp_path_factory):
+    """A run of one step, whose LoRA is large enough to be seen."""
+    folder = tmp_path_factory.mktemp("lora")
+    photos = folder / "photos"
+    photos.mkdir()
+    for index in range(2):
+        image = np.full((64, 64, 3), 90 * index, "uint8")
+        Image.fromarray(image).save(photos / f"{index}.png")
+        (photos / f"{index}.txt").write_text("a red heart")
+    run = folder / "run"
+    flags = {
+        "model": "tiny",
+        "data": photos,
+        "output_dir": run,
+        "resolution": 64,
+        "max_train_steps": 1,
+        "batch_size": 2,
+        "lora_rank": 2,
+        "lora_alpha": 200,
+        "learning_rate": 0.5,
+    }
+    given = [text for n, v in flags.items() for text in (f"--{n}", str(v))]
+    assert main(["train", *given, "--no_cache"]) == 0
+    return run
+
+
+def generate(out, *more, model="tiny"):
+    arguments = ["generate", "--model", str(model), "--output", str(out)]
+    arguments += ["--num_steps", "2", "--height", "64", "--width", "64"]
+    if main([*arguments, "--prompt", "a red heart", *map(str, more)]):
+        return None
+    return np.asarray(Image.open(out), "int32")
+
+
+def test_one_lora_by_every_way_to_use_it(lora_run, tmp_path, capsys):
+    file, kohya = lora_run / WEIGHTS, tmp_path / "style.safetensors"
+    arguments = ["--output", str(kohya), "--format", "kohya"]
+    assert main(["convert", "--model", str(file), *arguments]) == 0
+    base = generate(tmp_path / "base.png")
+    found = generate(tmp_path / "run.png", model=lora_run)
+    assert np.abs(found - base).max() > 8
+    image = generate(tmp_path / "kohya.png", "--lora", kohya)
+    assert np.abs(image - found).max() <= 1
+    both = ("--lora", f"{kohya}:0", "--lora", lora_run)
+    image = generate(tmp_path / "both.png", *both)
+    assert np.abs(image - found).max() <= 1
+    merged = tmp_path / "merged"
+    arguments = ["--lora", str(kohya), "--output", str(merged)]
+    assert main(["merge", "--model", "tiny", *arguments]) == 0
+    image = generate(tmp_path / "merged.png", model=merged)
+    assert np.abs(image - found).max() <= 2
+    capsys.readouterr()
+    assert main(["inspect", str(kohya), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["kind"], told["dialect"], told["ranks"]) == (
+        "LoRA",
+        "kohya",
+        [2],
+    )
+    # A whole model cannot be made of a run whose LoRA is a file of its own.
+    arguments = ["--output", str(tmp_path / "no"), "--format", "diffusers"]
+    assert main(["convert", "--model", str(lora_run), *arguments]) == 2
+    assert "keras-sdft merge" in capsys.readouterr().err
+
+
+def test_an_embedding_is_used_by_its_name(tmp_path, capsys):
+    path = tmp_path / "toy.safetensors"
+    vectors = np.random.default_rng(0).normal(size=(2, 128))
+    embedding_files.write(path, {"<toy>": vectors.astype("float32")})
+    plain = generate(tmp_path / "a.png", "--prompt", "a <toy>")
+    found = generate(
+        tmp_path / "b.png", "--prompt", "a <toy>", "--embedding", path
+    )
+    assert np.abs(found - plain).max() > 8
+    assert main(["inspect", str(path)]) == 0
+    assert "<toy>" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--lora", "a.safetensors:strong"], "must be a number, the strength"),
+        (["--lora", "missing.safetensors"], "missing.safetensors"),
+        (["--embedding", "a.pt"], "is a pickle"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(tmp_path, capsys, more, message):
+    assert generate(tmp_path / "x.png", *more) is None
+    assert message in capsys.readouterr().err
