@@ -1,6 +1,6 @@
 """DreamBooth: photos of a subject, and images of its class -> batches.
 
-This file orders the room's other files for two folders instead of one source.
+Orders the package's other files for two folders instead of one source.
 It must not know models or losses, nor how class images are generated.
 """
 

@@ -1,4 +1,4 @@
-"""Images: anything that holds a picture -> uint8 RGB pixels of one size.
+"""Images: files, bytes and arrays -> uint8 RGB pixels of one size.
 
 Pure functions of Pillow and NumPy. This file must not know captions, files
 lists or TensorFlow; chance enters as numbers that the caller has drawn.
@@ -313,7 +313,7 @@ def _check_pixels(size: tuple[int, int], most: int) -> None:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(_ORIENTATION_TAG, 1)
-    # A camera's broken EXIF block says nothing against its picture.
+    # A camera's broken EXIF block says nothing against its image.
     except Exception:
         return 1
 

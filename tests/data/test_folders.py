@@ -191,7 +191,7 @@ def test_formats_that_are_not_read_are_never_silent(pictures, files):
 
 def test_a_folder_of_other_formats_alone_is_refused_with_the_remedy(pictures):
     root = pictures({"x.heic": b"x"})
-    words = "1 are pictures .*x.heic'; `pip install pillow-heif`"
+    words = "1 are images .*x.heic'; `pip install pillow-heif`"
     for read in (read_folder, lambda path: read_photos(path, "a dog")):
         with pytest.raises(ValueError, match=words):
             read(root)

@@ -14,8 +14,8 @@ from keras_sdft.data.images import reads_heif
 IMAGE_EXTENSIONS = frozenset(
     ".avif .bmp .gif .jfif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
 )
-# Pictures of which no reader is ours; a folder that holds some is told so.
-_OTHER_PICTURES = frozenset(
+# Images that no reader of ours opens; a folder that holds some is told so.
+_OTHER_FORMATS = frozenset(
     ".arw .cr2 .cr3 .dng .eps .ico .j2k .jp2 .jxl .nef .orf .psd .raf .raw "
     ".rw2 .svg .tga".split()
 )
@@ -47,18 +47,18 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in ("Thumbs.db", "__MACOSX")
 
 
-def other_pictures(files: Iterable[str]) -> list[str]:
-    """Returns the files that are pictures in formats that are not read."""
-    pictures = HEIF_EXTENSIONS | _OTHER_PICTURES
+def unread_images(files: Iterable[str]) -> list[str]:
+    """Returns the files that are images in formats that are not read."""
+    formats = HEIF_EXTENSIONS | _OTHER_FORMATS
     return [
         path
         for path in files
-        if os.path.splitext(path)[1].lower() in pictures and not is_image(path)
+        if os.path.splitext(path)[1].lower() in formats and not is_image(path)
     ]
 
 
 def format_advice(files: Iterable[str]) -> str:
-    """Says how pictures in formats that are not read can be used."""
+    """Says how images in formats that are not read can be used."""
     endings = {os.path.splitext(path)[1].lower() for path in files}
     heif = "`pip install pillow-heif` to read HEIC"
     if endings <= HEIF_EXTENSIONS:

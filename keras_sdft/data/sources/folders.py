@@ -18,7 +18,7 @@ from keras_sdft.data.sources.files import MASK_ENDING
 from keras_sdft.data.sources.files import format_advice
 from keras_sdft.data.sources.files import is_mask
 from keras_sdft.data.sources.files import is_photo
-from keras_sdft.data.sources.files import other_pictures
+from keras_sdft.data.sources.files import unread_images
 from keras_sdft.data.sources.files import walk
 from keras_sdft.data.sources.parsing import read_text
 from keras_sdft.data.sources.tables import read_table
@@ -122,10 +122,10 @@ def images_of(
     images = [path for path in files if is_photo(path)]
     if images:
         return images
-    unread = other_pictures(files)
+    unread = unread_images(files)
     if unread:
         remedy = (
-            f"{len(unread)} are pictures in formats that are not read: "
+            f"{len(unread)} are images in formats that are not read: "
             f"{first_five(unread)}; {format_advice(unread)}. {remedy}"
         )
     raise ValueError(
@@ -140,7 +140,7 @@ def _examples(
 ) -> Examples:
     """Returns the images as examples, and what was found beside them."""
     findings = Findings()
-    unread = other_pictures(files)
+    unread = unread_images(files)
     advice = format_advice(unread)
     findings.leave_out(f"in formats that are not read ({advice})", unread)
     several = [c for c in captions if isinstance(c, tuple)]
@@ -290,8 +290,8 @@ def _caption_files(files: list[str]) -> dict[str, str]:
 def _refuse_orphans(
     root: str, files: list[str], images: list[str], texts: dict[str, str]
 ) -> None:
-    # A picture that cannot be read is told of elsewhere.
-    stems = {_stem(path) for path in [*images, *other_pictures(files)]}
+    # An image that cannot be read is told of elsewhere.
+    stems = {_stem(path) for path in [*images, *unread_images(files)]}
     orphans = [path for stem, path in texts.items() if stem not in stems]
     if orphans:
         raise ValueError(
