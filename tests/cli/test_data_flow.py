@@ -69,9 +69,9 @@ def test_from_a_folder_of_images_to_an_image(photos, tmp_path, capsys):
     # The last preview asked for the same: what was trained is what is
     # loaded.
     with Image.open(run / "previews" / "step_000003.png") as preview:
-        drawn = np.asarray(preview)[:, -64:]
+        generated = np.asarray(preview)[:, -64:]
     with Image.open(output) as image:
-        np.testing.assert_allclose(np.asarray(image), drawn, atol=1)
+        np.testing.assert_allclose(np.asarray(image), generated, atol=1)
 
     capsys.readouterr()
     assert main(["inspect", str(run), "--json"]) == 0

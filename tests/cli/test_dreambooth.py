@@ -111,7 +111,7 @@ def test_from_photos_to_a_run(
         f"--validation_data_dir={paint(tmp_path / 'others', 1, first=5)}",
     ]
     assert main([*arguments, *more]) == 0
-    # One was there, two were drawn; the photos' folder is as it was.
+    # One was there, two were generated; the photos' folder is as it was.
     names = [f"seed-{seed:010d}.png" for seed in range(2)]
     found = sorted(os.listdir(classes))
     assert found == ["0.png", "class_images.jsonl", *names]
@@ -145,7 +145,9 @@ def test_from_photos_to_a_run(
     assert "keras-sdft dreambooth --config" in head
 
 
-def test_without_a_class_prompt_nothing_is_drawn(micro, arguments, tmp_path):
+def test_without_a_class_prompt_nothing_is_generated(
+    micro, arguments, tmp_path
+):
     short = ["--max_train_steps=1", f"--class_data_dir={tmp_path / 'class'}"]
     assert main([*arguments, *short]) == 0
     assert not (tmp_path / "class").exists()
@@ -323,8 +325,8 @@ def test_warnings_are_told_once(caplog):
 
 
 @pytest.mark.slow
-def test_the_whole_road(arguments, tmp_path, capsys):
-    """The embedded model at its own size, with a graph, and drawn from."""
+def test_the_whole_data_flow(arguments, tmp_path, capsys):
+    """The embedded model at its own size, with a graph, and generated from."""
     run, output = tmp_path / "run", tmp_path / "out.png"
     code = main(
         [
@@ -341,7 +343,7 @@ def test_the_whole_road(arguments, tmp_path, capsys):
     assert (run / "previews" / "before_and_after.png").exists()
     (row,) = history(run)
     assert np.isfinite(float(row["prior_loss"]))
-    drawn = ["--num_steps=2", f"--output={output}", "--prompt", INSTANCE]
-    assert main(["generate", f"--model={run}", *drawn]) == 0
+    generating = ["--num_steps=2", f"--output={output}", "--prompt", INSTANCE]
+    assert main(["generate", f"--model={run}", *generating]) == 0
     with Image.open(output) as image:
         assert image.size == (128, 128)

@@ -40,10 +40,10 @@ def data():
 def has(monkeypatch):
     """Sets what the machine has."""
 
-    def set_room(where, room):
-        monkeypatch.setattr(runs, "available_memory", lambda: (where, room))
+    def set_memory(where, size):
+        monkeypatch.setattr(runs, "available_memory", lambda: (where, size))
 
-    return set_room
+    return set_memory
 
 
 def test_enough_is_told_and_begun(trainer, data, has, capsys):

@@ -250,7 +250,7 @@ def test_the_data_folder_is_never_written_into(
         ({"offset_noise": -1.0}, "offset_noise"),
     ],
 )
-def test_the_rooms_refuse_before_anything_is_made(
+def test_packages_refuse_before_anything_is_made(
     photos, tmp_path, monkeypatch, changes, message
 ):
     real = train_module.make_callbacks

@@ -45,7 +45,7 @@ def generate(folder, model=None, num_images=6, **options):
     return model, paths
 
 
-def test_images_are_drawn_in_batches_of_one_size(tmp_path):
+def test_images_are_generated_in_batches_of_one_size(tmp_path):
     model, paths = generate(tmp_path / "class", num_steps=9, guidance_scale=3.0)
     sizes = [size for size, _ in model.batches]
     assert sizes == [4, 4] and model.prompt == PROMPT
@@ -91,7 +91,7 @@ def test_a_folder_is_topped_up(tmp_path):
     assert len(first) == 2
     model, second = generate(tmp_path, num_images=5)
     assert [path[-7:] for path in second] == ["002.png", "003.png"]
-    # Fewer than a batch are drawn as they are.
+    # Fewer than a batch are generated as they are.
     assert [size for size, _ in model.batches] == [2]
     model, third = generate(tmp_path, num_images=5)
     assert third == [] and model.batches == []
@@ -158,7 +158,7 @@ def test_the_bar_begins_at_what_is_there(tmp_path, capsys):
     assert "class images" in shown and "4/4" in shown and "2/4" in shown
 
 
-def test_what_was_drawn_is_read_as_class_images(tmp_path):
+def test_what_was_generated_is_read_as_class_images(tmp_path):
     _, paths = generate(tmp_path / "class")
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "a.png")
@@ -168,7 +168,7 @@ def test_what_was_drawn_is_read_as_class_images(tmp_path):
     assert found == (1, len(paths))
 
 
-def test_the_real_model_draws_the_same_from_the_seed(tmp_path, make_micro):
+def test_the_real_model_generates_the_same_from_the_seed(tmp_path, make_micro):
     sd = make_micro()
     # Tracing costs more than drawing.
     for network in (sd.text_encoder, sd.diffusion_model, sd.decoder):
@@ -183,8 +183,8 @@ def test_the_real_model_draws_the_same_from_the_seed(tmp_path, make_micro):
         progress=False,
     )
     with Image.open(paths[1]) as image:
-        drawn = np.asarray(image).astype(int)
+        generated = np.asarray(image).astype(int)
     expected = sd.text_to_image(PROMPT, num_steps=2, seed=1)[0].astype(int)
     # Batches of another size round in other places.
-    assert np.abs(drawn - expected).max() <= 1
+    assert np.abs(generated - expected).max() <= 1
     assert expected.std() > 1
