@@ -8,6 +8,7 @@ it knows no file format of models.
 
 from keras_sdft.callbacks.checkpoint import Checkpoint
 from keras_sdft.callbacks.export import Export
+from keras_sdft.callbacks.finite import StopOnNaN
 from keras_sdft.callbacks.grid import image_grid
 from keras_sdft.callbacks.grid import save_png
 from keras_sdft.callbacks.history_file import HistoryFile
@@ -26,6 +27,7 @@ __all__ = [
     "Previews",
     "Progress",
     "StopAtStep",
+    "StopOnNaN",
     "TensorBoard",
     "Throughput",
     "image_grid",

@@ -124,7 +124,7 @@ def make_callbacks(options: Options, run: Any, data: Data) -> list[Any]:
 
     result = [
         # First, so that nothing is made or saved of weights that broke.
-        keras.callbacks.TerminateOnNaN(raise_error=True),
+        callbacks.StopOnNaN(),
         callbacks.Throughput(data.images_per_step),
         callbacks.StopAtStep(data.steps),
         callbacks.HistoryFile(run.history),
@@ -175,14 +175,5 @@ def fit(
             # The data is shuffled already; Keras warns if it is asked to.
             shuffle=False,
         )
-    except RuntimeError as error:
-        if "NaN or Inf loss" not in str(error):
-            raise
-        raise ValueError(
-            "The loss became NaN or infinite, so training stopped and no "
-            "weights were written at its end. Try a lower `learning_rate`"
-            f" (it was {options.learning_rate}), or `mixed_precision: no` "
-            f"(it was {options.mixed_precision})."
-        ) from error
     finally:
         callbacks[-1].close()
