@@ -4,11 +4,13 @@ import pytest
 
 from keras_sdft import formats
 from keras_sdft.cli import main
+from keras_sdft.cli.command_line import parse
+from keras_sdft.cli.run import load_for_training
 from keras_sdft.models import StableDiffusion
 from keras_sdft.models import describe
 from keras_sdft.models import resolve
+from keras_sdft.models.exported import UnknownPredictionType
 from keras_sdft.models.exported import write_export
-from keras_sdft.models.prediction_types import UnknownPredictionType
 from tests.formats.reference import full_size_file
 from tests.formats.reference import single_file_shapes
 
@@ -18,6 +20,13 @@ def silent(tmp_path_factory):
     """A single file of SD 2.x as it is published: it does not say."""
     path = tmp_path_factory.mktemp("silent") / "768-v.safetensors"
     return full_size_file(path, single_file_shapes("sd2.1-base"))
+
+
+@pytest.fixture
+def vocabulary(tmp_path):
+    """In place of the published one, which is fetched with a model."""
+    (tmp_path / "bpe_simple_vocab_16e6.txt.gz").write_bytes(b"")
+    return tmp_path
 
 
 def test_a_silent_file_must_be_told(silent):
@@ -32,8 +41,10 @@ def test_a_silent_file_must_be_told(silent):
 @pytest.mark.parametrize(
     "given, side", [("epsilon", 512), ("v_prediction", 768)]
 )
-def test_a_silent_file_is_what_it_is_told(given, side, silent):
-    model = StableDiffusion.from_preset(silent, prediction_type=given)
+def test_a_silent_file_is_what_it_is_told(given, side, silent, vocabulary):
+    model = StableDiffusion.from_preset(
+        silent, prediction_type=given, weights_directory=vocabulary
+    )
     assert model.spec.prediction_type == given
     assert (model.img_height, model.spec.resolution) == (side, side)
     assert formats.load(silent, prediction_type=given).spec == model.spec
@@ -87,9 +98,11 @@ def test_a_weight_file_says_nothing(saved):
 
 
 def test_an_export_says_it_for_the_silent_file_it_came_from(
-    silent, tiny, tmp_path
+    silent, tiny, tmp_path, vocabulary
 ):
-    model = StableDiffusion.from_preset(silent, prediction_type="v_prediction")
+    model = StableDiffusion.from_preset(
+        silent, prediction_type="v_prediction", weights_directory=vocabulary
+    )
     # A full-size network is more than a test needs to write.
     model.diffusion_model = tiny.diffusion_model
     export = write_export(tmp_path / "export", model)
@@ -97,10 +110,22 @@ def test_an_export_says_it_for_the_silent_file_it_came_from(
     assert resolve(export).origin == str(silent)
 
 
-def test_training_asks_whether_it_is_declared(silent):
+def test_training_may_aim_elsewhere(silent, monkeypatch):
     """`train --prediction_type` is the target, unless nobody else says."""
-    assert describe(silent)["spec"]["prediction_type"] is None
-    assert describe("tiny")["spec"]["prediction_type"] == "epsilon"
+    loaded = []
+
+    def from_preset(model, prediction_type, **kwargs):
+        loaded.append(prediction_type)
+
+    monkeypatch.setattr(StableDiffusion, "from_preset", from_preset)
+    for model, *flags in (
+        (str(silent), "--prediction_type", "epsilon"),
+        ("tiny", "--prediction_type", "v_prediction"),
+        ("tiny",),
+    ):
+        words = ["train", "--model", model, "--data", "d", "--output_dir", "o"]
+        load_for_training(parse([*words, "--max_train_steps", "1", *flags])[1])
+    assert loaded == ["epsilon", None, None]
 
 
 def test_the_command_line_says_how(silent, tmp_path, capsys):
