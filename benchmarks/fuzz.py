@@ -4,8 +4,8 @@
 
 A reader may succeed, or raise a ValueError or OSError of this library that
 names the file. Anything else is a fault: another error, a crash, more than
-10 seconds, more than 400 MB. `--case N` reads one case again and shows its
-traceback. Case N of a seed is always the same.
+10 seconds of the processor, more than 400 MB. `--case N` reads one case again
+and shows its traceback. Case N of a seed is always the same.
 """
 
 from __future__ import annotations
@@ -97,13 +97,13 @@ def read_case(directory: Path, case: int) -> tuple[str, str]:
     """
     kind = KINDS[case % len(KINDS)]
     before = _reset_peak()
-    signal.signal(signal.SIGALRM, _raise_hang)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.signal(signal.SIGPROF, _raise_hang)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         try:
             kind.read(directory)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         outcome, text = OK, ""
     except Hang as error:
         outcome, text = HANG, _place(error)
