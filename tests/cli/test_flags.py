@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from keras_sdft.cli.command_line import COMMANDS
 from keras_sdft.cli.command_line import parse
 
 FROZEN = json.loads(Path(__file__).with_name("flags.json").read_text())
@@ -27,6 +28,7 @@ def defaults_of(command, *more):
 
 
 def test_flags_and_defaults_are_the_frozen_ones():
+    assert set(FROZEN) == set(COMMANDS)
     for command, frozen in FROZEN.items():
         assert defaults_of(command) == frozen["defaults"], command
 
