@@ -105,7 +105,7 @@ bench: install peers  ## Time and memory against the peers, in an hour
 bench-full: install peers  ## The same at the size of SD 1.5: hours, 19 GB
 	$(BIN)/python -m benchmarks.speed --full $(BENCH_ARGS)
 
-tables:  ## Write the tables of README.md and NOTES.md from results.json
+tables:  ## Write the tables of docs/speed.md and NOTES.md
 	$(BIN)/python -m benchmarks.tables
 
 # SAME_ARGS="--cases plain dreambooth" takes some configurations.

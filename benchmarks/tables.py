@@ -1,7 +1,7 @@
-"""Writes the tables of README.md and NOTES.md from `results.json`.
+"""Writes the tables of docs/speed.md and NOTES.md from `results.json`.
 
 Each processor that was measured has its own figures: whole tables in the
-notes, two columns in the front page.
+notes, two columns in the documents.
 
     make tables
 """
@@ -53,7 +53,7 @@ def documents(rows):
     return {
         path: replaced(path, tables)
         for path, tables in (
-            (ROOT / "README.md", front_table(rows)),
+            (ROOT / "docs" / "speed.md", front_table(rows)),
             (ROOT / "benchmarks" / "NOTES.md", whole_tables(rows)),
         )
     }
