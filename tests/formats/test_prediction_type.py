@@ -9,8 +9,8 @@ from keras_sdft.cli.run import load_for_training
 from keras_sdft.models import StableDiffusion
 from keras_sdft.models import describe
 from keras_sdft.models import resolve
-from keras_sdft.models.exported import UnknownPredictionType
 from keras_sdft.models.exported import write_export
+from keras_sdft.models.prediction_types import UnknownPredictionType
 from tests.formats.reference import full_size_file
 from tests.formats.reference import single_file_shapes
 
@@ -20,13 +20,6 @@ def silent(tmp_path_factory):
     """A single file of SD 2.x as it is published: it does not say."""
     path = tmp_path_factory.mktemp("silent") / "768-v.safetensors"
     return full_size_file(path, single_file_shapes("sd2.1-base"))
-
-
-@pytest.fixture
-def vocabulary(tmp_path):
-    """In place of the published one, which is fetched with a model."""
-    (tmp_path / "bpe_simple_vocab_16e6.txt.gz").write_bytes(b"")
-    return tmp_path
 
 
 def test_a_silent_file_must_be_told(silent):
@@ -41,10 +34,8 @@ def test_a_silent_file_must_be_told(silent):
 @pytest.mark.parametrize(
     "given, side", [("epsilon", 512), ("v_prediction", 768)]
 )
-def test_a_silent_file_is_what_it_is_told(given, side, silent, vocabulary):
-    model = StableDiffusion.from_preset(
-        silent, prediction_type=given, weights_directory=vocabulary
-    )
+def test_a_silent_file_is_what_it_is_told(given, side, silent):
+    model = StableDiffusion.from_preset(silent, prediction_type=given)
     assert model.spec.prediction_type == given
     assert (model.img_height, model.spec.resolution) == (side, side)
     assert formats.load(silent, prediction_type=given).spec == model.spec
@@ -98,11 +89,9 @@ def test_a_weight_file_says_nothing(saved):
 
 
 def test_an_export_says_it_for_the_silent_file_it_came_from(
-    silent, tiny, tmp_path, vocabulary
+    silent, tiny, tmp_path
 ):
-    model = StableDiffusion.from_preset(
-        silent, prediction_type="v_prediction", weights_directory=vocabulary
-    )
+    model = StableDiffusion.from_preset(silent, prediction_type="v_prediction")
     # A full-size network is more than a test needs to write.
     model.diffusion_model = tiny.diffusion_model
     export = write_export(tmp_path / "export", model)
