@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 from typing import TypeVar
 
+import yaml
+
 from keras_sdft.cli.parser import Flags
 
 Group = TypeVar("Group")
@@ -55,6 +57,13 @@ class Options:
         fields = [f for group in groups for f in dataclasses.fields(group)]
         names = [f.name for f in fields if f.name in vars(self)]
         return {name: getattr(self, name) for name in names}
+
+    def as_yaml(self) -> str:
+        """Returns the values as a file for `--config`."""
+        lists = {k: list(v) for k, v in vars(self).items() if type(v) is tuple}
+        return yaml.safe_dump(
+            vars(self) | lists, sort_keys=False, allow_unicode=True
+        )
 
     def replace(self, **changes: Any) -> Options:
         """Returns the same with other values of some flags."""
@@ -116,7 +125,10 @@ class Command:
 
     def help_text(self, name: str, everything: bool) -> str:
         """Returns the help, of at most 80 lines unless `everything`."""
-        note = "--config FILE  read lines `flag: value` of a YAML file"
+        note = (
+            "--config FILE  read lines `flag: value` of a YAML file\n"
+            "--print_config print such a file of all flags, and end"
+        )
         summary = f"{self.summary}\n\nexample:\n  {self.example}"
         make = functools.partial(
             self.flags.help_text, f"{PROGRAM} {name}", summary

@@ -56,8 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if text is not None:
         print(text)
         return 0
+    shows_config = "--print_config" in arguments
+    if shows_config:
+        arguments.remove("--print_config")
     try:
         name, options = parse(arguments)
+        if shows_config:
+            print(options.as_yaml(), end="")
+            return 0
         COMMANDS[name].check(options)
         _set_environment()
         if COMMANDS[name].needs_tensorflow and not debug:

@@ -136,6 +136,16 @@ def test_help_is_short_and_can_be_long(capsys):
     assert all(f"  {name} " in text for name in command_line.COMMANDS)
 
 
+def test_a_file_of_flags_is_printed_and_read(capsys, tmp_path):
+    flags = ["--model=tiny", "--data=d", "--output_dir=r", "--seed=3"]
+    flags += ["--timestep_range", "0", "500", "--preview_prompts", "yes"]
+    assert main(["train", *flags, "--print_config"]) == 0
+    path = tmp_path / "train.yaml"
+    path.write_text(capsys.readouterr().out, encoding="utf-8")
+    again = command_line.parse(["train", "--config", str(path)])[1]
+    assert vars(again) == vars(command_line.parse(["train", *flags])[1])
+
+
 def test_the_version(capsys):
     assert main(["--version"]) == 0
     output = capsys.readouterr().out
