@@ -47,7 +47,7 @@ def check_batch_spec(
     gradient_accumulation_steps: int,
     networks: Iterable[str] = (),
 ) -> None:
-    """Holds a dataset's `element_spec` against the batch contract.
+    """Checks a dataset's `element_spec` against what a batch must hold.
 
     Args:
         spec: The `element_spec` of a `tf.data.Dataset`.

@@ -1,6 +1,6 @@
 """What `fit` shows: the loss, and its two parts under prior preservation.
 
-Must not know how losses come about.
+Must not know how losses are computed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class LossMetrics:
         self.trackers = [keras.metrics.Mean(name=name) for name in names]
 
     def sums(self, losses: Any, batch: dict[str, Any]) -> list[Any]:
-        """Sums and counts of a part of a batch; they add up over parts.
+        """Returns sums and counts of a part of a batch; they add up.
 
         Args:
             losses: Float32 tensor `(B,)`.
@@ -47,7 +47,7 @@ class LossMetrics:
         ]
 
     def update(self, loss: Any, weight: Any, sums: list[Any]) -> dict[str, Any]:
-        """Takes in a batch.
+        """Updates the running means with a batch.
 
         Args:
             loss: Float32 scalar, or `(B,)`.

@@ -1,9 +1,9 @@
-"""A step as one function of the iterator, and soon ready.
+"""A step as one function of the iterator, which starts sooner than Keras'.
 
-Keras makes two functions, one inside the other, which TensorFlow writes
-down, copies and optimizes one by one. Here it is one, which TensorFlow's
-graph optimizer leaves alone where the work is in the functions that it
-calls and a step is short. Together four seconds before the first step. Must
+Keras makes two functions, one inside the other, which TensorFlow traces,
+copies and optimizes one by one. Here it is one, and TensorFlow's graph
+optimizer is off for it where the work is in the functions that it calls and
+a step is short. Together they save four seconds before the first step. Must
 not know what a step does.
 """
 
@@ -22,11 +22,11 @@ import tensorflow as tf
 
 from keras_sdft import onednn
 
-# What TensorFlow's graph optimizer does. In a function that a step calls,
-# which is optimized by what is said when it is traced, folding constants and
-# dropping what is not needed are worth their time; in a graph of nothing but
-# such calls and thousands of variables, nothing is. Measured on two cores, see
-# benchmarks/NOTES.md; a GPU was not, and keeps it all.
+# Passes of TensorFlow's graph optimizer. In a function that a step calls, to
+# which the options at its tracing apply, folding constants and removing what
+# is not needed are worth their time; in a graph of nothing but such calls and
+# thousands of variables, no pass is. Measured on two cores, see
+# benchmarks/NOTES.md; GPUs were not measured, and keep all passes.
 _FOR_BLOCKS = {
     "arithmetic_optimization": False,
     "function_optimization": False,
@@ -42,14 +42,14 @@ _MANY_WEIGHTS = 2**28
 
 
 def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
-    """What `fit` and `evaluate` call for each batch, as Keras would make it.
+    """Returns what `fit` and `evaluate` call for each batch.
 
     Args:
         model: A compiled `keras.Model`.
         step: Function of a batch.
 
     Returns:
-        Function of an iterator, or `None` where it takes Keras' own: for
+        Function of an iterator, or `None` where Keras' own is used: for
         eager steps, XLA, several steps in one call or several devices.
     """
     with model.distribute_strategy.scope():
@@ -89,7 +89,7 @@ def _number_of_weights(model: Any) -> int:
 
 
 def _only_calls(graph: Any) -> bool:
-    """Whether nearly all of a graph's work is in functions that it calls."""
+    """Returns whether nearly all work is in functions that a graph calls."""
     kinds = collections.Counter(op.type for op in graph.get_operations())
     own = sum(count for kind, count in kinds.items() if _is_product(kind))
     return own < kinds["PartitionedCall"]
@@ -101,7 +101,7 @@ def _is_product(kind: str) -> bool:
 
 @contextlib.contextmanager
 def _graph_options(options: dict[str, bool]) -> Iterator[None]:
-    """TensorFlow's graph optimizer, inside with other options."""
+    """Context manager with other options of TensorFlow's graph optimizer."""
     found = tf.config.optimizer.get_experimental_options()
     before = {name: found.get(name) for name in options}
     tf.config.optimizer.set_experimental_options(options)
@@ -113,7 +113,7 @@ def _graph_options(options: dict[str, bool]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _collector_off() -> Iterator[None]:
-    """Python's collector off: a trace makes much, and drops little of it."""
+    """Context manager without garbage collection, which finds little."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -1,6 +1,6 @@
 """One optimizer step: tape, gradients, update.
 
-Must not know how a loss comes about, or what learns.
+Must not know how a loss is computed, or what learns.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class TrainStep(StepFunctionHook):
             return self.loss_metrics.update(loss, None, sums)
 
     def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Trains, and words the error of gradients that are not finite."""
         try:
             return super().fit(*args, **kwargs)  # type: ignore[misc]
         except tf.errors.InvalidArgumentError as error:
