@@ -161,9 +161,9 @@ def test_parts_by_name_and_by_option():
         with pytest.raises(ValueError, match="`train`"):
             parts.get(wrong)
     first = [DiffusionModel()]
-    (options,) = PART_OPTIONS
-    assert options().apply(first, None) == first
-    found = options(
+    for options in PART_OPTIONS:
+        assert options().apply(first, None) == first
+    found = TextEncoderOptions(
         train_text_encoder=True,
         text_encoder_learning_rate=1e-6,
         text_encoder_stop_step=5,
