@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def check_memory(options: Options, trainer: Any, data: Data) -> None:
     """Prints what training needs and what there is, and refuses too much.
 
-    The estimate was measured on CPUs. On a GPU too little is a warning.
+    Where the estimate's figures were not measured, too little is a warning.
 
     Raises:
-        ValueError: If a CPU has too little, and `check_memory` is set.
+        ValueError: If there is too little, and `check_memory` is set.
     """
     import tensorflow as tf
 
@@ -44,7 +44,7 @@ def check_memory(options: Options, trainer: Any, data: Data) -> None:
         f"Training needs about {needed / 1e9:.1f} GB, and the {where} has "
         f"{available / 1e9:.1f} GB for it."
     )
-    if where == "GPU":
+    if not estimate.measured:
         print(
             f"Warning: {message} This is an estimate that was measured on "
             f"CPUs alone. If memory runs out: {_remedies(options)}.",

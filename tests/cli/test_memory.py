@@ -23,9 +23,12 @@ def trainer():
     def memory_estimate(batch):
         images = batch["images"].shape[0]
         total, on_device = images * GB, images * GB // 2
-        return FakeEstimate(total=total, on_device=on_device)
+        return FakeEstimate(
+            total=total, on_device=on_device, measured=made.measured
+        )
 
-    return types.SimpleNamespace(memory_estimate=memory_estimate)
+    made = types.SimpleNamespace(memory_estimate=memory_estimate, measured=True)
+    return made
 
 
 @pytest.fixture
@@ -97,6 +100,7 @@ def test_a_gpu_does_not_hold_the_program(trainer, data, has, capsys):
 
 def test_on_a_gpu_too_little_is_a_warning(trainer, data, has, capsys):
     has("GPU", 1 * GB)
+    trainer.measured = False
     check_memory(options_of(), trainer, data)
     output = capsys.readouterr().out
     assert "Warning: Training needs about 2.0 GB, and the GPU has 1.0" in output
