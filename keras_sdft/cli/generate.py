@@ -103,6 +103,7 @@ def _about(options: Options, index: int) -> dict[str, str]:
     used = [*(options.lora or ()), *(options.embedding or ())]
     return {
         **({"adapters": ", ".join(used)} if used else {}),
+        **({"clip_skip": str(options.clip_skip)} if options.clip_skip else {}),
         "prompt": options.prompt[index // options.num_images],
         "negative_prompt": options.negative_prompt or "",
         "seed": str(options.seed + index % options.num_images),

@@ -110,6 +110,8 @@ def test_the_model_gets_size_and_precision(fake_model, output):
     assert arguments["negative_prompt"] == "a dog"
     assert arguments["guidance_scale"] == 4.0
     assert arguments["sampler"] == "dpmpp_2m"
+    with Image.open(output) as image:
+        assert image.text["clip_skip"] == "2"
 
 
 @pytest.mark.parametrize("taken", ["heart.png", "heart_1.png"])
