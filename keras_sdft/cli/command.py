@@ -85,6 +85,8 @@ class Command:
             must be given, where all are too many.
         example: String, a command line.
         needs_tensorflow: Boolean, whether it is imported beforehand.
+        expand: Function of the arguments that returns them with those that
+            they stand for.
     """
 
     run: Callable[[Options], None]
@@ -94,6 +96,7 @@ class Command:
     common: tuple[str, ...] = ()
     example: str
     needs_tensorflow: bool = True
+    expand: Callable[[Sequence[str]], Sequence[str]] = list
 
     @functools.cached_property
     def flags(self) -> Flags:
@@ -111,7 +114,7 @@ class Command:
 
     def parse(self, arguments: Sequence[str]) -> Options:
         """Reads the flags; see `Flags.read`."""
-        return Options(*self.flags.read(arguments))
+        return Options(*self.flags.read(self.expand(arguments)))
 
     def check(self, options: Options) -> None:
         """Lets every group check its values.

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done, 2 an error the user can correct (one message
-        on stderr), 130 interrupted. Any other error is raised with its
+        on stderr), 130 or 143 interrupted. Any other error is raised with its
         traceback.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -74,7 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = [PROGRAM, *(n for n in arguments[:1] if n in COMMANDS)]
         print(f"See `{' '.join(command)} --help`.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        # Training has said by itself how to go on.
+        number = getattr(error, "signal", None)
+        if number is not None:
+            return 128 + number
         if debug:
             raise
         print(f"\n{PROGRAM}: interrupted", file=sys.stderr)

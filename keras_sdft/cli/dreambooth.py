@@ -20,12 +20,18 @@ from keras_sdft.cli.memory import check_memory
 from keras_sdft.cli.options import TRAINING
 from keras_sdft.cli.options import check_counts
 from keras_sdft.cli.repeated_warnings import each_warning_once
+from keras_sdft.cli.resume import check_steps
+from keras_sdft.cli.resume import find_checkpoint
+from keras_sdft.cli.resume import open_run
+from keras_sdft.cli.resume import start_of
+from keras_sdft.cli.resume import with_saved_flags
 from keras_sdft.cli.run import RunLabels
 from keras_sdft.cli.run import inputs_of
 from keras_sdft.cli.run import load_for_training
 from keras_sdft.cli.run import resolved
 from keras_sdft.cli.run import run_training
 from keras_sdft.cli.training import check_training
+from keras_sdft.cli.training import interruption
 from keras_sdft.cli.training import make_callbacks
 from keras_sdft.cli.training import make_trainer
 from keras_sdft.cli.training import resolve_defaults
@@ -97,10 +103,7 @@ def dreambooth(options: Options) -> None:
         inputs = inputs_of(options, _FOLDERS)
         token = check_dreambooth(options)
         made = {"class_data_dir": options.class_data_dir}
-        directory = options.output_dir
-        with runs.RunDirectory(
-            directory, "dreambooth", inputs, options.overwrite, made
-        ) as run:
+        with open_run("dreambooth", options, inputs, made) as run:
             _dreambooth(resolve_defaults(options), run, inputs, token)
 
 
@@ -110,21 +113,23 @@ def _dreambooth(
     inputs: dict[str, str | None],
     token: str | None,
 ) -> None:
-    sd = load_for_training(options)
-    _tell_of_token(token, sd)
-    photos = load_photos(options, sd)
-    base = sd.spec
-    trainer = make_trainer(options, sd, photos.steps)
-    callbacks = make_callbacks(options, run, photos)
-    check_memory(options, trainer, photos)
-    if options.class_prompt is not None:
-        _generate(options, sd, base)
-    loaded = load_subject(options, sd, photos)
     saved = resolved(options, inputs)
     if options.class_data_dir is not None:
         saved["class_data_dir"] = os.path.abspath(options.class_data_dir)
+    found = find_checkpoint(options, run, saved)
+    sd = load_for_training(options)
+    _tell_of_token(token, sd)
+    photos = load_photos(options, sd)
+    check_steps(found, photos.steps)
+    base = sd.spec
+    trainer = make_trainer(options, sd, photos.steps)
+    check_memory(options, trainer, photos)
+    if options.class_prompt is not None:
+        _generate(options, sd, base)
+    loaded = load_subject(options, sd, photos, start_of(found, photos))
+    callbacks = make_callbacks(options, run, loaded, interruption())
     labels = RunLabels(options.instance_data_dir, options.instance_prompt)
-    run_training(options, run, saved, loaded, trainer, callbacks, labels)
+    run_training(options, run, saved, loaded, trainer, callbacks, labels, found)
 
 
 def with_prompts(options: Options) -> Options:
@@ -246,6 +251,7 @@ def _generate(options: Options, sd: Any, base: Any) -> None:
 
 COMMAND = Command(
     run=dreambooth,
+    expand=with_saved_flags,
     groups=(PhotoOptions, data.SubjectOptions, ClassImageOptions, *TRAINING),
     # A few photos are memorized at the learning rate of a data set.
     defaults={"learning_rate": 1e-6},

@@ -143,6 +143,18 @@ class CacheOptions:
                 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResumeOptions:
+    """Going on with a run that was interrupted.
+
+    Args:
+        resume: Directory of the run. It goes on with its own flags; those of
+            its length, previews, logs and checkpoints may be given anew.
+    """
+
+    resume: str | None = None
+
+
 def check_counts(options: Any, *names: str) -> None:
     """Checks that fields are integers of at least 1, or not given.
 
@@ -165,4 +177,6 @@ TRAINING = (
     training.OptimizerOptions,
     *training.PART_OPTIONS,
     PreviewOptions,
+    training.CheckpointOptions,
+    ResumeOptions,
 )

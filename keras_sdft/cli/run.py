@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 import keras_sdft
+from keras_sdft import runs
+from keras_sdft import training
 from keras_sdft.cli.model import ModelOptions
 from keras_sdft.cli.training import fit
 from keras_sdft.cli.training import parts_of
@@ -76,6 +78,7 @@ def resolved(options: Options, inputs: dict[str, str | None]) -> dict[str, Any]:
             values[name] = os.path.abspath(path)
     values["output_dir"] = os.path.abspath(values["output_dir"])
     values["overwrite"] = False
+    del values["resume"]
     return values
 
 
@@ -87,6 +90,7 @@ def run_training(
     trainer: Any,
     callbacks: list[Any],
     labels: RunLabels,
+    found: Any = None,
 ) -> None:
     """Trains, exports, and says where things are.
 
@@ -98,10 +102,24 @@ def run_training(
         trainer: A compiled `keras_sdft.Trainer`.
         callbacks: List of `make_callbacks`.
         labels: `RunLabels`.
+        found: Path and content of the checkpoint to go on from, or `None`.
 
     Raises:
+        keras_sdft.training.Interrupted: If a signal ended it.
+        OSError: If the disk has no room for it.
         ValueError: If the loss became NaN or infinite.
     """
+    if found is not None:
+        path, content = found
+        runs.check_data(content["about"]["data"], runs.data_state(data.report))
+        trainer.restore_checkpoint(path)
+    room = runs.check_room(
+        run,
+        trainer,
+        options.keep_checkpoints,
+        options.keep_best is not None,
+        _num_previews(options, data),
+    )
     run.write_config(
         saved,
         f"Again: keras-sdft {run.record.command} --config THIS_FILE "
@@ -109,14 +127,56 @@ def run_training(
     )
     run.begin()
     print(_opening(options, trainer, data, labels), flush=True)
+    print(f"  {_plan(options)}; {room}", flush=True)
+    for earlier in run.earlier:
+        print(f"  the earlier run stays in {earlier} until this one is done")
+    if found is not None:
+        print(f"  goes on after step {content['position'][0]:,}", flush=True)
+    keeper = next(c for c in callbacks if hasattr(c, "interruption"))
+    with keeper.interruption:
+        try:
+            fit(options, trainer, data, callbacks)
+        except training.Interrupted:
+            _export_interrupted(run, trainer)
+            raise
+        finally:
+            _report_unreadable(run, data)
+        trainer.export(os.fspath(run.weights), overwrite=True)
+    history = next(c for c in callbacks if hasattr(c, "rows"))
+    values = {k: v for k, v in history.rows[-1].items() if "loss" in k}
+    run.finish(step=data.steps, **values, best=keeper.best)
+    print(_closing(options, run, history, keeper, labels), flush=True)
+
+
+def _export_interrupted(run: Any, trainer: Any) -> None:
+    step = int(trainer.step)
     try:
-        history = fit(options, trainer, data, callbacks)
-    finally:
-        _report_unreadable(run, data)
-    trainer.export(os.fspath(run.weights), overwrite=True)
-    last = {k: v[-1] for k, v in history.history.items() if "loss" in k}
-    run.finish(step=data.steps, **last)
-    print(_closing(options, run, history, labels), flush=True)
+        trainer.export(os.fspath(run.weights), overwrite=True)
+        where = f"weights   {run.weights}"
+    except (OSError, ValueError) as error:
+        where = f"weights   not exported: {error}"
+    run.update(state="interrupted", step=step)
+    lines = [
+        f"Interrupted after step {step:,}, with a checkpoint.",
+        f"  {where}",
+        "Go on with:",
+        f"  {runs.command_to_resume(run)}",
+    ]
+    print("\n".join(lines), flush=True)
+
+
+def _num_previews(options: Options, data: Data) -> int:
+    prompts = options.preview_prompts or []
+    return (3 + data.steps // options.preview_every_steps) * len(prompts)
+
+
+def _plan(options: Options) -> str:
+    """Returns when checkpoints are written."""
+    if options.checkpoint_every_steps:
+        return f"checkpoints every {options.checkpoint_every_steps:,} steps"
+    if options.checkpoint_every_minutes:
+        return f"checkpoints every {options.checkpoint_every_minutes:g} minutes"
+    return "a checkpoint only when interrupted"
 
 
 def _opening(
@@ -129,7 +189,7 @@ def _opening(
     if micro > 1:
         batch = f"{micro} x {batch}"
     epoch = (
-        "" if data.endless else f"; an epoch is {_steps(data.steps_per_epoch)}"
+        f"; an epoch is {_steps(data.steps_per_epoch)}" if data.is_pass else ""
     )
     lines = [
         f"Training {options.model} ({weights:,} weights) on {labels.data}",
@@ -164,37 +224,23 @@ def _report_unreadable(run: Any, data: Data) -> None:
 
 
 def _closing(
-    options: Options, run: Any, history: Any, labels: RunLabels
+    options: Options, run: Any, history: Any, keeper: Any, labels: RunLabels
 ) -> str:
     prompt = (options.preview_prompts or [labels.prompt])[0]
     command = ["keras-sdft", "generate", "--model", str(run.path)]
     command += ["--prompt", prompt, "--output", "out.png"]
-    lines = [
-        f"Done: {_losses(history)}",
-        f"  weights   {run.weights}",
+    names = ("loss", "instance_loss", "prior_loss", "val_loss")
+    lines = [f"Done: {history.summary(names)}", f"  weights   {run.weights}"]
+    if keeper.best is not None:
+        best = keeper.best
+        lines.append(
+            f"  best      {run.best} ({options.keep_best} "
+            f"{best['value']:.4f} in epoch {best['epoch']})"
+        )
+    lines += [
         f"  history   {run.history}",
         f"  logs      tensorboard --logdir {shlex.quote(str(run.logs))}",
     ]
     if options.preview_prompts:
         lines.append(f"  previews  {run.before_and_after}")
     return "\n".join([*lines, "Try it:", f"  {shlex.join(command)}"])
-
-
-def _losses(history: Any) -> str:
-    """Returns the losses of the first and of the last epoch."""
-    losses = history.history
-    last = len(history.epoch)
-    names = [n for n in ("loss", "instance_loss", "prior_loss") if n in losses]
-    texts = [f"{name} {losses[name][-1]:.4f}" for name in names]
-    if last > 1:
-        texts = [
-            f"{name} {losses[name][0]:.4f} in epoch 1, "
-            f"{losses[name][-1]:.4f} in epoch {last}"
-            for name in names
-        ]
-    if "val_loss" in losses:
-        values = losses["val_loss"]
-        texts.append(f"val_loss {values[-1]:.4f} at the end")
-        if len(values) > 1:
-            texts[-1] += f" ({values[0]:.4f} when it was first computed)"
-    return "; ".join(texts)

@@ -20,12 +20,18 @@ from keras_sdft.cli.options import TRAINING
 from keras_sdft.cli.options import CacheOptions
 from keras_sdft.cli.options import DataOptions
 from keras_sdft.cli.options import check_counts
+from keras_sdft.cli.resume import check_steps
+from keras_sdft.cli.resume import find_checkpoint
+from keras_sdft.cli.resume import open_run
+from keras_sdft.cli.resume import start_of
+from keras_sdft.cli.resume import with_saved_flags
 from keras_sdft.cli.run import RunLabels
 from keras_sdft.cli.run import inputs_of
 from keras_sdft.cli.run import load_for_training
 from keras_sdft.cli.run import resolved
 from keras_sdft.cli.run import run_training
 from keras_sdft.cli.training import check_training
+from keras_sdft.cli.training import interruption
 from keras_sdft.cli.training import make_callbacks
 from keras_sdft.cli.training import make_trainer
 from keras_sdft.cli.training import needs_captions
@@ -62,30 +68,32 @@ def train(options: Options) -> None:
         runs.check_separate(options.cache, inputs, {}, flag="cache")
     check_training(options)
     made = {"cache": options.cache}
-    directory = options.output_dir
-    with runs.RunDirectory(
-        directory, "train", inputs, options.overwrite, made
-    ) as run:
+    with open_run("train", options, inputs, made) as run:
         _train(resolve_defaults(options), run, inputs)
 
 
 def _train(options: Options, run: Any, inputs: dict[str, str | None]) -> None:
-    sd = load_for_training(options)
-    caches = make_caches(options, sd, captions=not needs_captions(options))
-    loaded = load_data(options, sd, caches)
-    trainer = make_trainer(options, sd, loaded.steps)
-    callbacks = make_callbacks(options, run, loaded)
-    check_memory(options, trainer, loaded)
-    caches.fill(sd, keep_text_encoder=bool(options.preview_prompts))
     saved = resolved(options, inputs)
     if options.cache is not None:
         saved["cache"] = os.path.abspath(options.cache)
+    found = find_checkpoint(options, run, saved)
+    sd = load_for_training(options)
+    caches = make_caches(options, sd, captions=not needs_captions(options))
+    loaded = load_data(options, sd, caches, start_of(found))
+    check_steps(found, loaded.steps)
+    if start_of(found, loaded) != start_of(found):
+        loaded = load_data(options, sd, caches, start_of(found, loaded))
+    trainer = make_trainer(options, sd, loaded.steps)
+    callbacks = make_callbacks(options, run, loaded, interruption())
+    check_memory(options, trainer, loaded)
+    caches.fill(sd, keep_text_encoder=bool(options.preview_prompts))
     labels = RunLabels(options.data, "YOUR PROMPT")
-    run_training(options, run, saved, loaded, trainer, callbacks, labels)
+    run_training(options, run, saved, loaded, trainer, callbacks, labels, found)
 
 
 COMMAND = Command(
     run=train,
+    expand=with_saved_flags,
     groups=(
         DataOptions,
         data.SourceOptions,
@@ -107,6 +115,7 @@ COMMAND = Command(
         "preview_prompts",
         "mixed_precision",
         "remat",
+        "resume",
         "overwrite",
     ),
     example=(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from typing import Any
 
 import keras_sdft
+from keras_sdft import runs
 from keras_sdft import training
 
 if TYPE_CHECKING:
@@ -111,8 +111,26 @@ def make_trainer(options: Options, sd: Any, steps: int) -> Any:
     return trainer
 
 
-def make_callbacks(options: Options, run: Any, data: Data) -> list[Any]:
+def interruption() -> Any:
+    """Returns what waits for INT and TERM while a run trains."""
+    from keras_sdft import callbacks
+
+    return callbacks.Interruption(
+        "Finishing this step; then a checkpoint and the weights are written. "
+        "A second signal ends at once."
+    )
+
+
+def make_callbacks(
+    options: Options, run: Any, data: Data, interruption: Any = None
+) -> list[Any]:
     """Makes the callbacks of a run; none writes before `fit`.
+
+    Args:
+        options: The options of any kind of training.
+        run: `keras_sdft.runs.RunDirectory`.
+        data: `Data`.
+        interruption: `keras_sdft.callbacks.Interruption`.
 
     Returns:
         List of Keras callbacks, in the order in which they depend on each
@@ -128,11 +146,7 @@ def make_callbacks(options: Options, run: Any, data: Data) -> list[Any]:
         callbacks.Throughput(data.images_per_step),
         callbacks.StopAtStep(data.steps),
         callbacks.HistoryFile(run.history),
-        keras.callbacks.TensorBoard(
-            os.fspath(run.logs),
-            write_graph=False,
-            update_freq=options.log_every_steps,
-        ),
+        callbacks.TensorBoard(run.logs, options.log_every_steps),
     ]
     if options.preview_prompts:
         result.append(
@@ -148,8 +162,20 @@ def make_callbacks(options: Options, run: Any, data: Data) -> list[Any]:
         )
     if options.save_every_steps:
         result.append(callbacks.Export(run.weights, options.save_every_steps))
-    result.append(callbacks.Progress(data.steps, data.images_per_step))
-    return result
+    by_steps = options.checkpoint_every_steps
+    by_minutes = None if by_steps else options.checkpoint_every_minutes
+    keeper = callbacks.Checkpoint(
+        run.checkpoints,
+        every_steps=by_steps,
+        every_minutes=by_minutes or None,
+        keep_last=options.keep_checkpoints,
+        keep_best=options.keep_best,
+        best_directory=run.best,
+        interruption=interruption,
+        about={"data": runs.data_state(data.report)},
+    )
+    progress = callbacks.Progress(data.steps, data.images_per_step)
+    return [*result, keeper, progress]
 
 
 def fit(
@@ -167,7 +193,6 @@ def fit(
         return trainer.fit(
             data.training,
             epochs=data.epochs,
-            steps_per_epoch=data.steps_per_epoch if data.endless else None,
             validation_data=data.validation,
             validation_freq=data.validation_freq,
             callbacks=callbacks,

@@ -32,14 +32,13 @@ class Data:
     """The data of a run, and how long it is.
 
     Attributes:
-        training: `tf.data.Dataset` of the batches of one epoch, or an
-            endless one.
+        training: `tf.data.Dataset` of the batches of one epoch.
         validation: The same for validation, or `None`.
         report: `keras_sdft.data.Report`.
         images_per_step: Integer, images in one optimizer step.
         steps_per_epoch: Integer, optimizer steps in one epoch.
         steps: Integer, optimizer steps of the run.
-        endless: Boolean, whether `training` has no end of its own.
+        is_pass: Boolean, whether an epoch is one pass over the images.
         validation_every_epochs: Integer, epochs between two validations.
     """
 
@@ -49,7 +48,7 @@ class Data:
     images_per_step: int
     steps_per_epoch: int
     steps: int
-    endless: bool = False
+    is_pass: bool = True
     validation_every_epochs: int = 1
 
     @property
@@ -86,13 +85,19 @@ def check_data(options: Options) -> None:
             )
 
 
-def load_data(options: Options, sd: Any, caches: Caches) -> Data:
+def load_data(
+    options: Options,
+    sd: Any,
+    caches: Caches,
+    start: tuple[int, int] = (0, 0),
+) -> Data:
     """Reads training and validation data.
 
     Args:
         options: The options of `train` or `encode`.
         sd: `keras_sdft.StableDiffusion`, for its tokenizer and image size.
         caches: `Caches` that they are read from, once they are filled.
+        start: Epoch and batch that the training data begins with.
     """
     report = data.Report()
     images = options.batch_size * options.gradient_accumulation_steps
@@ -101,6 +106,7 @@ def load_data(options: Options, sd: Any, caches: Caches) -> Data:
         sd.tokenizer,
         batch_size=images,
         cache=caches.training,
+        start=start,
         **options.values_of(data.SourceOptions, data.TagOptions),
         **_of_training(options),
         **_common(options, sd, report),
@@ -170,12 +176,17 @@ def load_photos(options: Options, sd: Any) -> Data:
         images if options.class_prompt is None else 2 * images,
         min(options.validation_every_steps, steps),
         steps,
-        endless=True,
+        is_pass=False,
     )
 
 
-def load_subject(options: Options, sd: Any, photos: Data) -> Data:
-    """Reads photos and class images together, without an end.
+def load_subject(
+    options: Options,
+    sd: Any,
+    photos: Data,
+    start: tuple[int, int] = (0, 0),
+) -> Data:
+    """Reads photos and class images together.
 
     A pass over a few photos is too short for an epoch of Keras'.
 
@@ -183,6 +194,7 @@ def load_subject(options: Options, sd: Any, photos: Data) -> Data:
         options: The options of `dreambooth`.
         sd: `keras_sdft.StableDiffusion`.
         photos: `Data` of `load_photos`.
+        start: Epoch and batch that the training data begins with.
     """
     subject = options.values_of(data.SubjectOptions)
     if options.class_prompt is None:
@@ -191,7 +203,8 @@ def load_subject(options: Options, sd: Any, photos: Data) -> Data:
         options.instance_data_dir,
         sd.tokenizer,
         batch_size=options.batch_size * options.gradient_accumulation_steps,
-        repeat=True,
+        batches_per_epoch=photos.steps_per_epoch,
+        start=start,
         **subject,
         **_of_training(options),
         **_common(options, sd, photos.report),

@@ -99,7 +99,7 @@ def test_a_batch_is_a_whole_optimizer_step(calls):
     assert training["batch_size"] == data.images_per_step == 6
     assert training["resolution"] == (64, 128)
     assert (data.steps_per_epoch, data.steps, data.epochs) == (5, 12, 3)
-    assert not data.endless
+    assert data.is_pass and training["start"] == (0, 0)
     # Validation sees the images as they are.
     assert validation["batch_size"] == 3
     assert validation["shuffle"] is False
@@ -134,7 +134,7 @@ def test_epochs_are_passes_over_the_data(calls):
     assert load_data(options, SD, Caches()).steps == 20
 
 
-def test_photos_are_rehearsed_and_then_endless(calls):
+def test_photos_are_read_alone_and_then_with_class_images(calls):
     options = subject_of(
         batch_size=2,
         gradient_accumulation_steps=2,
@@ -147,23 +147,24 @@ def test_photos_are_rehearsed_and_then_endless(calls):
         validation_every_steps=5,
     )
     photos = load_photos(options, SD)
-    (_, rehearsal), (other, validation) = calls
-    assert "class_prompt" not in rehearsal and "repeat" not in rehearsal
-    assert rehearsal["masks"] == "files"
+    (_, alone), (other, validation) = calls
+    assert "class_prompt" not in alone and "start" not in alone
+    assert alone["masks"] == "files"
     assert (other, validation["shuffle"]) == ("others", False)
     assert (photos.steps_per_epoch, photos.steps, photos.epochs) == (5, 12, 3)
-    data = load_subject(options, SD, photos)
+    data = load_subject(options, SD, photos, start=(1, 2))
     source, arguments = calls[2]
     assert source == "photos"
     assert arguments["instance_prompt"] == "a photo of sks dog"
     assert arguments["class_prompt"] == "a photo of dog"
     assert arguments["class_data_dir"] == "class"
     assert arguments["prior_loss_weight"] == 0.5
-    assert arguments["repeat"] is True
+    assert arguments["batches_per_epoch"] == 5
+    assert arguments["start"] == (1, 2)
     assert arguments["batch_size"] == 4
     assert arguments["buckets"] is True
     # As many class images as photos.
-    assert data.endless and data.images_per_step == 8
+    assert not data.is_pass and data.images_per_step == 8
     assert data.validation is photos.validation
 
 

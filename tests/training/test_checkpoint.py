@@ -71,6 +71,8 @@ def make(make_micro):
             part = TextEncoder(learning_rate=1e-3, stop_step=2)
             arguments["train"] = ["diffusion_model", part]
         if lora:
+            # Adapters would stay in the model.
+            models.clear()
             arguments["train"] = [LoRA(rank=2, dropout=0.5, learning_rate=1e-3)]
         if optimizer == "schedule":
             rate = schedules.get("cosine", 1e-2, num_steps=4, warmup_steps=1)
