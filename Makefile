@@ -12,6 +12,7 @@ LOWEST_TESTS := tests/training tests/models tests/adapters tests/callbacks \
 BASE ?= main
 SAME_ARGS ?=
 FUZZ_ARGS ?=
+CRASH_ARGS ?=
 
 DEMO_DATA := examples/data/ink/train
 DEMO_RECIPE := docs/recipes/style.yaml
@@ -22,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-lowest lint format peers bench \
-  bench-full tables same fuzz memory parity learning docs clean
+  bench-full tables same fuzz crash memory parity learning docs clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -115,6 +116,9 @@ same: install  ## Compare losses and weights with commit BASE, bit for bit
 # FUZZ_ARGS="--cases 1000 --seed 7"; "--case N" shows one case alone.
 fuzz: install  ## Damage inputs of every kind; 30,000 cases
 	$(BIN)/python -m benchmarks.fuzz $(FUZZ_ARGS)
+
+crash: install  ## End runs at random moments, resume and compare; 200 kills
+	$(BIN)/python -m benchmarks.crash $(CRASH_ARGS)
 
 memory: install  ## What the estimate of memory says, against peaks
 	$(BIN)/python benchmarks/memory.py

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_module
+import os
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
 import keras_sdft
+from keras_sdft import runs
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 
@@ -37,7 +39,13 @@ def inspect(options: Options) -> None:
         ValueError: If `path` is no preset and no file of ours.
         OSError: If a file is missing or cannot be read.
     """
-    description = keras_sdft.formats.describe(options.path, check_weights=True)
+    run = runs.describe(options.path)
+    description: dict[str, Any] = {} if run is None else {"run": run}
+    # One that was killed may have no weights yet.
+    if run is None or os.path.isdir(os.path.join(options.path, "weights")):
+        description |= keras_sdft.formats.describe(
+            options.path, check_weights=True
+        )
     if options.json:
         print(json_module.dumps(description, indent=2, default=str))
     else:

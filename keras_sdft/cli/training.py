@@ -136,7 +136,6 @@ def make_callbacks(
         List of Keras callbacks, in the order in which they depend on each
         other's logs; the last one shows the progress.
     """
-    import keras
 
     from keras_sdft import callbacks
 

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from keras_sdft.cli import main
+from keras_sdft.runs import RunDirectory
 
 RUN = {
     "kind": "run",
@@ -23,9 +24,9 @@ RUN = {
 
 @pytest.fixture
 def described(monkeypatch):
-    import keras_sdft.models
+    import keras_sdft.formats
 
-    monkeypatch.setattr(keras_sdft.models, "describe", lambda path, **_: RUN)
+    monkeypatch.setattr(keras_sdft.formats, "describe", lambda path, **_: RUN)
 
 
 def test_json_is_the_description(described, capsys):
@@ -62,3 +63,22 @@ def test_what_is_not_known_is_left_out(described, capsys, monkeypatch):
     monkeypatch.setitem(RUN, "steps", None)
     assert main(["inspect", "runs/a"]) == 0
     assert "steps" not in capsys.readouterr().out
+
+
+def test_a_run_that_was_interrupted_says_how_to_go_on(tmp_path, capsys):
+    path = tmp_path / "run"
+    with RunDirectory(path, "train") as run:
+        run.begin()
+        run.update(state="interrupted", step=7)
+    assert main(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "interrupted after 7 steps" in shown
+    assert "go on with" not in shown
+    checkpoint = path / "checkpoints" / "step_00000005"
+    checkpoint.mkdir(parents=True)
+    for name in ("state.safetensors", "checkpoint.json"):
+        (checkpoint / name).write_bytes(b"{}")
+    assert main(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "step 5 (2 bytes)" in shown
+    assert f"keras-sdft train --resume {path}" in shown
