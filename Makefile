@@ -15,7 +15,7 @@ FUZZ_ARGS ?=
 CRASH_ARGS ?=
 
 DEMO_DATA := examples/data/ink/train
-DEMO_RECIPE := docs/recipes/style.yaml
+DEMO_RECIPE := keras_sdft/recipes/style.yaml
 DEMO_RUN := runs/demo
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2

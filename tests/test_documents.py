@@ -60,7 +60,11 @@ def commands():
             for line in text.replace("\\\n", " ").splitlines():
                 words = shlex.split(line) if "keras-sdft " in line else []
                 if words[:1] == ["keras-sdft"] and "--config" not in words:
-                    yield pytest.param(words[1:], id=f"{page.stem}-{words[1]}")
+                    # What is after it is the shell's.
+                    end = words.index(">") if ">" in words else None
+                    yield pytest.param(
+                        words[1:end], id=f"{page.stem}-{words[1]}"
+                    )
 
 
 def resolve(node):

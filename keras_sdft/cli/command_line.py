@@ -18,6 +18,7 @@ from keras_sdft.cli import encode
 from keras_sdft.cli import generate
 from keras_sdft.cli import inspect
 from keras_sdft.cli import merge
+from keras_sdft.cli import recipes
 from keras_sdft.cli import train
 from keras_sdft.cli.command import PROGRAM
 from keras_sdft.cli.command import Command
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Command] = {
     "convert": convert.COMMAND,
     "merge": merge.COMMAND,
     "inspect": inspect.COMMAND,
+    "recipes": recipes.COMMAND,
 }
 
 

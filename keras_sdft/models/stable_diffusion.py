@@ -481,13 +481,13 @@ class StableDiffusion(AdapterMethods, keras_cv_parts.KerasCVStableDiffusion):
     ) -> np.ndarray:
         """Generates images from encoded text.
 
+        The arguments that are not described here are as for
+        `text_to_image`.
+
         Args:
             encoded_text: Context `(prompts, 77, D)` or `(77, D)`.
             diffusion_noise: Noise to begin with, `(B, h, w, 4)`, or
                 `(h, w, 4)` to begin every image alike; excludes `seed`.
-            negative_prompt, batch_size, num_steps, guidance_scale, seed,
-                guidance_rescale, sampler, unconditional_guidance_scale: As
-                for `text_to_image`.
 
         Returns:
             Uint8 array `(prompts * batch_size, height, width, 3)`.

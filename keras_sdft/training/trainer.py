@@ -169,10 +169,11 @@ class Trainer(TrainStep, ValidationStep, keras.Model):
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains, as `keras.Model.fit`, on a dataset of batches.
 
+        All other arguments are those of `keras.Model.fit`.
+
         Args:
             x: A `tf.data.Dataset` of batch dicts, from
                 `keras_sdft.data.load`.
-            *args, **kwargs: As for `keras.Model.fit`.
 
         Returns:
             A `keras.callbacks.History`.

@@ -128,7 +128,7 @@ def test_help_is_short_and_can_be_long(capsys):
         for flag in command.flags.by_name.values():
             start = text.find(f"  --{flag.name} ")
             if flag.name == command.positional:
-                start = text.find("  PATH ")
+                start = text.find(f"  {flag.name.upper()} ")
             # The flag, its value, and a sentence.
             assert len(text[start:].split("\n  --")[0].split()) > 4, flag.name
     assert main(["--help"]) == 0

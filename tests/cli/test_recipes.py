@@ -1,5 +1,6 @@
 """The recipes: each file of flags is understood, and fits its page."""
 
+import configparser
 import re
 import shlex
 from pathlib import Path
@@ -9,11 +10,13 @@ import yaml
 
 import keras_sdft
 from keras_sdft.cli.command_line import COMMANDS
+from keras_sdft.cli.command_line import main
 from keras_sdft.cli.command_line import parse
 from keras_sdft.cli.dreambooth import with_prompts
 
 ROOT = Path(__file__).parent.parent.parent
-RECIPES = sorted((ROOT / "docs" / "recipes").glob("*.yaml"))
+FOLDER = ROOT / "keras_sdft" / "recipes"
+RECIPES = sorted(FOLDER.glob("*.yaml"))
 each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 SECTIONS = [
     "When",
@@ -27,7 +30,8 @@ SECTIONS = [
 
 
 def page_of(path):
-    return path.with_suffix(".md").read_text(encoding="utf-8")
+    page = ROOT / "docs" / "recipes" / f"{path.stem}.md"
+    return page.read_text(encoding="utf-8")
 
 
 def commands_of(path):
@@ -36,7 +40,9 @@ def commands_of(path):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line) if "keras-sdft " in line else []
             if words[:1] == ["keras-sdft"]:
-                yield words[1:]
+                # What is after it is the shell's.
+                end = words.index(">") if ">" in words else None
+                yield words[1:end]
 
 
 def options_of(path):
@@ -81,7 +87,7 @@ def test_its_page_has_every_part(path):
     # A page may add sections of its own; these it must have, in order.
     headings = re.findall(r"^## (.*)$", page_of(path), re.M)
     assert [each for each in headings if each in SECTIONS] == SECTIONS
-    assert f"]({path.name})" in page_of(path)
+    assert f"`keras_sdft/recipes/{path.name}`" in page_of(path)
     paths = re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", page_of(path))
     assert len(paths) > 2
     for name in paths:
@@ -91,10 +97,10 @@ def test_its_page_has_every_part(path):
 
 @each_recipe
 def test_its_commands_are_understood(path, monkeypatch):
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(FOLDER)
     commands = list(commands_of(path))
-    config = f"docs/recipes/{path.name}"
-    assert any(config in words for words in commands)
+    assert commands[0] == ["recipes", path.stem]
+    assert commands[1][1:3] == ["--config", path.name]
     for words in commands:
         assert parse(words)[0] == words[0]
 
@@ -109,8 +115,27 @@ def test_options_that_matter_are_flags(path):
         assert name in options, name
 
 
+def test_the_command_lists_and_prints_them(capsys):
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [p.stem for p in RECIPES]
+    assert all(len(line.split()) > 5 for line in lines)
+    for path in RECIPES:
+        assert main(["recipes", path.stem]) == 0
+        assert capsys.readouterr().out == path.read_text()
+    assert main(["recipes", "stile"]) == 2
+    assert "Did you mean 'style'?" in capsys.readouterr().err
+
+
+def test_the_wheel_has_them():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    patterns = config["options.package_data"]["keras_sdft"].split()
+    assert "recipes/*.yaml" in patterns
+
+
 def test_the_demo_is_the_style_recipe():
-    path = ROOT / "docs" / "recipes" / "style.yaml"
+    path = FOLDER / "style.yaml"
     options = options_of(path)
     given = yaml.safe_load(path.read_text())
     assert (
