@@ -345,6 +345,22 @@ def _read_cache(path: Path) -> None:
         rows[row]
 
 
+def _make_checkpoint(path: Path) -> None:
+    from keras_sdft.training import checkpoint_files
+
+    array = np.ones((2, 3), "float32")
+    sources = {"a": (array.shape, array.dtype, lambda: array)}
+    checkpoint_files.write(path / "step-3", sources, {"step": 3, "seed": 0})
+
+
+def _read_checkpoint(path: Path) -> None:
+    from keras_sdft.training import checkpoint_files
+
+    checkpoint_files.check_whole(path / "step-3")
+    for array in checkpoint_files.read_tensors(path / "step-3").values():
+        array.sum()
+
+
 def _make_config(path: Path) -> None:
     (path / "config.yaml").write_text(
         "model: tiny\ndata: photos\noutput_dir: run\nlearning_rate: 1e-5\n"
@@ -418,6 +434,15 @@ KINDS = (
         _make_cache,
         {"cache.json": "json", "a.rows": ""},
         _read_cache,
+    ),
+    Kind(
+        "checkpoint",
+        _make_checkpoint,
+        {
+            "step-3/checkpoint.json": "json",
+            "step-3/state.safetensors": "safetensors",
+        },
+        _read_checkpoint,
     ),
     Kind(
         "config.yaml",

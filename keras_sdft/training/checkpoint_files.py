@@ -155,7 +155,9 @@ def read_content(path: Path) -> dict[str, Any]:
             f"Expected {FORMAT_VERSION}."
         )
     text = str(record.get("content"))
-    if hashlib.sha256(text.encode("utf-8")).hexdigest() != record.get("sha256"):
+    # A lone surrogate of a damaged file has no bytes in UTF-8.
+    data = text.encode("utf-8", "replace")
+    if hashlib.sha256(data).hexdigest() != record.get("sha256"):
         raise ValueError(
             f"The checkpoint {str(path)!r} is damaged: {RECORD!r} has another "
             "checksum than it was written with."
