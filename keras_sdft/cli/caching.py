@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from keras_sdft import data
+from keras_sdft import files
 from keras_sdft.cli.model import ModelOptions
 from keras_sdft.cli.options import DataOptions
 
@@ -122,6 +123,12 @@ def make_caches(
         if reason:
             return Caches(reason=reason)
         directory = default_directory(options, sd.img_height, captions)
+        if not os.path.isdir(directory) and not files.writable(directory):
+            place = os.path.dirname(directory)
+            return Caches(
+                reason=f"{place} cannot be written to. `--cache DIR` puts it "
+                "elsewhere."
+            )
     make = functools.partial(
         encoding.Cache,
         stable_diffusion=sd,

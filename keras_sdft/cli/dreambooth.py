@@ -13,6 +13,7 @@ from typing import Any
 
 from keras_sdft import checks
 from keras_sdft import data
+from keras_sdft import files
 from keras_sdft import runs
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
@@ -189,6 +190,8 @@ def check_dreambooth(options: Options) -> str | None:
             options.class_prompt,
             options.seed,
         )
+        if missing:
+            files.check_writable(folder, "class_data_dir")
         side = options.resolution or spec["resolution"]
         data.check_disk_space(folder, len(missing), side, side)
     return token

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from keras_sdft import files
 from keras_sdft import runs
 from keras_sdft.cli import dreambooth as dreambooth_module
 from keras_sdft.cli import main
@@ -347,3 +348,15 @@ def test_the_whole_data_flow(arguments, tmp_path, capsys):
     assert main(["generate", f"--model={run}", *generating]) == 0
     with Image.open(output) as image:
         assert image.size == (128, 128)
+
+
+def test_class_images_that_cannot_be_written_are_found_at_once(
+    arguments, tmp_path, monkeypatch, capsys
+):
+    # Root may write everywhere.
+    monkeypatch.setattr(
+        files, "writable", lambda path: "class" not in str(path)
+    )
+    assert main([*arguments, *prior(tmp_path)]) == 2
+    assert "`class_data_dir` cannot be written" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from keras_sdft import files
 from keras_sdft.cli import caching
 from keras_sdft.cli import encode as encode_module
 from keras_sdft.cli import main
@@ -196,3 +197,15 @@ def test_encode_reads_what_train_reads():
     assert training.buckets and training.horizontal_flip
     assert (training.repeats, training.masks) == (3, "alpha")
     assert not hasattr(training, "no_captions")
+
+
+def test_a_cache_that_cannot_be_written_is_declined(
+    micro, options, monkeypatch, capsys
+):
+    # Root may write everywhere.
+    monkeypatch.setattr(files, "writable", lambda path: False)
+    caches = make_caches(options(), micro, True)
+    assert caches.training is None
+    caches.fill(micro, keep_text_encoder=False)
+    told = capsys.readouterr().out
+    assert "No cache:" in told and "cannot be written to" in told
