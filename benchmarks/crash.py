@@ -183,7 +183,7 @@ def next_arguments(directory: Path, case: str, run: str) -> list[str]:
 def ended_run(
     directory: Path, case: str, run: str, seconds: float, kills: int, chance
 ) -> list[str]:
-    """Trains with breaks, then to the end.
+    """Trains with at most so many breaks, then to the end.
 
     Returns:
         List of strings, the signals and when they were sent.
@@ -203,8 +203,10 @@ def ended_run(
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
         code = wait(child)
+        if code == 0 and told:
+            return told
         if code == 0:
-            # It was done before the signal; this one did not count.
+            # It was done before the signal came.
             shutil.rmtree(directory / run)
             continue
         told.append(f"{number.name} after {moment:.1f} s")
@@ -296,8 +298,8 @@ def main() -> int:
             run = f"{case}-{done[case]}".replace(" ", "-")
             told = ended_run(directory, case, run, seconds[case], kills, chance)
             wrong = compare(directory / run, directory / whole)
-            done[case] += kills
-            equal[case] += 0 if wrong else kills
+            done[case] += len(told)
+            equal[case] += 0 if wrong else len(told)
             line = "equal" if not wrong else f"DIFFERS: {wrong[:5]}"
             print(f"{case}: {', '.join(told)}: {line}", flush=True)
             if wrong:
