@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import first_five
+from keras_sdft.files import atomic_file
 
 # Of so many images on each side, the bytes are compared.
 COMPARE_LIMIT = 10_000
@@ -156,7 +157,7 @@ class Report:
 
     def write(self, path: str | os.PathLike) -> None:
         """Writes the table as CSV with the columns `image` and `reason`."""
-        with open(path, "w", encoding="utf-8", newline="") as file:
+        with atomic_file(path, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("image", "reason"))
             writer.writerows(self.rows)

@@ -64,7 +64,7 @@ def write_export(
     _check_target(directory, overwrite)
     files = _trained_files(stable_diffusion)
     parts = {part: getattr(stable_diffusion, part) for part in files}
-    check_finite(parts)
+    check_finite({part: model.weights for part, model in parts.items()})
     check_space(directory, export_bytes(stable_diffusion), "The export", "")
     with staged_directory(directory, _written) as staging:
         for part, model in parts.items():
@@ -87,11 +87,11 @@ def export_bytes(stable_diffusion: Any) -> int:
     )
 
 
-def check_finite(parts: dict[str, Any]) -> None:
+def check_finite(parts: dict[str, list[Any]]) -> None:
     """Refuses weights that are NaN or infinite.
 
     Args:
-        parts: Networks by name.
+        parts: Lists of variables by the name of what they belong to.
 
     Raises:
         ValueError: If there are any, with their names.
@@ -101,12 +101,12 @@ def check_finite(parts: dict[str, Any]) -> None:
 
     bad = [
         f"{part}: {weight.path}"
-        for part, model in parts.items()
-        for weight in model.weights
+        for part, weights in parts.items()
+        for weight in weights
         if not ops.all(ops.isfinite(weight))
     ]
     if bad:
-        total = sum(len(model.weights) for model in parts.values())
+        total = sum(map(len, parts.values()))
         raise ValueError(
             f"{len(bad)} of {total} weights are NaN or infinite, so nothing "
             f"was written ({bad[0]!r} is the first). Earlier weights on the "

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_sdft import checks
+from keras_sdft.models.exported import check_finite
 from keras_sdft.models.exported import write_export
 from keras_sdft.training import checkpoint
 from keras_sdft.training import parts
@@ -239,6 +240,7 @@ class Trainer(TrainStep, ValidationStep, keras.Model):
             FileExistsError: If something is there that may not be replaced.
         """
         with self.averaged_weights():
+            check_finite({p.name: p.variables for p in self.parts if p.files()})
             return write_export(
                 directory,
                 self.stable_diffusion,

@@ -4,6 +4,7 @@ import keras_cv
 import numpy as np
 import pytest
 
+from keras_sdft.adapters import LoRA
 from keras_sdft.models import StableDiffusion
 from keras_sdft.models import describe
 from keras_sdft.models.exported import DIFFUSION_MODEL_FILE
@@ -108,6 +109,22 @@ def test_broken_weights_do_not_replace_good_ones(trained, tmp_path):
     with pytest.raises(ValueError, match="1 of .* are NaN or infinite"):
         trained.export(directory, overwrite=True)
     assert (directory / DIFFUSION_MODEL_FILE).read_bytes() == before
+
+
+def test_broken_adapters_do_not_replace_good_ones(make_micro, tmp_path):
+    trainer = Trainer(make_micro(), train=[LoRA(rank=2)])
+    trainer.compile()
+    directory = trainer.export(tmp_path / "out")
+    (name,) = [p.name for p in directory.glob("*.safetensors")]
+    before = (directory / name).read_bytes()
+    weight = trainer.trainable_variables[0]
+    weight.assign(np.full(weight.shape, np.inf))
+    with pytest.raises(ValueError, match="1 of .* are NaN or infinite"):
+        trainer.export(directory, overwrite=True)
+    assert (directory / name).read_bytes() == before
+    weight.assign(np.zeros(weight.shape))
+    trainer.export(directory, overwrite=True)
+    assert (directory / name).read_bytes() != before
 
 
 def test_a_failed_export_leaves_nothing(trained, tmp_path, monkeypatch):
