@@ -216,6 +216,7 @@ class LoRA(Part):
     """
 
     name = "lora"
+    keeps_base = True
 
     def __init__(
         self,

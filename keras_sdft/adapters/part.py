@@ -50,10 +50,13 @@ class Part:
         networks: Tuple of the names of the `StableDiffusion`'s networks
             that are run with gradients. What such a network encodes cannot
             come from a cache.
+        keeps_base: Boolean, whether the networks' own weights stay as they
+            are, so that `models.adapted.adapters_disabled` gives the base.
     """
 
     name = "part"
     networks: tuple[str, ...] = ()
+    keeps_base = False
 
     def __init__(
         self,

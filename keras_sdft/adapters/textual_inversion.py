@@ -161,6 +161,7 @@ class TextualInversion(Part):
     """
 
     networks = ("text_encoder", "diffusion_model")
+    keeps_base = True
 
     def __init__(
         self,

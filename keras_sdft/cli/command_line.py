@@ -19,6 +19,7 @@ from keras_sdft.cli import generate
 from keras_sdft.cli import inspect
 from keras_sdft.cli import merge
 from keras_sdft.cli import recipes
+from keras_sdft.cli import textual_inversion
 from keras_sdft.cli import train
 from keras_sdft.cli.command import PROGRAM
 from keras_sdft.cli.command import Command
@@ -31,6 +32,7 @@ _MENDABLE = (ValueError, OSError)
 COMMANDS: dict[str, Command] = {
     "train": train.COMMAND,
     "dreambooth": dreambooth.COMMAND,
+    "textual_inversion": textual_inversion.COMMAND,
     "encode": encode.COMMAND,
     "generate": generate.COMMAND,
     "convert": convert.COMMAND,
@@ -126,7 +128,7 @@ def _information(arguments: Sequence[str]) -> str | None:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  {n:<12}{c.summary}" for n, c in COMMANDS.items())
+    rows = "\n".join(f"  {n:<19}{c.summary}" for n, c in COMMANDS.items())
     return f"""usage: {PROGRAM} COMMAND --FLAG VALUE ...
 
 Fine-tunes Stable Diffusion on captioned images.

@@ -15,6 +15,7 @@ from keras_sdft import checks
 from keras_sdft import data
 from keras_sdft import files
 from keras_sdft import runs
+from keras_sdft import training
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.memory import check_memory
@@ -35,6 +36,7 @@ from keras_sdft.cli.training import check_training
 from keras_sdft.cli.training import interruption
 from keras_sdft.cli.training import make_callbacks
 from keras_sdft.cli.training import make_trainer
+from keras_sdft.cli.training import parts_of
 from keras_sdft.cli.training import resolve_defaults
 from keras_sdft.cli.training_data import load_photos
 from keras_sdft.cli.training_data import load_subject
@@ -125,7 +127,7 @@ def _dreambooth(
     base = sd.spec
     trainer = make_trainer(options, sd, photos.steps)
     check_memory(options, trainer, photos)
-    if options.class_prompt is not None:
+    if options.of(data.SubjectOptions).needs_class_images:
         _generate(options, sd, base)
     loaded = load_subject(options, sd, photos, start_of(found, photos))
     callbacks = make_callbacks(options, run, loaded, interruption())
@@ -174,15 +176,17 @@ def check_dreambooth(options: Options) -> str | None:
     token = data.check_dreambooth_prompts(
         options.instance_prompt, options.class_prompt, options.token
     )
+    with_images = options.of(data.SubjectOptions).needs_class_images
     data.check_dreambooth_folders(
         options.instance_data_dir,
         options.class_data_dir,
-        options.class_prompt,
+        options.class_prompt if with_images else None,
         options.num_class_images,
     )
     _check_held_out(options)
     spec = check_training(options)
-    if options.class_prompt is not None:
+    _check_base(options)
+    if with_images:
         folder = options.class_data_dir or ""
         missing = data.missing_class_images(
             folder,
@@ -195,6 +199,18 @@ def check_dreambooth(options: Options) -> str | None:
         side = options.resolution or spec["resolution"]
         data.check_disk_space(folder, len(missing), side, side)
     return token
+
+
+def _check_base(options: Options) -> None:
+    if options.prior_preservation != "base":
+        return
+    training.check_base(parts_of(options))
+    if options.change_prediction_type:
+        raise ValueError(
+            "`prior_preservation=base` holds the class to what the base "
+            "predicts, and `change_prediction_type` trains the model to "
+            "predict something else. Leave out the one or the other."
+        )
 
 
 def _check_held_out(options: Options) -> None:
@@ -260,6 +276,7 @@ COMMAND = Command(
     defaults={"learning_rate": 1e-6},
     common=(
         "class_prompt",
+        "prior_preservation",
         "class_data_dir",
         "num_class_images",
         "resolution",

@@ -62,20 +62,42 @@ def train(options: Options) -> None:
             or infinite.
         OSError: If a file is missing or may not be replaced.
     """
+    train_as("train", options, COMMAND, "YOUR PROMPT")
+
+
+def train_as(
+    name: str, options: Options, command: Command, prompt: str
+) -> None:
+    """Trains on captioned images for a command.
+
+    Args:
+        name: String, the command's.
+        options: The options of `train`.
+        command: The `Command`, whose flags are saved with the run.
+        prompt: String, what to try the result with.
+    """
     check_data(options)
     inputs = inputs_of(options, ("data", "validation_data"))
     if options.cache is not None:
         runs.check_separate(options.cache, inputs, {}, flag="cache")
     check_training(options)
     made = {"cache": options.cache}
-    with open_run("train", options, inputs, made) as run:
-        _train(resolve_defaults(options), run, inputs)
+    labels = RunLabels(options.data, prompt)
+    with open_run(name, options, inputs, made) as run:
+        _train(resolve_defaults(options), run, inputs, command, labels)
 
 
-def _train(options: Options, run: Any, inputs: dict[str, str | None]) -> None:
+def _train(
+    options: Options,
+    run: Any,
+    inputs: dict[str, str | None],
+    command: Command,
+    labels: RunLabels,
+) -> None:
     saved = resolved(options, inputs)
     if options.cache is not None:
         saved["cache"] = os.path.abspath(options.cache)
+    saved = {n: v for n, v in saved.items() if n in command.flags.by_name}
     found = find_checkpoint(options, run, saved)
     sd = load_for_training(options)
     caches = make_caches(options, sd, captions=not needs_captions(options))
@@ -87,7 +109,6 @@ def _train(options: Options, run: Any, inputs: dict[str, str | None]) -> None:
     callbacks = make_callbacks(options, run, loaded, interruption())
     check_memory(options, trainer, loaded)
     caches.fill(sd, keep_text_encoder=bool(options.preview_prompts))
-    labels = RunLabels(options.data, "YOUR PROMPT")
     run_training(options, run, saved, loaded, trainer, callbacks, labels, found)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Validation data is written as the training data is, and read as it is.
 _OF_VALIDATION = (
     "image_column",
+    "caption",
     "caption_column",
     "caption_template",
     "max_unreadable",

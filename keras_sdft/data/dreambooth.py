@@ -12,9 +12,11 @@ from typing import Any
 
 from keras_sdft.data import signature
 from keras_sdft.data.captions import Tokenizer
+from keras_sdft.data.examples import Examples
 from keras_sdft.data.options import DreamboothLoadOptions
 from keras_sdft.data.pipeline import Pipeline
 from keras_sdft.data.prior import PriorRecords
+from keras_sdft.data.prior import Recaptioned
 from keras_sdft.data.prompts import check_dreambooth_prompts
 from keras_sdft.data.report import Report
 from keras_sdft.data.sources.dreambooth import check_dreambooth_folders
@@ -41,6 +43,10 @@ def load_dreambooth(
     long. It then has the key `prior`, float32 of shape `(B,)`, 1 for class
     images and else 0, and `example_weight` makes the batch's mean loss the
     photos' mean plus `prior_loss_weight` times the class images' mean.
+
+    With `prior_preservation="base"` the photos themselves, with the class
+    prompt, stand in place of class images, and the key `base_target`, equal to
+    `prior`, asks for the base's own prediction as their target.
 
     An epoch is a pass over the photos. Class images go round in an order of
     their own: all are shown before one is shown again.
@@ -79,13 +85,17 @@ def load_dreambooth(
     pipeline = Pipeline(tokenizer, chosen, cache, report)
     instance, folder = chosen.instance_prompt, chosen.class_data_dir
     check_dreambooth_prompts(instance, chosen.class_prompt, chosen.token)
-    check_dreambooth_folders(instance_data_dir, folder, chosen.class_prompt)
+    class_prompt = chosen.class_prompt if chosen.needs_class_images else None
+    check_dreambooth_folders(instance_data_dir, folder, class_prompt)
     photos = read_photos(instance_data_dir, instance)
     photos = pipeline.checked(os.fspath(instance_data_dir), photos)
     photos = photos.repeated(chosen.repeats)
     if chosen.class_prompt is None:
         return pipeline.batches(photos)
-    classes = read_photos(folder, chosen.class_prompt)
-    classes = pipeline.checked(os.fspath(folder), classes, needs_mask=False)
+    if chosen.needs_class_images:
+        classes = read_photos(folder, chosen.class_prompt)
+        classes = pipeline.checked(os.fspath(folder), classes, needs_mask=False)
+    else:
+        classes = Examples(Recaptioned(photos, chosen.class_prompt))
     weight = chosen.prior_loss_weight
     return pipeline.batches(photos, PriorRecords(photos, classes, weight))

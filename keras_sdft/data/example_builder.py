@@ -74,6 +74,8 @@ class ExampleBuilder:
         self.keys: tuple[str, ...] = ("images", "token_ids", "example_weight")
         if self._has_classes:
             self.keys += ("prior",)
+        if getattr(options, "prior_preservation", None) == "base":
+            self.keys += ("base_target",)
         if options.masks is not None:
             self.keys += ("loss_mask",)
         if options.worker is not None:
@@ -111,7 +113,7 @@ class ExampleBuilder:
         made["example_weight"] = np.float32(
             weight if is_class else weight * self._weight
         )
-        made["prior"] = np.float32(is_class)
+        made["prior"] = made["base_target"] = np.float32(is_class)
         return self._placed(made, row)
 
     def padding(self, row: Row) -> tuple[Any, ...]:
@@ -137,6 +139,7 @@ class ExampleBuilder:
             "token_ids": ((self._tokens.max_length,), np.int32),
             "example_weight": ((), np.float32),
             "prior": ((), np.float32),
+            "base_target": ((), np.float32),
             "loss_mask": ((*latents, 1), np.float32),
             "place": ((), np.int32),
             "whole": ((), np.int32),

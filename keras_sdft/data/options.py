@@ -27,6 +27,7 @@ Reader = Literal[
 ]
 Masks = Literal["files", "alpha"]
 Crop = Literal["center", "random"]
+PriorPreservation = Literal["class_images", "base"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class SourceOptions:
         mask_column: Column or key of a table for the masks of masks=files.
         repeats: How often an epoch shows each image, or the column of a
             table that says so, in which 0 leaves an image out.
+        caption: One caption for all images of a folder, whose captions are
+            then not read.
         caption_template: Text with {caption} in it. Of several, each epoch
             draws one for each image.
     """
@@ -54,12 +57,13 @@ class SourceOptions:
     caption_column: str = "text"
     mask_column: str = "mask_file_name"
     repeats: int | str = 1
+    caption: str | None = None
     caption_template: str | list[str] | None = None
 
     def __post_init__(self) -> None:
         if self.reader is not None:
             checks.one_of("reader", self.reader, typing.get_args(Reader))
-        _check_texts(self, "split", "image_column")
+        _check_texts(self, "split", "image_column", "caption")
         _check_texts(self, "caption_column", "mask_column", required=True)
         check_repeats(self.repeats)
         check_templates(self.caption_template)
@@ -240,6 +244,9 @@ class SubjectOptions:
             of sks dog".
         class_prompt: Names its class, as in "a photo of dog". Without it
             there is no prior preservation.
+        prior_preservation: What the class is held to, class images or what
+            the frozen base under an adapter predicts for the photos with
+            class_prompt, which needs no image.
         class_data_dir: Folder of class images.
         prior_loss_weight: Weight of the class images' loss.
         token: The rare token. Found as what only instance_prompt has, if not
@@ -249,6 +256,7 @@ class SubjectOptions:
 
     instance_prompt: str
     class_prompt: str | None = None
+    prior_preservation: PriorPreservation = "class_images"
     class_data_dir: str | None = None
     prior_loss_weight: float = 1.0
     token: str | None = None
@@ -256,8 +264,24 @@ class SubjectOptions:
 
     def __post_init__(self) -> None:
         checks.number("prior_loss_weight", self.prior_loss_weight, 0)
-        checks.effective(self, ("prior_loss_weight",), "class_prompt")
+        value = self.prior_preservation
+        known = typing.get_args(PriorPreservation)
+        checks.one_of("prior_preservation", value, known)
+        names = ("prior_loss_weight", "prior_preservation")
+        checks.effective(self, names, "class_prompt")
+        if value == "base" and self.class_data_dir is not None:
+            raise ValueError(
+                "`class_data_dir` has no effect with `prior_preservation="
+                "base`, which needs no class images. Received: class_data_dir="
+                f"{self.class_data_dir!r}. Leave out the one or the other."
+            )
         checks.integer("repeats", self.repeats, 1)
+
+    @property
+    def needs_class_images(self) -> bool:
+        """Whether the class is held to images of it."""
+        uses = self.prior_preservation == "class_images"
+        return uses and self.class_prompt is not None
 
 
 _SHARED = (ImageOptions, EpochOptions, TagOptions, BatchOptions)

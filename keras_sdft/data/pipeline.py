@@ -145,6 +145,7 @@ def load(
         caption_column=chosen.caption_column,
         mask_column=chosen.mask_column if chosen.masks == "files" else None,
         repeats=chosen.repeats,
+        caption=chosen.caption,
     )
     split = f" ({chosen.split})" if chosen.split else ""
     named = isinstance(source, (str, os.PathLike))

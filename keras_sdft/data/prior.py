@@ -51,5 +51,20 @@ class PriorRecords:
         ]
 
 
+class Recaptioned:
+    """The same examples with another caption."""
+
+    def __init__(self, examples: Examples, caption: str):
+        self._examples = examples
+        self._captions = (caption,)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self._examples[index]
+        return dataclasses.replace(example, captions=self._captions)
+
+
 def _weighted(example: Example, weight: float) -> Example:
     return dataclasses.replace(example, weight=example.weight * weight)

@@ -24,6 +24,7 @@ if _TYPE_CHECKING:
     from keras_sdft.training.parts import Part
     from keras_sdft.training.parts import TextEncoder
     from keras_sdft.training.parts import TextEncoderOptions
+    from keras_sdft.training.parts import check_base
     from keras_sdft.training.tensorflow.adamw import AdamW
     from keras_sdft.training.tensorflow.schedule_free import ScheduleFreeAdamW
     from keras_sdft.training.trainer import Trainer
@@ -49,6 +50,7 @@ _HOMES = {
     "TextEncoderOptions": "parts",
     "Trainer": "trainer",
     "WeightAverage": "weight_average",
+    "check_base": "parts",
 }
 __all__ = [
     "PART_OPTIONS",
@@ -68,6 +70,7 @@ __all__ = [
     "TextEncoderOptions",
     "Trainer",
     "WeightAverage",
+    "check_base",
     "optimizers",
     "schedules",
 ]

@@ -18,6 +18,7 @@ from keras_sdft.diffusion import timestep_embedding
 from keras_sdft.encoding import encode_captions
 from keras_sdft.encoding import encode_images
 from keras_sdft.encoding import sample_latents
+from keras_sdft.models import adapted
 from keras_sdft.training.objective import Objective
 
 # What a network encodes in a batch.
@@ -55,14 +56,33 @@ class Denoising:
             if network not in self.networks:
                 encode = _ENCODE[network]
                 found[name] = encode(self.stable_diffusion, batch)
+        if "base_target" in batch:
+            found["base_prediction"] = self.base_prediction(found)
         return found
+
+    def base_prediction(self, batch: dict[str, Any]) -> Any:
+        """Returns what the base under the adapters predicts.
+
+        Args:
+            batch: As for `losses`.
+        """
+        timesteps = batch["timesteps"]
+        latents = self.latents(batch, batch["latent_noise"])
+        noised, _ = self.loss.noised_example(
+            latents, batch["noise"], timesteps, batch.get("input_noise")
+        )
+        with adapted.adapters_disabled():
+            context = encode_captions(self.stable_diffusion, batch)
+            return self.predict(noised, timesteps, context)
 
     def losses(self, batch: dict[str, Any]) -> Any:
         """Computes the weighted loss of each example.
 
         Args:
             batch: Dict of tensors: a batch, with the random numbers of
-                `NoiseSampler`.
+                `NoiseSampler`, from `encode_frozen`. Rows whose
+                `base_target` is 1 are compared with what the base under the
+                adapters predicts.
 
         Returns:
             Float32 tensor `(B,)`.
@@ -76,6 +96,10 @@ class Denoising:
         noised, target = self.loss.noised_example(
             latents, batch["noise"], timesteps, batch.get("input_noise")
         )
+        if "base_target" in batch:
+            asked = ops.reshape(batch["base_target"], (-1, 1, 1, 1)) > 0
+            base = ops.cast(batch["base_prediction"], target.dtype)
+            target = ops.where(asked, base, target)
         prediction = self.predict(noised, timesteps, context)
         return self.loss.losses(
             prediction, target, timesteps, batch.get("loss_mask")

@@ -144,6 +144,34 @@ def attach(parts: list[Any], stable_diffusion: Any) -> tuple[str, ...]:
     return tuple(networks)
 
 
+def check_dataset(parts: list[Any], dataset: Any) -> None:
+    """Refuses a dataset that the parts cannot learn from.
+
+    Args:
+        parts: List of `Part`.
+        dataset: A `tf.data.Dataset` of batches.
+
+    Raises:
+        ValueError: If there is nothing to learn for one, or the dataset asks
+            for predictions of a base that the parts change.
+    """
+    for part in parts:
+        part.check_dataset(dataset)
+    if "base_target" in dataset.element_spec:
+        check_base(parts)
+
+
+def check_base(parts: list[Any]) -> None:
+    """Raises `ValueError` if parts change the networks' own weights."""
+    changing = [p.name for p in parts if not getattr(p, "keeps_base", False)]
+    if changing:
+        raise ValueError(
+            "`prior_preservation=base` compares with what the frozen base "
+            f"under an adapter predicts, and {changing} change the base "
+            "itself. Train a LoRA (`lora_rank`), or use class images."
+        )
+
+
 def prepare(parts: list[Any], step: Any, training: bool) -> None:
     """Prepares all parts for a step, see `Part.prepare`."""
     for part in parts:
@@ -216,6 +244,7 @@ __all__ = [
     "TextEncoder",
     "TextEncoderOptions",
     "attach",
+    "check_base",
     "files",
     "get",
 ]

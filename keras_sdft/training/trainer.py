@@ -181,8 +181,7 @@ class Trainer(TrainStep, ValidationStep, keras.Model):
         """
         self._check_compiled("fit")
         self.check_dataset(x, self.gradient_accumulation_steps)
-        for part in self.parts:
-            part.check_dataset(x)
+        parts.check_dataset(self.parts, x)
         if kwargs.get("validation_data") is not None:
             self.check_dataset(kwargs["validation_data"])
         # A graph that makes variables is traced twice, at many seconds each.

@@ -255,6 +255,7 @@ def test_folders_that_cannot_be(unloadable, arguments, subject, capsys):
             ["--num_class_images=0"],
             "`num_class_images` must be an integer >= 1",
         ),
+        (["--prior_preservation=base"], "`class_data_dir` has no effect"),
         (["--num_class_images=100000000"], "larger than the disk allows"),
     ],
 )
@@ -270,6 +271,21 @@ def test_prompts_and_options_that_cannot_be(
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "class").exists()
+
+
+def test_a_base_is_needed_to_compare_with(unloadable, arguments, capsys):
+    base = [f"--class_prompt={CLASS}", "--prior_preservation=base"]
+    wrong = {
+        "change the base": [],
+        "text_encoder": ["--lora_rank=2", "--train_text_encoder"],
+        "change_prediction_type": [
+            *("--lora_rank=2", "--prediction_type=v_prediction"),
+            "--change_prediction_type",
+        ],
+    }
+    for message, more in wrong.items():
+        assert main([*arguments, *base, *more]) == 2
+        assert message in capsys.readouterr().err
 
 
 def options_of(**changes):

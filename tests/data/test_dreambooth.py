@@ -33,6 +33,23 @@ def open_folders(folders, tokenizer, **options):
     return load_dreambooth(folders / "photos", tokenizer, **options)
 
 
+def test_photos_with_the_class_prompt_stand_for_class_images(
+    folders, tokenizer
+):
+    options = {"prior_preservation": "base", "class_data_dir": None}
+    dataset = open_folders(folders, tokenizer, **options)
+    photos, classes = [], []
+    for batch in dataset:
+        for name in ("prior", "base_target"):
+            assert batch[name].numpy().tolist() == [0, 1, 0, 1]
+        greys = greys_of(batch)
+        photos += greys[0::2]
+        classes += greys[1::2]
+        expected = tokenizer.pad(tokenizer.encode(PROMPTS["class_prompt"]))
+        np.testing.assert_array_equal(batch["token_ids"][1], expected)
+    assert set(photos) == set(classes) == {0, 1, 2, 3, 4}
+
+
 def greys_of(batch):
     greys = batch["images"].numpy()[:, 0, 0, 0]
     return [round((grey + 1) * 12.75) for grey in greys]
@@ -246,6 +263,7 @@ def test_unreadable_photos_are_reported(folders, tokenizer):
         ({"instance_prompt": "a photo of dog"}, "rare token"),
         ({"token": "zwx"}, "must hold the subject's token"),
         ({"class_data_dir": None}, "needs `class_data_dir`"),
+        ({"prior_preservation": "base"}, "`class_data_dir` has no effect"),
         ({"batch_size": 0}, "`batch_size`"),
     ],
 )

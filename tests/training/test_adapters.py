@@ -156,6 +156,29 @@ def test_only_the_new_tokens_rows_learn(unloaded, tmp_path):
     np.testing.assert_allclose(found, context, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_the_prior_is_what_the_frozen_base_predicts(
+    make_micro, make_dataset, text_encoder
+):
+    def held_to_the_base(batch):
+        rows = tf.constant([0.0, 1.0, 0.0, 1.0])
+        return {**batch, "prior": rows, "base_target": rows}
+
+    lora = adapters.LoRA(2, text_encoder=text_encoder)
+    trainer = Trainer(make_micro(), train=lora)
+    dataset = make_dataset(1).map(held_to_the_base)
+    trainer.compile(AdamW(1e-2), run_eagerly=True)
+    # The base itself does not learn, so that it stays what is compared with.
+    first, second = (trainer.fit(dataset, verbose=0).history for _ in range(2))
+    np.testing.assert_allclose(first["prior_loss"], 0, atol=1e-9)
+    assert second["prior_loss"][0] > 1e-6
+    assert first["instance_loss"][0] > 0.1
+    with pytest.raises(ValueError, match="diffusion_model.*change the base"):
+        other = Trainer(make_micro())
+        other.compile()
+        other.fit(dataset)
+
+
 @pytest.mark.parametrize(
     ("token", "message"),
     [("cat", "a word of the vocabulary"), ("", "must be a string")],

@@ -47,6 +47,7 @@ def read_folder(
     caption_column: str = "text",
     mask_column: str | None = None,
     repeats_column: str | None = None,
+    caption: str | None = None,
 ) -> Examples:
     """Reads a folder of captioned images.
 
@@ -62,6 +63,8 @@ def read_folder(
         mask_column: String. Without a table, an image's mask is the file of
             the same name that ends in `-masklabel.png`.
         repeats_column: String.
+        caption: String, the caption of every image; tables and caption files
+            are then not read.
 
     Returns:
         `Examples`, in the order of the table or of the sorted paths.
@@ -74,6 +77,14 @@ def read_folder(
     if reader is not None:
         checks.one_of("reader", reader, READERS)
     root = _split_root(folder, split)
+    if caption is not None:
+        if reader is not None or repeats_column is not None:
+            raise ValueError(
+                "`caption` is that of all images, and no captions or tables "
+                f"are read. Received: caption={caption!r}, reader={reader!r}, "
+                f"repeats={repeats_column!r}. Leave out the one or the other."
+            )
+        return read_photos(root, caption)
     reader = reader or _find_table(root)
     if reader in TABLES:
         table = os.path.join(root, TABLES[reader])

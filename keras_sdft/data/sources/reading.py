@@ -23,6 +23,7 @@ _ONLY_FOR = {
     "split": "a folder or a TFDS dataset",
     "image_column": "a table or a TFDS dataset",
     "repeats": "a table, where it is the name of a column,",
+    "caption": "a folder",
 }
 
 
@@ -35,6 +36,7 @@ def read_examples(
     caption_column: str = "text",
     mask_column: str | None = None,
     repeats: int | str = 1,
+    caption: str | None = None,
 ) -> Examples:
     """Reads the examples of any source, without their pixels.
 
@@ -50,6 +52,7 @@ def read_examples(
             reads no masks.
         repeats: Integer >= 1, how often each example stands in the result; or,
             for a table, the column or key of that number.
+        caption: See `keras_sdft.data.load`.
 
     Returns:
         `Examples`, at least one.
@@ -67,17 +70,20 @@ def read_examples(
     }
     table = {**columns, "mask_column": mask_column, "repeats_column": column}
     if _is_tfds(source):
-        _refuse("a TFDS dataset", reader=reader, repeats=column)
+        given = {"reader": reader, "repeats": column, "caption": caption}
+        _refuse("a TFDS dataset", **given)
         examples = tfds.read_tfds(source, split=split, **columns)
     elif not isinstance(source, (str, os.PathLike)):
         given = {"reader": reader, "split": split, "repeats": column}
-        _refuse("an iterable", image_column=image_column, **given)
+        given |= {"image_column": image_column, "caption": caption}
+        _refuse("an iterable", **given)
         examples = read_pairs(source)
     elif os.path.isdir(source):
         folder = os.fspath(source)
-        examples = read_folder(folder, reader=reader, split=split, **table)
+        given = {"reader": reader, "split": split, "caption": caption}
+        examples = read_folder(folder, **given, **table)
     else:
-        _refuse("a file", reader=reader, split=split)
+        _refuse("a file", reader=reader, split=split, caption=caption)
         examples = _read_table(os.fspath(source), **table)
     if not len(examples):
         raise ValueError(f"No examples in {source}. {CONVENTIONS}")

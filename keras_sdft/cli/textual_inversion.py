@@ -1,0 +1,133 @@
+"""`keras-sdft textual_inversion`: images of one thing in, a new word out.
+
+The command `train` with one caption for all images, which holds the word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from keras_sdft import adapters
+from keras_sdft import checks
+from keras_sdft.cli.command import Command
+from keras_sdft.cli.command import Options
+from keras_sdft.cli.options import TRAINING
+from keras_sdft.cli.options import CacheOptions
+from keras_sdft.cli.resume import with_saved_flags
+from keras_sdft.cli.train import COMMAND as TRAIN
+from keras_sdft.cli.train import ValidationOptions
+from keras_sdft.cli.train import train_as
+
+# After the lists of the paper's appendix: captions without a meaning of
+# their own, so that what images have in common goes into the word.
+TEMPLATES = {
+    "object": (
+        "a photo of a {caption}",
+        "a rendering of a {caption}",
+        "a close-up photo of a {caption}",
+        "a cropped photo of the {caption}",
+        "a photo of the {caption}",
+        "a photo of my {caption}",
+        "a photo of one {caption}",
+        "a bright photo of the {caption}",
+        "a dark photo of a {caption}",
+        "a good photo of a {caption}",
+        "a photo of a small {caption}",
+        "a photo of a large {caption}",
+    ),
+    "style": (
+        "a painting in the style of {caption}",
+        "a rendering in the style of {caption}",
+        "a cropped painting in the style of {caption}",
+        "the painting in the style of {caption}",
+        "a close-up painting in the style of {caption}",
+        "a bright painting in the style of {caption}",
+        "a dark painting in the style of {caption}",
+        "a small painting in the style of {caption}",
+        "a large painting in the style of {caption}",
+        "a picture in the style of {caption}",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WordOptions:
+    """The new word: images of what it stands for, and what it begins as.
+
+    Args:
+        data: Folder of images that have one thing in common, 3 to 30.
+            Captions and tables in it are not read.
+        validation_data: Folder of other such images, to validate with.
+        token: The new word, <cat-toy> for example.
+        init_word: Word that its embedding begins with, toy for example.
+        num_vectors: Embeddings that stand for the word in a prompt.
+        learnable_property: What the images have in common, an object or a
+            style. It decides the captions.
+        repeats: How often an epoch shows each image.
+    """
+
+    data: str
+    validation_data: str | None = None
+    token: str
+    init_word: str | None = None
+    num_vectors: int = 1
+    learnable_property: Literal["object", "style"] = "object"
+    repeats: int = 100
+
+    def __post_init__(self) -> None:
+        checks.integer("num_vectors", self.num_vectors, 1)
+        checks.integer("repeats", self.repeats, 1)
+
+
+def textual_inversion(options: Options) -> None:
+    """Finds an embedding for a new word from a few images.
+
+    Raises:
+        ValueError: If an option is out of its range, the word cannot be
+            added, or the loss became NaN or infinite.
+        OSError: If a file is missing or may not be replaced.
+    """
+    templates = TEMPLATES[options.learnable_property]
+    prompt = templates[0].replace("{caption}", options.token)
+    given = dict(
+        vars(options),
+        new_token=options.token,
+        caption=options.token,
+        caption_template=list(templates),
+    )
+    whole = Options(vars(TRAIN.options(**given)), options.given)
+    train_as("textual_inversion", whole, COMMAND, prompt)
+
+
+COMMAND = Command(
+    run=textual_inversion,
+    expand=with_saved_flags,
+    groups=(
+        WordOptions,
+        # `token` is spelled out above.
+        *(g for g in TRAINING if g is not adapters.TextualInversionOptions),
+        ValidationOptions,
+        CacheOptions,
+    ),
+    defaults={"learning_rate": 1e-3},
+    common=(
+        "init_word",
+        "num_vectors",
+        "learnable_property",
+        "resolution",
+        "batch_size",
+        "max_train_steps",
+        "learning_rate",
+        "lora_rank",
+        "preview_prompts",
+        "mixed_precision",
+        "resume",
+        "overwrite",
+    ),
+    example=(
+        "keras-sdft textual_inversion --model tiny --data photos \\\n"
+        '    --token "<cat-toy>" --init_word toy --output_dir runs/toy \\\n'
+        "    --max_train_steps 1000"
+    ),
+)
