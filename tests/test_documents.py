@@ -154,6 +154,32 @@ def test_the_tree_of_the_architecture_is_the_package():
     assert not [p for p in packages if f"  {p.parent.name}/ " not in text]
 
 
+def literals():
+    """Yields every string of the package; what is filled in is left out."""
+    for path in (ROOT / "keras_sdft").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            yield "\0".join(
+                part.value
+                for part in parts
+                if isinstance(part, ast.Constant)
+                and isinstance(part.value, str)
+            )
+
+
+def test_messages_of_the_page_on_installation_are_those_of_the_code():
+    text = (ROOT / "docs/install.md").read_text(encoding="utf-8")
+    table = text.split("## Messages")[1]
+    cells = re.findall(r"^\| ([^|]*`[^|]*) \|", table, re.M)
+    make = re.sub(r"\\\n\t", "", (ROOT / "Makefile").read_text())
+    known = [make, *(each.replace("`", "") for each in literals())]
+    assert len(cells) > 10
+    for cell in cells:
+        for message in re.findall(r"`([^`]+)`", cell):
+            ours = not cell.startswith("pip's")
+            assert any(message in k for k in known) == ours, message
+
+
 def test_the_front_pages_show_the_same_script():
     readme, index = (
         [text for _, text in blocks(ROOT / name, "python")][0]
