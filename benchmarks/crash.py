@@ -17,6 +17,7 @@ import collections
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -180,6 +181,35 @@ def next_arguments(directory: Path, case: str, run: str) -> list[str]:
     return [*arguments_of(case, run), *(["--overwrite"] if begun else [])]
 
 
+def wait_for_moment(run: Path, child: int, seconds: float, chance) -> str:
+    """Waits until a signal is due; returns when that was.
+
+    A third come at any time, most of which goes by before the first step. The
+    others come about when a checkpoint is written.
+    """
+    if chance.random() < 1 / 3:
+        moment = chance.uniform(0, seconds)
+        time.sleep(moment)
+        return f"after {moment:.1f} s"
+    before, step = newest(run), chance.choice(range(2, STEPS, 2))
+    end = time.monotonic() + 10 * seconds
+    while newest(run) < max(step, before + 1) and time.monotonic() < end:
+        # It is left for `wait`.
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            break
+        time.sleep(0.005)
+    moment = chance.uniform(0, 0.5)
+    time.sleep(moment)
+    return f"{moment:.2f} s after checkpoint {newest(run)}"
+
+
+def newest(run: Path) -> int:
+    """Returns the step of the newest checkpoint, whole or not yet."""
+    names = [path.name for path in (run / "checkpoints").glob("*step_*")]
+    found = [re.search(r"step_(\d+)", name) for name in names]
+    return max([int(match[1]) for match in found if match], default=0)
+
+
 def ended_run(
     directory: Path, case: str, run: str, seconds: float, kills: int, chance
 ) -> list[str]:
@@ -197,9 +227,8 @@ def ended_run(
             if code:
                 raise RuntimeError(f"exit code {code}; see {log}")
             return told
-        moment = chance.uniform(0, seconds)
         number = chance.choice(SIGNALS)
-        time.sleep(moment)
+        when = wait_for_moment(directory / run, child, seconds, chance)
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
         code = wait(child)
@@ -209,7 +238,7 @@ def ended_run(
             # It was done before the signal came.
             shutil.rmtree(directory / run)
             continue
-        told.append(f"{number.name} after {moment:.1f} s")
+        told.append(f"{number.name} {when}")
 
 
 def figures(path: Path) -> dict[str, np.ndarray]:
