@@ -5,9 +5,13 @@ Knows the commands by name; what they do is in their own files.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from collections.abc import Sequence
 
 import keras_sdft
@@ -72,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _set_environment()
         if COMMANDS[name].needs_tensorflow and not debug:
             _import_quietly()
-        COMMANDS[name].run(options)
+        with _term_like_interrupt():
+            COMMANDS[name].run(options)
     except UsageError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         command = [PROGRAM, *(n for n in arguments[:1] if n in COMMANDS)]
@@ -96,6 +101,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: error: {text}", file=sys.stderr)
         return 2
     return 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """TERM was received."""
+
+    signal = int(signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _term_like_interrupt() -> Iterator[None]:
+    """Context manager in which TERM raises, as Ctrl-C does.
+
+    Without it the process ends where it is, and leaves what is half done.
+    """
+
+    def end(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Options]:

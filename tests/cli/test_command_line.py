@@ -1,12 +1,16 @@
 import dataclasses
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import keras_sdft
+from keras_sdft import runs
 from keras_sdft.cli import command_line
 from keras_sdft.cli import inspect
 from keras_sdft.cli import main
@@ -197,3 +201,19 @@ def test_help_needs_no_tensorflow():
         check=True,
     )
     assert result.stdout.splitlines()[-1] == "False False"
+
+
+def test_term_ends_a_command_in_order(monkeypatch, tmp_path):
+    def run(options):
+        with runs.RunDirectory(tmp_path / "run", "train"):
+            assert (tmp_path / "run").is_dir()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    train = dataclasses.replace(command_line.COMMANDS["train"], run=run)
+    monkeypatch.setitem(command_line.COMMANDS, "train", train)
+    before = signal.getsignal(signal.SIGTERM)
+    arguments = ["--model=tiny", "--data=x", "--output_dir=y"]
+    assert main(["train", *arguments, "--max_train_steps=1"]) == 143
+    assert not (tmp_path / "run").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
