@@ -243,4 +243,9 @@ def _closing(
     ]
     if options.preview_prompts:
         lines.append(f"  previews  {run.before_and_after}")
+    if run.checkpoints.is_dir():
+        lines.append(
+            f"  go on     {runs.command_to_resume(run)} --max_train_steps N "
+            f"(else {run.checkpoints} may be removed)"
+        )
     return "\n".join([*lines, "Try it:", f"  {shlex.join(command)}"])

@@ -161,6 +161,12 @@ def make_callbacks(
         )
     if options.save_every_steps:
         result.append(callbacks.Export(run.weights, options.save_every_steps))
+    best = options.keep_best
+    if best is not None and best.startswith("val_") and not data.validation:
+        raise ValueError(
+            f"`keep_best` is {best!r}, and the run validates on nothing. Give "
+            "validation data, or leave `keep_best` out."
+        )
     by_steps = options.checkpoint_every_steps
     by_minutes = None if by_steps else options.checkpoint_every_minutes
     keeper = callbacks.Checkpoint(

@@ -276,3 +276,9 @@ def test_epochs_are_rounded_up():
     data = Data(None, None, None, 2, steps_per_epoch=4, steps=9)
     assert data.epochs == 3
     assert math.isclose(data.steps / data.steps_per_epoch, 2.25)
+
+
+def test_the_best_weights_need_a_validation(fakes, arguments, tmp_path, capsys):
+    assert main([*arguments, "--keep_best=val_loss"]) == 2
+    assert "validates on nothing" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
