@@ -59,9 +59,12 @@ class RunDirectory:
         overwrite: Boolean, whether an earlier run here is replaced.
         made: Directories that the run makes elsewhere, by flag.
 
+    What a run holds is an attribute each, a `Path`: `config`, `history`,
+    `logs`, `previews`, `before_and_after`, `skipped`, `weights`, `best` and
+    `checkpoints`.
+
     Attributes:
-        path, config, history, logs, previews, before_and_after, skipped,
-        weights, best, checkpoints: `Path`s.
+        path: `Path` of the directory.
         record: `RunRecord`, what `run.json` says.
         earlier: List of `Path`s of earlier runs that wait for `finish`.
 
