@@ -18,7 +18,8 @@ from keras_sdft.cli.command_line import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
-    *(ROOT / n for n in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / f"{n}.md" for n in ("README", "README.ko")),
+    *(ROOT / f"{n}.md" for n in ("CONTRIBUTING", "CHANGELOG")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -186,6 +187,30 @@ def test_the_front_pages_show_the_same_script():
         for name in ("README.md", "docs/index.md")
     )
     assert readme == index
+
+
+def test_the_korean_readme_has_the_code_and_the_links_of_the_english_one():
+    english, korean = (
+        (ROOT / name).read_text(encoding="utf-8")
+        for name in ("README.md", "README.ko.md")
+    )
+    assert FENCE.findall(english) == FENCE.findall(korean)
+    assert "](README.ko.md)" in english.split("\n\n")[1]
+    assert "](README.md)" in korean.split("\n\n")[1]
+    english, korean = (FENCE.sub("", text) for text in (english, korean))
+    # Code, links, rows of tables and numbers: what a translation keeps.
+    for pattern in (r"`[^`]+`", r"\]\((?!README)[^)]+\)", r"\d+\.\d+"):
+        ours, theirs = (
+            sorted(
+                re.sub(r"\s+", " ", found)
+                for found in re.findall(pattern, text)
+            )
+            for text in (english, korean)
+        )
+        assert ours == theirs, pattern
+    for pattern in (r"^## ", r"^\|"):
+        counts = {len(re.findall(pattern, t, re.M)) for t in (english, korean)}
+        assert len(counts) == 1, pattern
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
