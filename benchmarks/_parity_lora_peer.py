@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _parity_peer import SCHEDULE
 from _parity_peer import _first
 from _parity_peer import _last
 from _parity_peer import load
+from diffusers import DDIMScheduler
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
@@ -33,6 +35,13 @@ CASES = {
 }
 
 
+TOKEN = "<cat-toy>"
+PROMPT = f"a photo of {TOKEN}, a toy"
+# Of which ten steps of AdamW are taken.
+TRAINED = ("attention", "dora")
+LEARNING_RATE = 1e-3
+
+
 def outputs(pipeline, inputs):
     """The two networks' outputs, the U-Net's channels last."""
     with torch.no_grad():
@@ -47,6 +56,7 @@ def outputs(pipeline, inputs):
 
 
 def add(network, targets, options, seed):
+    torch.manual_seed(seed)
     network.add_adapter(LoraConfig(target_modules=targets, **options))
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
@@ -81,6 +91,43 @@ def make(folder, inputs, out):
         written.parent.rmdir()
         np.savez(out / f"{name}.npz", **outputs(pipeline, inputs))
         save_file(_kohya(pipeline, options), out / f"{name}_kohya.safetensors")
+        if name in TRAINED:
+            losses = train(pipeline.unet, inputs)
+            (out / f"{name}_losses.json").write_text(json.dumps(losses))
+            pipeline.save_lora_weights(
+                out / name,
+                unet_lora_layers=get_peft_model_state_dict(pipeline.unet),
+                unet_lora_adapter_metadata=_metadata(options, unet),
+            )
+            written.rename(out / f"{name}_trained.safetensors")
+            written.parent.rmdir()
+
+
+def train(unet, inputs):
+    """Takes steps of AdamW on the adapters alone; returns the losses."""
+    scheduler = DDIMScheduler(**SCHEDULE, prediction_type="epsilon")
+    learned = [p for p in unet.parameters() if p.requires_grad]
+    unet.train()
+    optimizer = torch.optim.AdamW(
+        learned, lr=LEARNING_RATE, weight_decay=1e-2, eps=1e-8
+    )
+    losses = []
+    for index in range(len(inputs["train_latents"])):
+        latents, noise, context = (
+            torch.tensor(inputs[f"train_{name}"][index])
+            for name in ("latents", "noise", "context")
+        )
+        latents, noise = (x.permute(0, 3, 1, 2) for x in (latents, noise))
+        timesteps = torch.tensor(inputs["train_timesteps"][index]).long()
+        noised = scheduler.add_noise(latents, noise, timesteps)
+        prediction = unet(noised, timesteps, context).sample
+        loss = torch.nn.functional.mse_loss(prediction, noise)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
 
 
 def _metadata(options, targets):
@@ -129,9 +176,26 @@ def read(folder, inputs, files, out):
     (out / "report.json").write_text(json.dumps(report, indent=1))
 
 
+def embed(folder, files, prompt, out):
+    """Token ids, and the text encoder's output, with each embedding."""
+    for file in files:
+        pipeline = load(folder).to(torch.float32)
+        pipeline.load_textual_inversion(str(file), token=TOKEN)
+        tokenizer = pipeline.tokenizer
+        ids = tokenizer(
+            pipeline.maybe_convert_prompt(prompt, tokenizer),
+            padding="max_length",
+            max_length=77,
+            return_tensors="pt",
+        ).input_ids
+        with torch.no_grad():
+            text = pipeline.text_encoder(ids)[0].numpy()
+        np.savez(out / f"{file.stem}.npz", ids=ids.numpy(), text=text)
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("command", choices=("make", "read"))
+    parser.add_argument("command", choices=("make", "read", "embed"))
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--inputs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -145,6 +209,8 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     if options.command == "make":
         make(options.folder, inputs, options.out)
+    elif options.command == "embed":
+        embed(options.folder, options.files, PROMPT, options.out)
     else:
         read(options.folder, inputs, options.files, options.out)
 

@@ -131,10 +131,10 @@ class Training:
         values = [variable.value for variable in self.variables]
         return float(loss), tape.gradient(loss, values)
 
-    def take_steps(self, count):
+    def take_steps(self, count, learning_rate=1e-4):
         """The peer's AdamW; the loss of each step."""
         optimizer = keras_sdft.training.AdamW(
-            learning_rate=1e-4, weight_decay=1e-2, global_clipnorm=1.0
+            learning_rate, weight_decay=1e-2, global_clipnorm=1.0
         )
         optimizer.build(self.variables)
         losses = []

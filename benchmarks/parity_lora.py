@@ -11,6 +11,10 @@ peer reads and must give the same outputs again.
     .venv/bin/python -m benchmarks.parity_lora --golden   rewrites the files of
                                                           tests/formats/golden
 
+Then ten steps of AdamW on the adapters alone, by peft and by ours, from the
+same values on the same inputs; and an embedding of ours, which diffusers'
+`load_textual_inversion` reads, by both text encoders.
+
 Prints relative L2 errors; the aim is 1e-5. diffusers 0.42.1 reads no
 magnitudes (DoRA) for text encoders, its own files' included, and none in
 kohya's layout.
@@ -27,12 +31,18 @@ import numpy as np
 from benchmarks import _parity_ours as ours
 from keras_sdft import StableDiffusion
 from keras_sdft import adapters
+from keras_sdft.formats import embedding_files
 from keras_sdft.formats import lora_files
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = ROOT / ".venv-peers" / "bin" / "python"
 GOLDEN = ROOT / "tests" / "formats" / "golden"
 CASES = ("attention", "alpha", "convolutions", "dora")
+# As in `_parity_lora_peer.py`, which imports torch.
+TRAINED = ("attention", "dora")
+LEARNING_RATE = 1e-3
+TOKEN = "<cat-toy>"
+PROMPT = f"a photo of {TOKEN}, a toy"
 DIALECTS = {"diffusers": "", "kohya": "_kohya"}
 
 
@@ -108,6 +118,92 @@ def compare(folder, inputs_file, made, work):
     return rows
 
 
+class Training(ours.Training):
+    """Steps of AdamW on a LoRA's values alone."""
+
+    def __init__(self, model, inputs, attached):
+        super().__init__(model, inputs, "epsilon", 0.0)
+        self.attached = attached
+
+    @property
+    def variables(self):
+        return self.attached.learned
+
+
+def trained(model, inputs, start, expected):
+    """Takes the steps of the peer's `train`.
+
+    Args:
+        model: A `StableDiffusion`.
+        inputs: Dict of `read_inputs`.
+        start: The LoRA file that the peer began with.
+        expected: The file of what it became there.
+
+    Returns:
+        The losses; of all tensors the largest relative error, and the
+        smallest change by training.
+    """
+    read = lora_files.read
+    before = {"unet": read(start, model.spec)["unet"]}
+    attached = adapters.attach_weights(model, before)
+    training = Training(model, inputs, attached)
+    losses = training.take_steps(len(inputs["train_latents"]), LEARNING_RATE)
+    after = attached.weights
+    attached.remove()
+    theirs = read(expected, model.spec)
+    wrong, moved = [], []
+    for name, weights in theirs["unet"].items():
+        for part in ("down", "up", "magnitude"):
+            wanted = getattr(weights, part)
+            if wanted is None:
+                continue
+            size = np.linalg.norm(wanted)
+            for other, found in ((after, wrong), (before, moved)):
+                value = getattr(other["unet"][name], part)
+                difference = np.reshape(value, wanted.shape) - wanted
+                found.append(np.linalg.norm(difference) / size)
+    return losses, max(wrong), min(moved)
+
+
+def embedded(model, path):
+    """Token ids and the text encoder's output with an embedding file."""
+    model.load_embedding(path, TOKEN)
+    ids = model.tokenizer([PROMPT])
+    text = np.asarray(model.encode_tokens(ids))
+    model.unload_adapters()
+    return {"ids": np.asarray(ids), "text": text}
+
+
+def compare_training(folder, inputs_file, made, work):
+    """Rows of case, loss error, weight error."""
+    inputs = read_inputs(inputs_file)
+    model = StableDiffusion.from_preset(folder, 64, 64)
+    rows = []
+    for case in TRAINED:
+        files = (made / f"{case}{end}.safetensors" for end in ("", "_trained"))
+        losses, wrong, _ = trained(model, inputs, *files)
+        theirs = json.loads((made / f"{case}_losses.json").read_text())
+        loss = np.abs(np.array(losses) / theirs - 1).max()
+        rows.append([f"ten steps, {case}", loss, wrong])
+    vectors = np.random.default_rng(0).normal(
+        0, 0.1, (2, model.spec.text_encoder.width)
+    )
+    files = []
+    for dialect in embedding_files.DIALECTS:
+        files.append(made / f"embedding_{dialect}.safetensors")
+        embeddings = {TOKEN: vectors.astype("float32")}
+        embedding_files.write(files[-1], embeddings, dialect)
+    peer("embed", folder, inputs_file, made, files)
+    for file in files:
+        expected = np.load(file.with_suffix(".npz"))
+        found = embedded(model, file)
+        same = np.array_equal(found["ids"], expected["ids"])
+        wrong = np.linalg.norm(found["text"] - expected["text"])
+        wrong /= np.linalg.norm(expected["text"])
+        rows.append([file.stem, "same ids" if same else "OTHER IDS", wrong])
+    return rows
+
+
 def _text(found):
     if isinstance(found, str):
         return found
@@ -120,7 +216,7 @@ def main():
     parser.add_argument("--golden", action="store_true")
     options = parser.parse_args()
     folders = options.folder or [GOLDEN / name for name in ("sd1", "sd2")]
-    print("Relative L2 errors of U-Net, text encoder:\n")
+    print("Relative L2 errors of U-Net, text encoder; of losses and weights:\n")
     print("| model | case | file | read here | ours read by diffusers |")
     print("|---|---|---|---|---|")
     for folder in folders:
@@ -133,6 +229,12 @@ def main():
                 folder, inputs, made, work
             ):
                 cells = [folder.name, case, dialect, _text(here), _text(there)]
+                print(f"| {' | '.join(cells)} |", flush=True)
+            for case, one, other in compare_training(
+                folder, inputs, made, work
+            ):
+                one = one if isinstance(one, str) else f"{one:.1e}"
+                cells = [folder.name, case, "", one, f"{other:.1e}"]
                 print(f"| {' | '.join(cells)} |", flush=True)
 
 
