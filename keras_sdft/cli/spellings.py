@@ -27,7 +27,7 @@ OURS = {
     "learning_rate": "lr unet_lr",
     "text_encoder_learning_rate": "text_encoder_lr learning_rate_te",
     "text_encoder_stop_step": "stop_text_encoder_training",
-    "token": "placeholder_token",
+    "token": "placeholder_token token_string",
     "new_token": "placeholder_token token_string",
     "init_word": "initializer_token",
     "lora_rank": "rank lora_r network_dim",
