@@ -47,6 +47,19 @@ def test_finetune(photos, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_lora(photos, tmp_path, capsys):
+    output = tmp_path / "style.safetensors"
+    script = runpy.run_path(str(ROOT / "examples" / "lora.py"))
+    script["main"](
+        [str(photos), "--output", str(output), "--resolution", "64"]
+        + ["--epochs", "1", "--num_steps", "2", "--learning_rate", "0.01"]
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == f"{output}.png"
+    images = np.split(np.asarray(Image.open(f"{output}.png")), 3, axis=1)
+    assert (images[0] != images[1]).any() and (images[1] != images[2]).any()
+
+
+@pytest.mark.slow
 def test_dreambooth(photos, tmp_path):
     classes, output = tmp_path / "class", tmp_path / "subject"
     script = runpy.run_path(str(ROOT / "examples" / "dreambooth.py"))

@@ -29,7 +29,7 @@ def recipes(options: Options) -> None:
     """
     texts = _texts()
     if options.name is None:
-        print("\n".join(f"{n:<14}{_title(t)}" for n, t in texts.items()))
+        print("\n".join(f"{n:<19}{_title(t)}" for n, t in texts.items()))
     elif options.name in texts:
         print(texts[options.name], end="")
     else:

@@ -45,15 +45,20 @@ def commands_of(path):
                 yield words[1:end]
 
 
+def command_of(path):
+    return path.stem if path.stem in COMMANDS else "train"
+
+
 def options_of(path):
-    command = "dreambooth" if path.stem == "dreambooth" else "train"
+    command = command_of(path)
     given = ["--model=tiny", "--output_dir=run"]
     given += ["--data=photos"] if command == "train" else []
     return parse([command, f"--config={path}", *given])[1]
 
 
-def test_there_are_five():
-    names = ["concepts", "dreambooth", "low_memory", "style", "v_prediction"]
+def test_there_are_seven():
+    names = ["concepts", "dreambooth", "lora", "low_memory", "style"]
+    names += ["textual_inversion", "v_prediction"]
     assert [path.stem for path in RECIPES] == names
     pages = sorted((ROOT / "docs" / "recipes").glob("*.md"))
     assert [page.stem for page in pages] == names
@@ -64,8 +69,7 @@ def test_flags_are_understood_and_do_not_contradict(path):
     options = options_of(path)
     given = yaml.safe_load(path.read_text())
     assert set(given) <= set(vars(options))
-    name = "dreambooth" if path.stem == "dreambooth" else "train"
-    COMMANDS[name].check(options)
+    COMMANDS[command_of(path)].check(options)
     if path.stem == "dreambooth":
         filled = with_prompts(options)
         prompts = (filled.instance_prompt, filled.class_prompt)
