@@ -135,7 +135,8 @@ class Progress(keras.callbacks.Callback):
             self.position.epoch,
             self._first_batch + batch + 1,
         )
-        self._logs = dict(logs or {})
+        # Not a copy: callbacks after this one add to it.
+        self._logs = logs or {}
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         if not self._trained_here and logs is not None:
