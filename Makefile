@@ -126,6 +126,7 @@ memory: install  ## What the estimate of memory says, against peaks
 parity: install peers  ## Our networks against diffusers', at full size
 	$(BIN)/python -m benchmarks.parity
 	$(BIN)/python -m benchmarks.parity --narrow --parts training
+	$(BIN)/python -m benchmarks.parity_lora
 
 docs: $(VENV)/.installed-docs  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet

@@ -316,3 +316,12 @@ def test_masks_in_class_folders(tmp_path, write_image):
     assert len(examples) == 2
     for example in examples:
         assert example.mask == str(tmp_path / "2_sks dog/a-masklabel.png")
+
+
+def test_one_caption_for_all_images(pictures):
+    root = pictures({**FAMILY["metadata_jsonl"], "sub/b.png": None})
+    names = [os.path.join("pictures", n) for n in ("a.png", "sub/b.png")]
+    found = rows_of(read_folder(root, caption="<toy>"))
+    assert found == [(name, ("<toy>",)) for name in names]
+    with pytest.raises(ValueError, match="no captions or tables are read"):
+        read_folder(root, caption="<toy>", reader="metadata_jsonl")

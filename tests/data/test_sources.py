@@ -84,7 +84,7 @@ def test_bad_sources_are_refused(source, kind, words):
         read_examples(source)
 
 
-@pytest.mark.parametrize("option", ["reader", "split"])
+@pytest.mark.parametrize("option", ["reader", "split", "caption"])
 def test_options_that_do_not_apply_are_refused(option, numbered):
     for source in ([(PIXELS, "a")], numbered / "metadata.jsonl"):
         with pytest.raises(ValueError, match=f"`{option}`"):
