@@ -73,7 +73,7 @@ def test_fresh_changes_nothing_and_merged_equals_unmerged(make_micro, name):
     changed = outputs(sd)
     assert difference(changed, base) > 1e-3
     # The shared functions of a graph compute what eager calls do.
-    if name in ("attention", "dora"):
+    if name == "dora":
         assert difference(outputs(sd, graph=True), changed) < 1e-5
     with adapted.adapters_disabled():
         assert difference(outputs(sd), base) == 0
@@ -124,13 +124,10 @@ def test_the_base_is_no_part_of_what_learns(make_micro):
     sd.diffusion_model.trainable = False
     inputs = inputs_of(sd)
 
-    @tf.function
-    def gradients():
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(sd.diffusion_model(inputs, training=True) ** 2)
-        return tape.gradient(loss, [v.value for v in lora.attached.learned])
-
-    found = gradients()
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(sd.diffusion_model(inputs, training=True) ** 2)
+    learned = [variable.value for variable in lora.attached.learned]
+    found = tape.gradient(loss, learned)
     assert all(g is not None and np.any(np.asarray(g)) for g in found)
     for old, new in zip(before, sd.diffusion_model.weights, strict=True):
         assert np.array_equal(old, np.asarray(new))
