@@ -66,11 +66,10 @@ def test_one_lora_by_every_way_to_use_it(lora_run, tmp_path, capsys):
     base = generate(tmp_path / "base.png")
     found = generate(tmp_path / "run.png", model=lora_run)
     assert np.abs(found - base).max() > 8
-    both = ("--lora", f"{kohya}:0", "--lora", lora_run)
-    image = generate(tmp_path / "both.png", *both)
-    assert np.abs(image - found).max() <= 1
+    # Half of it from a file and half from the run are the whole of it.
     merged = tmp_path / "merged"
-    arguments = ["--lora", str(kohya), "--output", str(merged)]
+    arguments = ["--lora", f"{kohya}:0.5", "--lora", f"{lora_run}:0.5"]
+    arguments += ["--output", str(merged)]
     assert main(["merge", "--model", "tiny", *arguments]) == 0
     image = generate(tmp_path / "merged.png", model=merged)
     assert np.abs(image - found).max() <= 2
