@@ -10,6 +10,7 @@ from keras_sdft import adapters
 from keras_sdft.formats import lora_files
 from keras_sdft.training import AdamW
 from keras_sdft.training import Trainer
+from tests.formats.reference import GOLDEN
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +194,23 @@ def test_tokens_that_contain_one_another_are_refused(unloaded):
     second = adapters.TextualInversion("<cat>s")
     with pytest.raises(ValueError, match="contain one another"):
         Trainer(unloaded, train=[first, second])
+
+
+def test_adapters_of_a_layer_that_clip_skip_leaves_out_stay():
+    sd = StableDiffusion.from_preset(GOLDEN / "sd1", 64, 64, clip_skip=2)
+    lora = adapters.LoRA(2, text_encoder=True)
+    trainer = Trainer(sd, train=lora)
+    last = lora.attached.layers["text_encoder"][
+        "text_model.encoder.layers.1.self_attn.q_proj"
+    ]
+    before = np.array(last.up)
+    captions = captioned(sd, ["hello", "world"])
+    assert np.isfinite(fit(trainer, captions, 1)).all()
+    np.testing.assert_array_equal(last.up, before)
+    first = lora.attached.layers["text_encoder"][
+        "text_model.encoder.layers.0.self_attn.q_proj"
+    ]
+    assert np.any(np.array(first.up))
 
 
 def test_cached_contexts_are_refused_where_the_text_encoder_is_adapted(

@@ -145,7 +145,9 @@ def loss_and_gradients(
         scaled = scale(loss)
     gradients = tape.gradient(
         scaled,
-        variables,
+        # TensorFlow's own: it makes no zeros for a variable of Keras, which
+        # one in a layer that clip skip leaves out needs.
+        [variable.value for variable in variables],
         unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )
     # An embedding's gradient comes as the rows that were looked up.
