@@ -86,8 +86,8 @@ class AttachedLoRA:
                 if keras.backend.standardize_dtype(kernel.dtype) == "int8":
                     raise ValueError(
                         f"The layer {name!r} is held in int8, and what is "
-                        "merged would be rounded away. Load the model "
-                        "without `frozen_dtype` to merge."
+                        "merged would be rounded away. Merge before the "
+                        "layer is quantized."
                     )
         for layers in self.layers.values():
             for adapter in layers.values():

@@ -5,7 +5,6 @@ Must not know tokenizers or networks.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -119,10 +118,5 @@ def write(
                 f"{sorted(embeddings)}. Write each to a file of its own."
             )
         embeddings = {_NAMELESS[0]: next(iter(embeddings.values()))}
-    tensors = {
-        key: safetensors_files.Tensor(
-            array.shape, "F32", functools.partial(np.asarray, array)
-        )
-        for key, array in embeddings.items()
-    }
+    tensors = safetensors_files.tensors_of(embeddings)
     safetensors_files.write(path, tensors, "float32", metadata)

@@ -237,12 +237,7 @@ def write(
         for module, one in layers.items():
             make = _diffusers if dialect == "diffusers" else _kohya
             arrays.update(make(component, module, one, len(shapes[module])))
-    tensors = {
-        key: safetensors_files.Tensor(
-            array.shape, "F32", functools.partial(np.asarray, array)
-        )
-        for key, array in arrays.items()
-    }
+    tensors = safetensors_files.tensors_of(arrays)
     safetensors_files.write(
         path, tensors, dtype, {**_metadata(weights, spec), **(metadata or {})}
     )

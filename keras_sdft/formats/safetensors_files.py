@@ -7,6 +7,7 @@ held against the file's own size. Must not know what tensors mean.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -217,6 +218,18 @@ def _reader(
         return array
 
     return read
+
+
+def tensors_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Returns arrays as tensors for `write`.
+
+    Args:
+        arrays: Dict of float32 arrays by name.
+    """
+    return {
+        name: Tensor(array.shape, "F32", functools.partial(np.asarray, array))
+        for name, array in arrays.items()
+    }
 
 
 def write(
