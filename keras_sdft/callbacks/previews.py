@@ -26,6 +26,7 @@ from keras_sdft.models import NonFiniteImage
 BEFORE_AND_AFTER = "before_and_after.png"
 # Prompts side by side in it.
 _COLUMNS = 8
+_TAG_LENGTH = 80
 
 
 class Previews(StepCallback):
@@ -225,14 +226,21 @@ class Previews(StepCallback):
         # `keras.callbacks.TensorBoard(update_freq=N)` filters what others
         # write as well.
         with self._writer.as_default(), summary.record_if(True):
-            for index, prompt in enumerate(self.prompts):
+            for tag, image, prompt in zip(
+                _tags(self.prompts), images, self.prompts, strict=True
+            ):
                 summary.image(
-                    f"preview_{index}",
-                    images[index : index + 1],
-                    step=self.step,
-                    description=prompt,
+                    tag, image[None], step=self.step, description=prompt
                 )
         self._writer.flush()
+
+
+def _tags(prompts: Sequence[str]) -> list[str]:
+    """Returns a tag for each prompt, with its number where two are alike."""
+    short = [prompt[:_TAG_LENGTH] for prompt in prompts]
+    if len(set(short)) < len(short):
+        short = [f"{number} {text}" for number, text in enumerate(short)]
+    return [f"images/{text}" for text in short]
 
 
 def _checked_prompts(prompts: str | Sequence[str]) -> list[str]:

@@ -1,12 +1,14 @@
-"""Scalars for TensorBoard, under the names that Keras gives them.
+"""Scalars for TensorBoard, against the optimizer step.
 
 Knows event files; not what the numbers mean.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +16,34 @@ from keras_sdft import checks
 from keras_sdft.callbacks.steps import StepCallback
 from keras_sdft.files import atomic_path
 
-_EPOCH = "epoch_"
+_TRAINING = {
+    "loss": "loss/train",
+    "instance_loss": "loss/instance",
+    "prior_loss": "loss/prior",
+}
 
 
 class TensorBoard(StepCallback):
-    """Writes the logs of steps, epochs and validations for TensorBoard.
+    """Writes the logs of steps and of validations for TensorBoard.
+
+    All tags count optimizer steps, also over epochs and in a run that is
+    resumed, which goes on without a gap:
+
+    - `loss/train`, and with prior preservation `loss/instance` and
+      `loss/prior`: means over the steps since the last point, where Keras
+      logs the mean of the epoch so far;
+    - `loss/validation`, of every validation;
+    - `learning_rate`, `images_per_second` and whatever else is logged, as
+      it is; of a validation under `validation/`.
 
     `keras.callbacks.TensorBoard(update_freq=N)` also drops what it logs of
-    an epoch and of a validation unless the step is a multiple of N, and
-    counts steps from 1 in every `fit`. Here epochs and validations are
-    always written, and a run that is resumed goes on without a gap. The
-    names are Keras' own: `batch_loss`, `epoch_loss`,
-    `evaluation_loss_vs_iterations`.
+    a validation unless the step is a multiple of N, and counts steps from 1
+    in every `fit`.
 
     Args:
-        directory: Path of the log directory; `train` and `validation` are
-            made in it.
-        every_steps: Integer >= 1, steps between two logged ones. Defaults
-            to `1`.
+        directory: Path of the log directory.
+        every_steps: Integer >= 1, steps between two points; the last step
+            has one as well. Defaults to `1`.
 
     Raises:
         ValueError: If `every_steps` is not an integer of 1 or more.
@@ -43,103 +55,171 @@ class TensorBoard(StepCallback):
         super().__init__()
         self.directory = Path(directory)
         self.every_steps = checks.integer("every_steps", every_steps, 1)
-        self._epochs = 0
-        self._writers: dict[str, Any] = {}
+        self._means = _RecentMeans()
+        self._others: dict[str, Any] = {}
+        self._writer: Any = None
 
     def on_train_begin(self, logs=None) -> None:
         super().on_train_begin(logs)
         self._close()
 
+    def on_epoch_begin(self, epoch, logs=None) -> None:
+        progress = getattr(self.model, "progress", None)
+        position = getattr(progress, "position", None)
+        # Not 0 where a resumed run goes on within an epoch.
+        self._means.begin(0 if position is None else position.batch)
+
     def on_step_end(self, before, logs) -> None:
+        logs = dict(logs or {})
+        losses = {name: logs.pop(name) for name in _TRAINING if name in logs}
+        self._means.add(self.step - before, losses)
+        self._others = logs
         if self.passed(before, self.every_steps):
-            self._write("train", "batch_{}", logs or {}, self.step)
+            self._write_step()
 
     def on_epoch_end(self, epoch, logs=None) -> None:
-        logs = logs or {}
-        own = {k: v for k, v in logs.items() if not k.startswith("val_")}
-        theirs = {k[4:]: v for k, v in logs.items() if k.startswith("val_")}
-        self._write("train", _EPOCH + "{}", own, epoch)
-        self._write("validation", _EPOCH + "{}", theirs, epoch)
-        self._epochs = epoch + 1
         self.flush()
 
     def on_test_end(self, logs=None) -> None:
-        name = "evaluation_{}_vs_iterations"
-        self._write("validation", name, logs or {}, self.step)
+        self._write(
+            {
+                "loss/validation" if name == "loss" else f"validation/{name}": v
+                for name, v in (logs or {}).items()
+            }
+        )
 
     def on_train_end(self, logs=None) -> None:
+        if self._means.count:
+            self._write_step()
         self._close()
 
     def get_state(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps of it; all is on the disk then."""
         self.flush()
-        return {"step": self.step, "epochs": self._epochs}
+        return {"step": self.step, "means": copy.deepcopy(vars(self._means))}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint; what was logged later is removed."""
-        self._epochs = state["epochs"]
-        for name in ("train", "validation"):
-            cut_events(self.directory / name, state["step"], self._epochs)
+        vars(self._means).update(state["means"])
+        cut_events(self.directory, state["step"])
 
     def flush(self) -> None:
         """Writes what is still in memory."""
-        for writer in self._writers.values():
-            writer.flush()
+        if self._writer is not None:
+            self._writer.flush()
 
-    def _write(self, kind: str, name: str, logs: Any, step: int) -> None:
-        if not logs:
+    def _write_step(self) -> None:
+        means = self._means.take()
+        found = {_TRAINING[name]: value for name, value in means.items()}
+        self._write({**found, **self._others})
+
+    def _write(self, values: dict[str, Any]) -> None:
+        if not values:
             return
         from tensorflow import summary
 
-        if kind not in self._writers:
-            directory = os.fspath(self.directory / kind)
-            self._writers[kind] = summary.create_file_writer(directory)
-        with self._writers[kind].as_default(), summary.record_if(True):
-            for key, value in logs.items():
-                summary.scalar(name.format(key), value, step=step)
+        if self._writer is None:
+            directory = os.fspath(self.directory)
+            self._writer = summary.create_file_writer(directory)
+        with self._writer.as_default(), summary.record_if(True):
+            for tag, value in values.items():
+                summary.scalar(tag, value, step=self.step)
 
     def _close(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
-        self._writers = {}
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
 
-def cut_events(
-    directory: str | os.PathLike, step: int, epochs: int | None = None
-) -> None:
+class _RecentMeans:
+    """Means over the last steps, from running means over an epoch.
+
+    Attributes:
+        batches: Integer, batches of the epoch so far.
+        totals: Dict of sums over them.
+        count: Integer, steps since the last `take`.
+        sums: Dict of sums over these.
+    """
+
+    def __init__(self) -> None:
+        self.batches, self.count = 0, 0
+        self.totals: dict[str, float] = {}
+        self.sums: dict[str, float] = {}
+
+    def begin(self, batches: int) -> None:
+        """Begins an epoch, or goes on with one."""
+        if batches == 0:
+            self.batches, self.totals = 0, {}
+
+    def add(self, steps: int, means: dict[str, Any]) -> None:
+        """Takes in the epoch's means after some steps more."""
+        self.batches += steps
+        self.count += steps
+        for name, mean in means.items():
+            total = float(mean) * self.batches
+            new = total - self.totals.get(name, 0.0)
+            self.sums[name] = self.sums.get(name, 0.0) + new
+            self.totals[name] = total
+
+    def take(self) -> dict[str, float]:
+        """Returns the means since the last call."""
+        count, sums = self.count, self.sums
+        self.count, self.sums = 0, {}
+        return {name: total / count for name, total in sums.items()}
+
+
+def read_events(path: str | os.PathLike) -> Iterator[Any]:
+    """Yields the events of a file, up to where it is cut off.
+
+    Args:
+        path: Path of an event file.
+    """
+    import tensorflow as tf
+
+    for data in _records(path):
+        yield tf.compat.v1.Event.FromString(data)
+
+
+def _records(path: str | os.PathLike) -> Iterator[bytes]:
+    import tensorflow as tf
+
+    try:
+        for record in tf.data.TFRecordDataset(os.fspath(path)):
+            yield record.numpy()
+    except tf.errors.DataLossError:
+        # Its last record is being written, or the process was killed.
+        return
+
+
+def event_files(directory: str | os.PathLike) -> list[Path]:
+    """Returns the event files in a directory, the oldest first."""
+    return sorted(Path(directory).glob("events.out.tfevents.*"))
+
+
+def cut_events(directory: str | os.PathLike, step: int) -> None:
     """Removes what was logged after a step from the event files.
 
     Args:
         directory: Directory of event files; it need not exist.
         step: Integer, the last step that stays.
-        epochs: Integer, epochs that had ended by then. What is logged under
-            the number of an epoch stays if that epoch had ended.
     """
-
-    def stays(event: Any) -> bool:
-        tags = [value.tag for value in event.summary.value]
-        if epochs is not None and any(tag.startswith(_EPOCH) for tag in tags):
-            return event.step < epochs
-        return event.step <= step
-
-    for path in sorted(Path(directory).glob("events.out.tfevents.*")):
-        _filter_events(path, stays)
+    for path in event_files(directory):
+        _filter_events(path, lambda event: event.step <= step)
 
 
 def _filter_events(path: Path, stays: Callable[[Any], bool]) -> None:
     import tensorflow as tf
 
-    kept, removed = [], False
-    try:
-        for record in tf.data.TFRecordDataset(os.fspath(path)):
-            data = record.numpy()
-            if stays(tf.compat.v1.Event.FromString(data)):
-                kept.append(data)
-            else:
-                removed = True
-    except tf.errors.DataLossError:
-        # The process was killed while it wrote the last record.
-        removed = True
+    size, kept, removed = 0, [], False
+    for data in _records(path):
+        # Eight bytes of length and two checksums of four are around it.
+        size += len(data) + 16
+        if stays(tf.compat.v1.Event.FromString(data)):
+            kept.append(data)
+        else:
+            removed = True
+    # Half a record stands at its end.
+    removed = removed or size != path.stat().st_size
     if removed:
         with (
             atomic_path(path) as staged,

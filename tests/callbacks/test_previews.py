@@ -7,6 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_sdft.callbacks import Previews
+from keras_sdft.callbacks.previews import _tags
 from keras_sdft.models import NonFiniteImage
 
 
@@ -100,8 +101,14 @@ def test_tensorboard_receives_the_images(trainer, batches, tmp_path):
     for path in glob.glob(str(tmp_path / "logs" / "*")):
         for event in tf.compat.v1.train.summary_iterator(path):
             seen += [(event.step, v.tag) for v in event.summary.value]
-    expected = [(s, f"preview_{i}") for s in (0, 2, 4) for i in (0, 1)]
+    expected = [(s, f"images/{p}") for s in (0, 2, 4) for p in "ab"]
     assert sorted(seen) == expected
+
+
+def test_prompts_that_begin_alike_have_tags_of_their_own():
+    long = "a" * 100
+    assert _tags(["a dog", long]) == ["images/a dog", "images/" + "a" * 80]
+    assert _tags([long + "x", long + "y"])[1] == "images/1 " + "a" * 80
 
 
 @pytest.mark.parametrize(
