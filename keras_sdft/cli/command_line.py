@@ -97,10 +97,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cause = keras_sdft.data.cause_of(error) or error
         if debug or not isinstance(cause, _MENDABLE):
             raise
-        text = str(cause).strip() or type(cause).__name__
-        print(f"{PROGRAM}: error: {text}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {_text_of(cause)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _text_of(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        # Without Python's "[Errno 2]".
+        return f"{error.strerror}: {error.filename!r}"
+    return str(error).strip() or type(error).__name__
 
 
 class _Terminated(KeyboardInterrupt):

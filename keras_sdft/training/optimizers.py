@@ -77,6 +77,11 @@ class OptimizerOptions:
     def __post_init__(self) -> None:
         checks.one_of("optimizer", self.optimizer, OPTIMIZERS)
         names = typing.get_args(Scheduler)
+        if self.lr_scheduler == "constant_with_warmup":
+            raise ValueError(
+                "`lr_scheduler` is 'constant' here, and `lr_warmup_steps` its "
+                "warm-up. Received: lr_scheduler='constant_with_warmup'."
+            )
         checks.one_of("lr_scheduler", self.lr_scheduler, names)
         if self.learning_rate is not None:
             checks.number("learning_rate", self.learning_rate, above=0)

@@ -49,6 +49,13 @@ def test_what_the_user_can_mend_is_one_line(failing, capsys, error):
     assert output.out == ""
 
 
+def test_the_system_s_errors_are_without_their_number(failing, capsys):
+    failing(FileNotFoundError(2, "No such file or directory", "there"))
+    assert main(["inspect", "x"]) == 2
+    expected = "keras-sdft: error: No such file or directory: 'there'\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_what_reading_data_raised_is_one_line(failing, capsys):
     def read():
         raise OSError("100 images in a row could not be read")

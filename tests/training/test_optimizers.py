@@ -186,6 +186,11 @@ def test_any_keras_optimizer_is_taken_as_it_is():
         optimizers.get("adafactr")
 
 
+def test_the_scheduler_of_others_is_answered():
+    with pytest.raises(ValueError, match="'constant' here.*lr_warmup_steps"):
+        optimizers.OptimizerOptions(lr_scheduler="constant_with_warmup")
+
+
 def test_two_averages_are_refused(model):
     trainer = Trainer(model, ema_decay=0.9)
     with pytest.raises(ValueError, match="schedule-free"):
