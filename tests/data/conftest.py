@@ -1,11 +1,14 @@
 """A tokenizer that hashes words, and folders of small pictures."""
 
 import json
+import sys
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from keras_sdft.data import images
 
 
 class WordTokenizer:
@@ -70,3 +73,12 @@ def numbered(tmp_path, write_image, write_jsonl):
         rows.append({"file_name": f"{i}.png", "text": f"number {i}"})
     write_jsonl(root / "metadata.jsonl", rows)
     return root
+
+
+@pytest.fixture
+def without_heif(monkeypatch):
+    """As where `pillow-heif` is not installed."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    images.reads_heif.cache_clear()
+    yield
+    images.reads_heif.cache_clear()

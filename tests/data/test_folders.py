@@ -167,6 +167,7 @@ def test_captions_are_split_at_newlines_alone(pictures):
     assert examples[0].captions == ("a\x0bb\u2028c\x1cd", "second")
 
 
+@pytest.mark.usefixtures("without_heif")
 @pytest.mark.parametrize(
     "files",
     [
@@ -189,6 +190,7 @@ def test_formats_that_are_not_read_are_never_silent(pictures, files):
         assert "pillow-heif" in reason and "PNG or JPEG" in reason
 
 
+@pytest.mark.usefixtures("without_heif")
 def test_a_folder_of_other_formats_alone_is_refused_with_the_remedy(pictures):
     root = pictures({"x.heic": b"x"})
     words = "1 are images .*x.heic'; `pip install pillow-heif`"

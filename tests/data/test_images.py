@@ -16,7 +16,6 @@ from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.images import crop_box
 from keras_sdft.data.images import cut
 from keras_sdft.data.images import read_rgb
-from keras_sdft.data.images import reads_heif
 from keras_sdft.data.images import to_rgb
 
 
@@ -321,11 +320,21 @@ def test_few_large_images_are_decoded_at_once():
     assert 4 < most <= 12
 
 
-@pytest.mark.skipif(reads_heif(), reason="pillow-heif is installed")
+@pytest.mark.usefixtures("without_heif")
 def test_heic_is_named_with_its_remedy(tmp_path):
     (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     with pytest.raises(UnreadableImage, match="pip install pillow-heif"):
         read_rgb(tmp_path / "a.HEIC")
+
+
+def test_heic_is_read(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    pixels = np.zeros((64, 96, 3), "uint8")
+    pixels[:32] = 255
+    heif.from_pillow(Image.fromarray(pixels)).save(tmp_path / "a.HEIC")
+    found = np.asarray(read_rgb(tmp_path / "a.HEIC"))
+    assert found.shape == (64, 96, 3)
+    assert found[:28].min() > 239 and found[36:].max() < 16
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

@@ -92,6 +92,7 @@ def test_empty_report_is_an_empty_table():
     assert Report().table() == ""
 
 
+@pytest.mark.usefixtures("without_heif")
 def test_the_summary_says_what_was_found_used_and_left_out(
     tmp_path, write_image, tokenizer, caplog
 ):
