@@ -6,11 +6,14 @@ one run of the command on the smallest networks. All rows take minutes and
 are slow tests (`make test-slow`); some of them are not.
 """
 
+import csv
 import dataclasses
 import itertools
+import json
 import random
 import re
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -19,6 +22,8 @@ from PIL import Image
 from keras_sdft.cli import main
 from keras_sdft.cli.command_line import COMMANDS as ALL
 from tests.formats.reference import GOLDEN
+
+CAPTION = "hello; <w> world"
 
 OPTIMIZATION = {
     "optimizer": [
@@ -81,8 +86,10 @@ OPTIMIZATION = {
         "--buckets --bucket_step 64 --bucket_min_side 64 "
         "--bucket_max_side 128 --bucket_max_aspect_ratio 2",
     ],
-    "masks": ["", "--masks alpha"],
+    "masks": ["", "--masks alpha", "--masks files"],
     "repeats": ["", "--repeats 2"],
+    "autoencoder": ["", "--vae {vae}"],
+    "xla": ["", "--jit_compile"],
     "clip_skip": ["", "--clip_skip 2"],
     "norm": ["", "--max_grad_norm null"],
     "batch": ["--batch_size 1", "--batch_size 2", "--batch_size 3"],
@@ -90,13 +97,21 @@ OPTIMIZATION = {
     "written": [
         "",
         "--save_every_steps 1 --log_every_steps 1",
-        "--checkpoint_every_steps 1 --keep_checkpoints 1",
+        # The run is then resumed as well.
+        "--checkpoint_every_steps 1 --keep_checkpoints 1 "
+        "--checkpoint_every_minutes 1 --seed 2",
         "--preview_prompts hello --preview_every_steps 2 "
         "--preview_num_steps 1 --preview_guidance_scale 2",
     ],
 }
 TRAIN = {
     **OPTIMIZATION,
+    "source": [
+        "--data {photos} --reader caption_files",
+        "--data {tables}/photos.csv --image_column picture "
+        "--caption_column words --max_unreadable 0.5",
+        "--data {splits} --split train --reader metadata_jsonl",
+    ],
     "cache": [
         "--no_cache",
         "--cache {tmp}/cache",
@@ -117,6 +132,11 @@ TRAIN = {
 }
 DREAMBOOTH = {
     **OPTIMIZATION,
+    "subject": [
+        "--instance_data_dir {photos} --instance_prompt 'sks hello'",
+        "--instance_data_dir {photos} --instance_prompt 'sks hello' "
+        "--token sks --class_noun hello",
+    ],
     "captions": ["", "--caption_dropout 0.5"],
     "prior": [
         "",
@@ -205,28 +225,49 @@ def rows_of(factors):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Folders of photos with alpha and captions: to train, to validate."""
-    result = {}
+    """Photos with alpha, captions and masks, each source with the same."""
+    result = {"vae": GOLDEN / "sd1"}
     for number, name in enumerate(("photos", "held_out")):
         folder = result[name] = tmp_path_factory.mktemp(name)
         generator = np.random.default_rng(number)
         for index, size in enumerate([(64, 64), (64, 128), (90, 70)]):
             pixels = generator.integers(0, 256, (*size, 4), dtype="uint8")
             Image.fromarray(pixels).save(folder / f"{index}.png")
-            (folder / f"{index}.txt").write_text("hello; <w> world")
+            mask = Image.fromarray(pixels[..., 0])
+            mask.save(folder / f"{index}-masklabel.png")
+            (folder / f"{index}.txt").write_text(CAPTION)
+    photos = sorted(result["photos"].glob("?.png"))
+    result["tables"] = tmp_path_factory.mktemp("tables")
+    with open(result["tables"] / "photos.csv", "w") as file:
+        table = csv.writer(file)
+        table.writerow(["picture", "words", "mask_file_name"])
+        table.writerows([p.name, CAPTION, masklabel(p).name] for p in photos)
+    for path in result["photos"].glob("*.png"):
+        shutil.copy(path, result["tables"])
+    result["splits"] = tmp_path_factory.mktemp("splits")
+    train = result["splits"] / "train"
+    train.mkdir()
+    rows = [
+        {
+            "file_name": path.name,
+            "text": CAPTION,
+            "mask_file_name": masklabel(path).name,
+        }
+        for path in photos
+    ]
+    (train / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for path in result["photos"].glob("*.png"):
+        shutil.copy(path, train)
     return result
 
 
+def masklabel(path):
+    return path.with_name(f"{path.stem}-masklabel.png")
+
+
 def run(command, factors, row, folders, tmp_path, capsys):
-    required = {
-        "train": "--data {photos}",
-        "dreambooth": "--instance_data_dir {photos} "
-        "--instance_prompt 'sks hello'",
-    }
     chosen = [factors[name][index] for name, index in row.items()]
-    text = " ".join([required[command], *chosen]).format(
-        tmp=tmp_path, **folders
-    )
+    text = " ".join(chosen).format(tmp=tmp_path, **folders)
     arguments = [
         *(command, "--model", str(GOLDEN / "sd1"), "--resolution", "64"),
         *("--output_dir", str(tmp_path / "run"), "--learning_rate", "1e-4"),
@@ -236,6 +277,9 @@ def run(command, factors, row, folders, tmp_path, capsys):
     told = capsys.readouterr()
     if code == 0:
         assert "Done: loss" in told.out
+        if "--checkpoint_every_steps" in text:
+            assert main([command, "--resume", str(tmp_path / "run")]) == 0
+            assert "Done: loss" in capsys.readouterr().out
         return "trained"
     assert code == 2, told.err
     flags = re.findall(r"--(\w+)", text)
@@ -281,8 +325,13 @@ def test_a_row_trains_or_is_refused_by_name(
 def test_a_pair_that_is_refused_names_an_option(
     command, text, folders, tmp_path, capsys
 ):
-    factors = {"length": ["--max_train_steps 2"], "pair": [text]}
-    row = {"length": 0, "pair": 0}
+    source = {"train": TRAIN["source"], "dreambooth": DREAMBOOTH["subject"]}
+    factors = {
+        "source": source[command],
+        "length": ["--max_train_steps 2"],
+        "pair": [text],
+    }
+    row = dict.fromkeys(factors, 0)
     found = run(command, factors, row, folders, tmp_path, capsys)
     assert found != "trained"
 
@@ -305,14 +354,11 @@ def test_every_pair_is_in_a_row_and_every_option_in_a_factor():
             for group in ALL[command].groups
             for field in dataclasses.fields(group)
         }
-        # What names files, columns or places, and what begins nothing new.
+        # In every row, or of no effect on what is trained.
         others = {
-            *("data", "model", "output_dir", "resolution", "learning_rate"),
-            *("image_column", "caption_column", "mask_column", "reader"),
-            *("split", "vae", "weights_directory", "overwrite", "resume"),
-            *("seed", "max_unreadable", "check_memory"),
-            *("checkpoint_every_minutes", "instance_data_dir", "token"),
-            *("instance_prompt", "class_noun", "jit_compile"),
+            *("model", "output_dir", "resolution", "learning_rate"),
+            *("mask_column", "weights_directory", "overwrite", "resume"),
+            "check_memory",
         }
         left = fields - used - others - {"new_token", "init_word"}
         left -= {"num_vectors"} if command == "dreambooth" else set()
