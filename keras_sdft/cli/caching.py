@@ -1,8 +1,4 @@
-"""The caches of a run: which ones, where, when they are worth it.
-
-Knows flags and messages; what a cache is and when it is valid is the encoding
-package's. TensorFlow is imported inside the functions.
-"""
+"""The caches of a run: which ones, where, when they are worth it."""
 
 from __future__ import annotations
 
@@ -11,75 +7,40 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 from typing import Any
 
+import keras_sdft
 from keras_sdft import data
 from keras_sdft import files
-from keras_sdft.cli.model import ModelOptions
+from keras_sdft.cli.command import Options
 from keras_sdft.cli.options import DataOptions
-
-if TYPE_CHECKING:
-    from keras_sdft.cli.command import Options
+from keras_sdft.cli.options import ModelOptions
 
 # Beside the runs, so that those on the same data share what is in it.
 DEFAULT_FOLDER = "keras_sdft_cache"
 # Of the free space, what is taken without being asked to.
 _SHARE = 0.5
-
 # Options that decide what is encoded, for the name of a default cache.
-_DECIDING = sorted(
-    {
-        field.name
-        for group in (
-            DataOptions,
-            data.SourceOptions,
-            data.ImageOptions,
-            ModelOptions,
-        )
-        for field in dataclasses.fields(group)
-    }
-    # How often an image is shown, and when to give up, decides nothing.
-    - {"repeats", "max_unreadable", "weights_directory"}
-    | {"cache_dtype"}
-)
+_DECIDING = (DataOptions, data.SourceOptions, data.ImageOptions, ModelOptions)
+# How often an image is shown, and when to give up, decides nothing.
+_NOT_DECIDING = ("repeats", "max_unreadable", "weights_directory")
 
 
 @dataclasses.dataclass(frozen=True)
 class Caches:
-    """The caches of a run.
-
-    Attributes:
-        training: `keras_sdft.encoding.Cache`, or `None`.
-        validation: The same for validation data, or `None`.
-        reason: String, why there is none.
-    """
+    """The `keras_sdft.encoding.Cache`s of a run, or the reason for none."""
 
     training: Any = None
     validation: Any = None
     reason: str = ""
 
     def fill(self, sd: Any, keep_text_encoder: bool) -> None:
-        """Encodes what is missing, says so, and releases the encoders.
-
-        Args:
-            sd: `keras_sdft.StableDiffusion`.
-            keep_text_encoder: Boolean, whether it is needed further on.
-
-        Raises:
-            ValueError: If a cache is stale.
-            OSError: If the disk is full or another process fills a cache.
-        """
-
-        reason = self.reason
-        if self.training is not None:
-            reason = self.training.skip_reason
+        """Encodes what is missing, says so, and releases the encoders."""
+        reason = self.reason or getattr(self.training, "skip_reason", None)
         if reason:
             print(f"No cache: {reason}", flush=True)
-            return
-        if self.training is None:
+        if reason or self.training is None:
             return
         for name in ("training", "validation"):
             cache = getattr(self, name)
@@ -111,26 +72,23 @@ def make_caches(
         overwrite: Boolean, whether a stale cache is replaced in a directory
             that was asked for. One that nobody asked for always is.
     """
-    from keras_sdft import encoding
-
     if options.no_cache:
         return Caches()
     directory, asked = options.cache, options.cache is not None
     if not asked:
-        reason = encoding.Cache.unsupported(
-            options.crop, options.shuffle_tags and captions
-        )
-        if reason:
-            return Caches(reason=reason)
+        tags = options.shuffle_tags and captions
+        reason = keras_sdft.encoding.Cache.unsupported(options.crop, tags)
         directory = default_directory(options, sd.img_height, captions)
         if not os.path.isdir(directory) and not files.writable(directory):
             place = os.path.dirname(directory)
-            return Caches(
-                reason=f"{place} cannot be written to. `--cache DIR` puts it "
+            reason = reason or (
+                f"{place} cannot be written to. `--cache DIR` puts it "
                 "elsewhere."
             )
+        if reason:
+            return Caches(reason=reason)
     make = functools.partial(
-        encoding.Cache,
+        keras_sdft.encoding.Cache,
         stable_diffusion=sd,
         dtype=options.cache_dtype,
         # As the cache has it, unless the text encoder is to learn.
@@ -140,7 +98,8 @@ def make_caches(
         # Asked once, before the first encoder is built.
         sources=sd.encoder_sources(),
     )
-    training = make(directory, unless=None if asked else _pays(options))
+    pays = None if asked else functools.partial(_why_not, options)
+    training = make(directory, unless=pays)
     validation = None
     if options.validation_data is not None:
         validation = make(
@@ -156,7 +115,10 @@ def default_directory(options: Options, resolution: int, captions: bool) -> str:
     Each set of options that are encoded has a folder of its own, so that
     going back and forth between two encodes nothing twice.
     """
-    values = {name: getattr(options, name) for name in _DECIDING}
+    values = options.values_of(*_DECIDING)
+    values["cache_dtype"] = options.cache_dtype
+    for name in _NOT_DECIDING:
+        del values[name]
     for name in ("data", "validation_data", "model", "vae"):
         if values[name] is not None and os.path.exists(values[name]):
             values[name] = os.path.realpath(values[name])
@@ -167,27 +129,23 @@ def default_directory(options: Options, resolution: int, captions: bool) -> str:
     return str(beside / f"{stem}-{resolution}-{key}")
 
 
-def _pays(options: Options) -> Callable[[Any], str | None]:
-    """Returns a function that says why a cache is not worth it."""
-
-    def reason(needs: Any) -> str | None:
-        if needs.is_complete:
-            return None
-        if needs.num_bytes > _SHARE * needs.free_bytes:
-            return (
-                f"it would take {needs.num_bytes / 1e9:.1f} GB of the "
-                f"{needs.free_bytes / 1e9:.1f} GB that are free. `--cache "
-                "DIR` puts it on another disk."
-            )
-        shown = options.batch_size * options.gradient_accumulation_steps
-        shown *= options.max_train_steps or 0
-        if options.num_train_epochs is not None:
-            shown = options.num_train_epochs * needs.num_rows
-        if shown < needs.num_images:
-            return (
-                f"the run shows {shown:,} images, and {needs.num_images:,} "
-                "would be encoded. `--cache DIR` does it all the same."
-            )
+def _why_not(options: Options, needs: Any) -> str | None:
+    """Returns why a cache of these `CacheNeeds` is not worth it."""
+    if needs.is_complete:
         return None
-
-    return reason
+    if needs.num_bytes > _SHARE * needs.free_bytes:
+        return (
+            f"it would take {needs.num_bytes / 1e9:.1f} GB of the "
+            f"{needs.free_bytes / 1e9:.1f} GB that are free. `--cache "
+            "DIR` puts it on another disk."
+        )
+    shown = options.batch_size * options.gradient_accumulation_steps
+    shown *= options.max_train_steps or 0
+    if options.num_train_epochs is not None:
+        shown = options.num_train_epochs * needs.num_rows
+    if shown < needs.num_images:
+        return (
+            f"the run shows {shown:,} images, and {needs.num_images:,} "
+            "would be encoded. `--cache DIR` does it all the same."
+        )
+    return None

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 from typing import TypeVar
 
-import yaml
-
 from keras_sdft.cli.parser import Flags
 
 Group = TypeVar("Group")
@@ -58,12 +56,10 @@ class Options:
         names = [f.name for f in fields if f.name in vars(self)]
         return {name: getattr(self, name) for name in names}
 
-    def as_yaml(self) -> str:
-        """Returns the values as a file for `--config`."""
+    def plain(self) -> dict[str, Any]:
+        """Returns the values as YAML can hold them."""
         lists = {k: list(v) for k, v in vars(self).items() if type(v) is tuple}
-        return yaml.safe_dump(
-            vars(self) | lists, sort_keys=False, allow_unicode=True
-        )
+        return vars(self) | lists
 
     def replace(self, **changes: Any) -> Options:
         """Returns the same with other values of some flags."""
@@ -101,6 +97,10 @@ class Command:
     @functools.cached_property
     def flags(self) -> Flags:
         return Flags(self.groups, self.defaults, self.positional)
+
+    @property
+    def name(self) -> str:
+        return self.run.__name__
 
     @property
     def summary(self) -> str:

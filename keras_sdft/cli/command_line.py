@@ -14,6 +14,8 @@ import threading
 from collections.abc import Iterator
 from collections.abc import Sequence
 
+import yaml
+
 import keras_sdft
 from keras_sdft.checks import did_you_mean
 from keras_sdft.cli import convert
@@ -70,7 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         name, options = parse(arguments)
         if shows_config:
-            print(options.as_yaml(), end="")
+            values = options.plain()
+            text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+            print(text, end="")
             return 0
         COMMANDS[name].check(options)
         _set_environment()

@@ -1,7 +1,7 @@
 """`keras-sdft dreambooth`: photos of a subject in, a run directory out.
 
-Puts the package's public names together; the work is theirs. What can be
-wrong is found before class images are generated, which may take an hour.
+What can be wrong is found before class images are generated, which may take
+an hour.
 """
 
 from __future__ import annotations
@@ -18,26 +18,14 @@ from keras_sdft import runs
 from keras_sdft import training
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
-from keras_sdft.cli.memory import check_memory
 from keras_sdft.cli.options import TRAINING
 from keras_sdft.cli.options import check_counts
-from keras_sdft.cli.repeated_warnings import each_warning_once
-from keras_sdft.cli.resume import check_steps
-from keras_sdft.cli.resume import find_checkpoint
-from keras_sdft.cli.resume import open_run
-from keras_sdft.cli.resume import start_of
 from keras_sdft.cli.resume import with_saved_flags
-from keras_sdft.cli.run import RunLabels
-from keras_sdft.cli.run import inputs_of
-from keras_sdft.cli.run import load_for_training
-from keras_sdft.cli.run import resolved
-from keras_sdft.cli.run import run_training
-from keras_sdft.cli.training import check_training
-from keras_sdft.cli.training import interruption
-from keras_sdft.cli.training import make_callbacks
-from keras_sdft.cli.training import make_trainer
+from keras_sdft.cli.run import Source
+from keras_sdft.cli.run import run
 from keras_sdft.cli.training import parts_of
-from keras_sdft.cli.training import resolve_defaults
+from keras_sdft.cli.training_data import Data
+from keras_sdft.cli.training_data import Start
 from keras_sdft.cli.training_data import load_photos
 from keras_sdft.cli.training_data import load_subject
 
@@ -90,61 +78,90 @@ class ClassImageOptions:
         checks.number("class_guidance_scale", self.class_guidance_scale, 0)
 
 
-_FOLDERS = ("instance_data_dir", "class_data_dir", "validation_data_dir")
+class Subject(Source):
+    """Photos of a subject, and images of its class."""
+
+    inputs = ("instance_data_dir", "class_data_dir", "validation_data_dir")
+    made = "class_data_dir"
+
+    @property
+    def prompt(self) -> str:
+        return self.options.instance_prompt
+
+    @staticmethod
+    def check(options: Options, spec: dict[str, Any]) -> None:
+        _token(options)
+        subject = options.of(data.SubjectOptions)
+        data.check_dreambooth_folders(
+            options.instance_data_dir,
+            options.class_data_dir,
+            subject.class_prompt if subject.needs_class_images else None,
+            options.num_class_images,
+        )
+        _check_held_out(options.validation_data_dir, options.instance_data_dir)
+        if subject.prior_preservation == "base":
+            _check_base(options)
+        if subject.needs_class_images:
+            folder = options.class_data_dir
+            missing = data.missing_class_images(
+                folder,
+                options.num_class_images,
+                options.class_prompt,
+                options.seed,
+            )
+            if missing:
+                files.check_writable(folder, "class_data_dir")
+            side = options.resolution or spec["resolution"]
+            data.check_disk_space(folder, len(missing), side, side)
+
+    def load(self, start: Start) -> Data:
+        token = _token(self.options)
+        if token is not None:
+            problem = data.check_token(token, self.sd.tokenizer).problem
+            if problem:
+                print(f"Note: {problem}", file=sys.stderr, flush=True)
+        # What the model predicts until it is set to be trained.
+        self.base = self.sd.spec
+        return load_photos(self.options, self.sd)
+
+    def prepare(self, data: Data, start: Start) -> Data:
+        self._generate_class_images()
+        return load_subject(self.options, self.sd, data, start)
+
+    def _generate_class_images(self) -> None:
+        options, sd = self.options, self.sd
+        if not options.of(data.SubjectOptions).needs_class_images:
+            return
+        trained, sd.spec = sd.spec, self.base
+        try:
+            new = runs.generate_class_images(
+                sd,
+                options.class_prompt,
+                options.class_data_dir,
+                options.num_class_images,
+                batch_size=options.sample_batch_size,
+                seed=options.seed,
+                num_steps=options.class_num_steps,
+                guidance_scale=options.class_guidance_scale,
+            )
+        finally:
+            sd.spec = trained
+        print(
+            f"Class images: {len(new)} generated, {options.num_class_images} "
+            f"wanted, in {options.class_data_dir}",
+            flush=True,
+        )
 
 
 def dreambooth(options: Options) -> None:
-    """Teaches a model a subject from a few photos.
-
-    Raises:
-        ValueError: If an option is out of its range, if folders or prompts
-            are not as they must be, or if the loss became NaN or infinite.
-        OSError: If a file is missing or may not be replaced.
-    """
-    with each_warning_once():
-        options = with_prompts(options)
-        inputs = inputs_of(options, _FOLDERS)
-        token = check_dreambooth(options)
-        made = {"class_data_dir": options.class_data_dir}
-        with open_run("dreambooth", options, inputs, made) as run:
-            _dreambooth(resolve_defaults(options), run, inputs, token)
-
-
-def _dreambooth(
-    options: Options,
-    run: Any,
-    inputs: dict[str, str | None],
-    token: str | None,
-) -> None:
-    saved = resolved(options, inputs)
-    if options.class_data_dir is not None:
-        saved["class_data_dir"] = os.path.abspath(options.class_data_dir)
-    found = find_checkpoint(options, run, saved)
-    sd = load_for_training(options)
-    _tell_of_token(token, sd)
-    photos = load_photos(options, sd)
-    check_steps(found, photos.steps)
-    base = sd.spec
-    trainer = make_trainer(options, sd, photos.steps)
-    check_memory(options, trainer, photos)
-    if options.of(data.SubjectOptions).needs_class_images:
-        _generate(options, sd, base)
-    loaded = load_subject(options, sd, photos, start_of(found, photos))
-    callbacks = make_callbacks(options, run, loaded, interruption())
-    labels = RunLabels(options.instance_data_dir, options.instance_prompt)
-    run_training(options, run, saved, loaded, trainer, callbacks, labels, found)
+    """Teaches a model a subject from a few photos."""
+    run(COMMAND, Subject, with_prompts(options))
 
 
 def with_prompts(options: Options) -> Options:
-    """Returns the options with token and class filled into the prompts.
-
-    Raises:
-        ValueError: If a prompt has a field that no value was given for.
-    """
-    return options.replace(
-        instance_prompt=_filled(options, "instance_prompt"),
-        class_prompt=_filled(options, "class_prompt"),
-    )
+    """Returns the options with token and class filled into the prompts."""
+    prompts = ("instance_prompt", "class_prompt")
+    return options.replace(**{n: _filled(options, n) for n in prompts})
 
 
 def _filled(options: Options, flag: str) -> Any:
@@ -164,46 +181,12 @@ def _filled(options: Options, flag: str) -> Any:
     return data.fill_prompt(template, options.token or "", noun)
 
 
-def check_dreambooth(options: Options) -> str | None:
-    """Checks what needs neither a model nor the directory of the run.
-
-    Args:
-        options: `Options`, from `with_prompts`.
-
-    Returns:
-        The subject's token, or `None` if nothing tells it.
-    """
-    token = data.check_dreambooth_prompts(
-        options.instance_prompt, options.class_prompt, options.token
-    )
-    with_images = options.of(data.SubjectOptions).needs_class_images
-    data.check_dreambooth_folders(
-        options.instance_data_dir,
-        options.class_data_dir,
-        options.class_prompt if with_images else None,
-        options.num_class_images,
-    )
-    _check_held_out(options)
-    spec = check_training(options)
-    _check_base(options)
-    if with_images:
-        folder = options.class_data_dir or ""
-        missing = data.missing_class_images(
-            folder,
-            options.num_class_images,
-            options.class_prompt,
-            options.seed,
-        )
-        if missing:
-            files.check_writable(folder, "class_data_dir")
-        side = options.resolution or spec["resolution"]
-        data.check_disk_space(folder, len(missing), side, side)
-    return token
+def _token(options: Options) -> str | None:
+    prompts = options.instance_prompt, options.class_prompt
+    return data.check_dreambooth_prompts(*prompts, options.token)
 
 
 def _check_base(options: Options) -> None:
-    if options.prior_preservation != "base":
-        return
     training.check_base(parts_of(options))
     if options.change_prediction_type:
         raise ValueError(
@@ -213,8 +196,7 @@ def _check_base(options: Options) -> None:
         )
 
 
-def _check_held_out(options: Options) -> None:
-    folder = options.validation_data_dir
+def _check_held_out(folder: str | None, photos: str) -> None:
     if folder is None:
         return
     if not os.path.isdir(folder):
@@ -222,50 +204,12 @@ def _check_held_out(options: Options) -> None:
             "`validation_data_dir` must be a folder of photos. Received: "
             f"{folder!r}, which does not exist or is no folder."
         )
-    if os.path.samefile(folder, options.instance_data_dir):
+    if os.path.samefile(folder, photos):
         raise ValueError(
             "`validation_data_dir` must hold other photos than "
             f"`instance_data_dir`. Received {folder!r} for both. Move one or "
             "two photos to a folder of their own."
         )
-
-
-def _tell_of_token(token: str | None, sd: Any) -> None:
-    if token is None:
-        return
-    problem = data.check_token(token, sd.tokenizer).problem
-    if problem:
-        print(f"Note: {problem}", file=sys.stderr, flush=True)
-
-
-def _generate(options: Options, sd: Any, base: Any) -> None:
-    """Generates the missing class images.
-
-    Args:
-        options: The options of `dreambooth`.
-        sd: `keras_sdft.StableDiffusion`.
-        base: Its spec from before it was set to be trained: what the model
-            predicts until then.
-    """
-    trained, sd.spec = sd.spec, base
-    try:
-        new = runs.generate_class_images(
-            sd,
-            options.class_prompt,
-            options.class_data_dir,
-            options.num_class_images,
-            batch_size=options.sample_batch_size,
-            seed=options.seed,
-            num_steps=options.class_num_steps,
-            guidance_scale=options.class_guidance_scale,
-        )
-    finally:
-        sd.spec = trained
-    print(
-        f"Class images: {len(new)} generated, {options.num_class_images} "
-        f"wanted, in {options.class_data_dir}",
-        flush=True,
-    )
 
 
 COMMAND = Command(

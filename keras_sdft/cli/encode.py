@@ -1,7 +1,4 @@
-"""`keras-sdft encode`: fills the cache that `train --cache` reads.
-
-Reads the data exactly as `train` does, so that the cache is one of it.
-"""
+"""`keras-sdft encode`: fills the cache that `train --cache` reads."""
 
 from __future__ import annotations
 
@@ -10,17 +7,14 @@ from typing import Literal
 
 from keras_sdft import checks
 from keras_sdft import data
-from keras_sdft import runs
 from keras_sdft.cli import train
 from keras_sdft.cli.caching import make_caches
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
-from keras_sdft.cli.model import ModelOptions
-from keras_sdft.cli.model import PredictionOptions
 from keras_sdft.cli.options import DataOptions
-from keras_sdft.cli.run import inputs_of
-from keras_sdft.cli.run import load_for_training
-from keras_sdft.cli.training_data import check_data
+from keras_sdft.cli.options import ModelOptions
+from keras_sdft.cli.options import PredictionOptions
+from keras_sdft.cli.training import load_for_training
 from keras_sdft.cli.training_data import load_data
 
 
@@ -51,18 +45,9 @@ class EncodeOptions:
 
 
 def encode(options: Options) -> None:
-    """Encodes captioned images once, for training from the cache.
-
-    Raises:
-        ValueError: If an option is out of its range, the cache is stale, or
-            the disk is too small.
-        OSError: If a file is missing, the disk is full, or another process
-            fills the cache.
-    """
+    """Encodes captioned images once, for training from the cache."""
     training = as_training(options)
-    check_data(training)
-    inputs = inputs_of(training, ("data", "validation_data"))
-    runs.check_separate(options.cache, inputs, {}, flag="cache")
+    train.Captioned.check(training, {})
     sd = load_for_training(training)
     caches = make_caches(
         training, sd, not options.no_captions, options.overwrite

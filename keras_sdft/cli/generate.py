@@ -11,8 +11,8 @@ from keras_sdft import adapters
 from keras_sdft import checks
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
-from keras_sdft.cli.model import ModelOptions
-from keras_sdft.cli.model import PredictionOptions
+from keras_sdft.cli.options import ModelOptions
+from keras_sdft.cli.options import PredictionOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,8 +71,9 @@ def generate(options: Options) -> None:
     """
     count = len(options.prompt) * options.num_images
     paths = _paths(options, count)
+    given = ("height", "width", "prediction_type")
     sd = options.of(ModelOptions).load(
-        options.height, options.width, options.prediction_type
+        **{name: getattr(options, name) for name in given}
     )
     options.of(adapters.AdapterFileOptions).load_into(sd)
     from keras_sdft import callbacks

@@ -1,28 +1,19 @@
-"""Whether there is memory for a run: told, and checked, before it begins.
-
-What training needs is the trainer's to say.
-"""
+"""Whether there is memory for a run: told, and checked, before it begins."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 from typing import Any
 
 from keras_sdft import runs
+from keras_sdft.cli.command import Options
 from keras_sdft.cli.training import parts_of
-
-if TYPE_CHECKING:
-    from keras_sdft.cli.command import Options
-    from keras_sdft.cli.training_data import Data
+from keras_sdft.cli.training_data import Data
 
 
 def check_memory(options: Options, trainer: Any, data: Data) -> None:
     """Prints what training needs and what there is, and refuses too much.
 
     Where the estimate's figures were not measured, too little is a warning.
-
-    Raises:
-        ValueError: If there is too little, and `check_memory` is set.
     """
     import tensorflow as tf
 
@@ -44,16 +35,15 @@ def check_memory(options: Options, trainer: Any, data: Data) -> None:
         f"Training needs about {needed / 1e9:.1f} GB, and the {where} has "
         f"{available / 1e9:.1f} GB for it."
     )
-    if not estimate.measured:
-        print(
-            f"Warning: {message} This is an estimate that was measured on "
-            f"CPUs alone. If memory runs out: {_remedies(options)}.",
-            flush=True,
+    if estimate.measured:
+        raise ValueError(
+            f"{message} Try {_remedies(options)}. To begin all the same, add "
+            "`--check_memory false`."
         )
-        return
-    raise ValueError(
-        f"{message} Try {_remedies(options)}. To begin all the same, add "
-        "`--check_memory false`."
+    print(
+        f"Warning: {message} This is an estimate that was measured on CPUs "
+        f"alone. If memory runs out: {_remedies(options)}.",
+        flush=True,
     )
 
 

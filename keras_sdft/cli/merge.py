@@ -9,8 +9,8 @@ import keras_sdft
 from keras_sdft import adapters
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
-from keras_sdft.cli.model import ModelOptions
-from keras_sdft.cli.model import PredictionOptions
+from keras_sdft.cli.options import ModelOptions
+from keras_sdft.cli.options import PredictionOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

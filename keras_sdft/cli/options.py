@@ -1,8 +1,4 @@
-"""The flags that the commands share, by what they decide.
-
-Each dataclass is a group of the help, and its docstring the text. Knows
-names, types and defaults; what they mean is elsewhere.
-"""
+"""The flags that commands share: each dataclass is a group of the help."""
 
 from __future__ import annotations
 
@@ -10,10 +6,69 @@ import dataclasses
 from typing import Any
 from typing import Literal
 
+import keras_sdft
 from keras_sdft import checks
 from keras_sdft import data
 from keras_sdft import training
-from keras_sdft.cli.model import ModelOptions
+
+PredictionType = Literal["epsilon", "v_prediction"]
+
+# The field's words on the left, Keras' dtype policies on the right.
+_POLICIES = {"no": None, "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The model: which one, and with which numbers it computes.
+
+    Args:
+        model: A preset, a run, an exported directory, a weight file, or a
+            model of diffusers' or of the original layout.
+        vae: Another autoencoder, a folder or file of one alone or of a
+            whole model.
+        clip_skip: Which of the text encoder's layers gives the context,
+            counted from the last. Defaults to what the model declares,
+            usually 1.
+        mixed_precision: Numbers to compute with; weights stay float32.
+        weights_directory: Directory with local copies of a preset's
+            published files.
+    """
+
+    model: str
+    vae: str | None = None
+    clip_skip: int | None = None
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    weights_directory: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip_skip is not None:
+            checks.integer("clip_skip", self.clip_skip, 1)
+
+    def load(self, **given: Any) -> Any:
+        """Loads the `keras_sdft.StableDiffusion`.
+
+        Args:
+            **given: Further arguments of its `from_preset`.
+        """
+        return keras_sdft.StableDiffusion.from_preset(
+            self.model,
+            dtype=_POLICIES[self.mixed_precision],
+            weights_directory=self.weights_directory,
+            vae=self.vae,
+            clip_skip=self.clip_skip,
+            **given,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictionOptions:
+    """What the model predicts.
+
+    Args:
+        prediction_type: What the model predicts, for files that do not say.
+    """
+
+    prediction_type: PredictionType | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +148,20 @@ class DataOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidationOptions:
+    """The validation: how often it is done.
+
+    Args:
+        validation_every_epochs: Epochs between two validations.
+    """
+
+    validation_every_epochs: int = 1
+
+    def __post_init__(self) -> None:
+        check_counts(self, "validation_every_epochs")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PreviewOptions:
     """The previews: images that are generated while training goes on.
 
@@ -156,11 +225,7 @@ class ResumeOptions:
 
 
 def check_counts(options: Any, *names: str) -> None:
-    """Checks that fields are integers of at least 1, or not given.
-
-    Raises:
-        ValueError: If one is not.
-    """
+    """Checks that fields are integers of at least 1, or not given."""
     for name in names:
         if getattr(options, name) is not None:
             checks.integer(name, getattr(options, name), 1)

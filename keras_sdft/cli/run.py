@@ -1,55 +1,187 @@
-"""A run from its directory to its last line, whatever is trained.
+"""A run of any kind of training, from its flags to its last line.
 
-Everything is checked and made before; here things are written.
+Everything is checked before the run directory is made, and everything is
+made before the first step.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import logging
 import os
 import shlex
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 from typing import Any
 
 import keras_sdft
 from keras_sdft import runs
 from keras_sdft import training
-from keras_sdft.cli.model import ModelOptions
-from keras_sdft.cli.training import fit
+from keras_sdft.cli.command import Command
+from keras_sdft.cli.command import Options
+from keras_sdft.cli.memory import check_memory
+from keras_sdft.cli.training import check_training
+from keras_sdft.cli.training import load_for_training
+from keras_sdft.cli.training import make_callbacks
+from keras_sdft.cli.training import make_trainer
 from keras_sdft.cli.training import parts_of
-
-if TYPE_CHECKING:
-    from keras_sdft.cli.command import Options
-    from keras_sdft.cli.training_data import Data
-
-
-@dataclasses.dataclass(frozen=True)
-class RunLabels:
-    """What differs between kinds of training in what is said of a run."""
-
-    data: str
-    # What to try the result with.
-    prompt: str
+from keras_sdft.cli.training import resolve_defaults
+from keras_sdft.cli.training_data import Data
+from keras_sdft.cli.training_data import Start
 
 
-def load_for_training(options: Options) -> Any:
-    """Loads the model that is to be trained.
+class Source:
+    """What a kind of training learns from; the base of each kind.
 
-    A model that declares what it predicts is loaded as that, and may be
-    trained towards `prediction_type`; for one that does not, it says both.
+    Attributes:
+        inputs: Flags of what is read, what is trained on first, what is
+            validated with last.
+        made: Flag of what is made beside the run.
     """
-    declared = keras_sdft.models.describe(options.model)["spec"]
-    is_missing = declared["prediction_type"] is None
-    sd = options.of(ModelOptions).load(
-        options.resolution,
-        options.resolution,
-        options.prediction_type if is_missing else None,
-        options.remat,
+
+    inputs: tuple[str, ...]
+    made: str
+
+    def __init__(self, options: Options, sd: Any) -> None:
+        self.options = options
+        self.sd = sd
+
+    @staticmethod
+    def check(options: Options, spec: dict[str, Any]) -> None:
+        """Checks what needs the model's spec alone, and no run directory."""
+
+    def load(self, start: Start) -> Data:
+        """Reads what is there, to know how long the run is."""
+        raise NotImplementedError
+
+    def prepare(self, data: Data, start: Start) -> Data:
+        """Makes what is not there yet; returns the data from `start` on."""
+        raise NotImplementedError
+
+    @property
+    def prompt(self) -> str:
+        """What to try the result with."""
+        return "YOUR PROMPT"
+
+
+def run(command: Command, kind: type[Source], options: Options) -> None:
+    """Trains, exports, and says where things are.
+
+    Args:
+        command: The command, whose flags are saved with the run.
+        kind: Class of what is trained on.
+        options: The options of any kind of training.
+
+    Raises:
+        keras_sdft.training.Interrupted: If a signal ended it.
+        OSError: If a file is missing or may not be replaced, or the disk has
+            no room.
+        ValueError: If an option is wrong, or the loss became NaN or infinite.
+    """
+    inputs = inputs_of(options, kind.inputs)
+    made = {kind.made: getattr(options, kind.made)}
+    with each_warning_once():
+        kind.check(options, check_training(options))
+        _check_best(options, getattr(options, kind.inputs[-1]))
+        with _open(command.name, options, inputs, made) as directory:
+            options = resolve_defaults(options)
+            saved = resolved(options, inputs, kind.made)
+            flags = command.flags.by_name
+            saved = {n: value for n, value in saved.items() if n in flags}
+            _run(options, kind, directory, saved)
+
+
+def _run(
+    options: Options, kind: type[Source], run: Any, saved: dict[str, Any]
+) -> None:
+    checkpoint, content = None, dict[str, Any](position=(0, 0, 0))
+    if options.resume is not None:
+        checkpoint, content = runs.find_checkpoint(run, saved)
+    done, epoch, batch = content["position"]
+    sd = load_for_training(options)
+    source = kind(options, sd)
+    data = source.load((epoch, batch))
+    if done > data.steps:
+        raise ValueError(
+            f"The run is at step {done:,} already, beyond the {data.steps:,} "
+            "that it was to have. Give a larger `--max_train_steps`."
+        )
+    if done == data.steps and batch != data.steps_per_epoch:
+        # All is trained, and the end of the epoch is still to come.
+        batch = data.steps_per_epoch
+        data = source.load((epoch, batch))
+    trainer = make_trainer(options, sd, data.steps)
+    check_memory(options, trainer, data)
+    data = source.prepare(data, (epoch, batch))
+    callbacks = make_callbacks(options, run, data)
+    if checkpoint is not None:
+        runs.check_data(content["about"]["data"], runs.data_state(data.report))
+        trainer.restore_checkpoint(checkpoint)
+    prompts = len(options.preview_prompts or ())
+    previews = (3 + data.steps // options.preview_every_steps) * prompts
+    best = options.keep_best is not None
+    room = runs.check_room(
+        run, trainer, options.keep_checkpoints, best, previews
     )
-    for part in parts_of(options):
-        part.add_tokens(sd)
-    return sd
+    again = f"Again: keras-sdft {run.record.command} --config THIS_FILE"
+    run.write_config(saved, f"{again} --output_dir ANOTHER")
+    run.begin()
+    print(_opening(options, kind, trainer, data), flush=True)
+    print(f"  {_plan(options)}; {room}", flush=True)
+    for earlier in run.earlier:
+        print(f"  the earlier run stays in {earlier} until this one is done")
+    if checkpoint is not None:
+        print(f"  goes on after step {done:,}", flush=True)
+    _fit(run, trainer, data, callbacks)
+    prompt = (options.preview_prompts or [source.prompt])[0]
+    print(_closing(options, run, callbacks, prompt), flush=True)
+
+
+def _fit(run: Any, trainer: Any, data: Data, callbacks: dict[str, Any]) -> None:
+    """Trains for exactly `data.steps` steps, and exports."""
+    with callbacks["Checkpoint"].interruption:
+        try:
+            trainer.fit(
+                data.training,
+                epochs=data.epochs,
+                validation_data=data.validation,
+                validation_freq=data.validation_freq,
+                callbacks=list(callbacks.values()),
+                verbose=0,
+                # The data is shuffled already; Keras warns if it is asked to.
+                shuffle=False,
+            )
+        except training.Interrupted:
+            _export_interrupted(run, trainer)
+            raise
+        finally:
+            callbacks["Progress"].close()
+            if len(data.report):
+                data.report.write(os.fspath(run.skipped))
+                print(f"Unreadable images, left out (see {run.skipped}):")
+                print(data.report.table(20))
+        trainer.export(os.fspath(run.weights), overwrite=True)
+    last = callbacks["HistoryFile"].rows[-1]
+    values = {name: value for name, value in last.items() if "loss" in name}
+    run.finish(step=data.steps, **values, best=callbacks["Checkpoint"].best)
+
+
+def _export_interrupted(run: Any, trainer: Any) -> None:
+    step = int(trainer.step)
+    try:
+        trainer.export(os.fspath(run.weights), overwrite=True)
+        where = run.weights
+    except (OSError, ValueError) as error:
+        where = f"not exported: {error}"
+    run.update(state="interrupted", step=step)
+    print(
+        f"Interrupted after step {step:,}, with a checkpoint.\n"
+        f"  weights   {where}\nGo on with:\n  {runs.command_to_resume(run)}",
+        flush=True,
+    )
+
+
+# === The flags ===
 
 
 def inputs_of(options: Options, names: Iterable[str]) -> dict[str, str | None]:
@@ -62,112 +194,70 @@ def inputs_of(options: Options, names: Iterable[str]) -> dict[str, str | None]:
     return inputs
 
 
-def resolved(options: Options, inputs: dict[str, str | None]) -> dict[str, Any]:
+def resolved(
+    options: Options, inputs: dict[str, str | None], *made: str
+) -> dict[str, Any]:
     """Returns the values of flags as they are saved with the run.
 
     Paths are absolute, so the file works from any folder; `overwrite` is
     false, because a saved permission to replace a run would be used by the
     next one.
     """
-    values: dict[str, Any] = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in vars(options).items()
-    }
-    for name, path in inputs.items():
-        if path is not None and os.path.exists(path):
-            values[name] = os.path.abspath(path)
-    values["output_dir"] = os.path.abspath(values["output_dir"])
+    values = options.plain()
+    there = [n for n, path in inputs.items() if path and os.path.exists(path)]
+    for name in (*there, *made, "output_dir"):
+        if values[name] is not None:
+            values[name] = os.path.abspath(values[name])
     values["overwrite"] = False
     del values["resume"]
     return values
 
 
-def run_training(
-    options: Options,
-    run: Any,
-    saved: dict[str, Any],
-    data: Data,
-    trainer: Any,
-    callbacks: list[Any],
-    labels: RunLabels,
-    found: Any = None,
-) -> None:
-    """Trains, exports, and says where things are.
+def _check_best(options: Options, validation: str | None) -> None:
+    best = options.keep_best
+    if best is not None and best.startswith("val_") and validation is None:
+        raise ValueError(
+            f"`keep_best` is {best!r}, and the run validates on nothing. Give "
+            "validation data, or leave `keep_best` out."
+        )
 
-    Args:
-        options: The options of any kind of training.
-        run: `keras_sdft.runs.RunDirectory`.
-        saved: Dict of `resolved`.
-        data: `Data`.
-        trainer: A compiled `keras_sdft.Trainer`.
-        callbacks: List of `make_callbacks`.
-        labels: `RunLabels`.
-        found: Path and content of the checkpoint to go on from, or `None`.
 
-    Raises:
-        keras_sdft.training.Interrupted: If a signal ended it.
-        OSError: If the disk has no room for it.
-        ValueError: If the loss became NaN or infinite.
+def _open(
+    command: str, options: Options, inputs: dict[str, Any], made: dict[str, Any]
+) -> runs.RunDirectory:
+    """Returns the directory of a new run, or of the one that goes on."""
+    if options.resume is not None:
+        return runs.RunDirectory.resume(options.resume, command)
+    path, overwrite = options.output_dir, options.overwrite
+    return runs.RunDirectory(path, command, inputs, overwrite, made)
+
+
+@contextlib.contextmanager
+def each_warning_once() -> Iterator[None]:
+    """Context manager in which the library logs each message once.
+
+    Data is read more than once where it is completed on the way.
     """
-    if found is not None:
-        path, content = found
-        runs.check_data(content["about"]["data"], runs.data_state(data.report))
-        trainer.restore_checkpoint(path)
-    room = runs.check_room(
-        run,
-        trainer,
-        options.keep_checkpoints,
-        options.keep_best is not None,
-        _num_previews(options, data),
-    )
-    run.write_config(
-        saved,
-        f"Again: keras-sdft {run.record.command} --config THIS_FILE "
-        "--output_dir ANOTHER",
-    )
-    run.begin()
-    print(_opening(options, trainer, data, labels), flush=True)
-    print(f"  {_plan(options)}; {room}", flush=True)
-    for earlier in run.earlier:
-        print(f"  the earlier run stays in {earlier} until this one is done")
-    if found is not None:
-        print(f"  goes on after step {content['position'][0]:,}", flush=True)
-    keeper = next(c for c in callbacks if hasattr(c, "interruption"))
-    with keeper.interruption:
-        try:
-            fit(options, trainer, data, callbacks)
-        except training.Interrupted:
-            _export_interrupted(run, trainer)
-            raise
-        finally:
-            _report_unreadable(run, data)
-        trainer.export(os.fspath(run.weights), overwrite=True)
-    history = next(c for c in callbacks if hasattr(c, "rows"))
-    values = {k: v for k, v in history.rows[-1].items() if "loss" in k}
-    run.finish(step=data.steps, **values, best=keeper.best)
-    print(_closing(options, run, history, keeper, labels), flush=True)
+    seen: set[str] = set()
 
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        known = message in seen
+        seen.add(message)
+        return not known
 
-def _export_interrupted(run: Any, trainer: Any) -> None:
-    step = int(trainer.step)
+    # A filter of a logger does not see what its children log.
+    names = [n for n in logging.root.manager.loggerDict if "keras_sdft" in n]
+    for name in names:
+        logging.getLogger(name).addFilter(is_new)
     try:
-        trainer.export(os.fspath(run.weights), overwrite=True)
-        where = f"weights   {run.weights}"
-    except (OSError, ValueError) as error:
-        where = f"weights   not exported: {error}"
-    run.update(state="interrupted", step=step)
-    lines = [
-        f"Interrupted after step {step:,}, with a checkpoint.",
-        f"  {where}",
-        "Go on with:",
-        f"  {runs.command_to_resume(run)}",
-    ]
-    print("\n".join(lines), flush=True)
+        yield
+    finally:
+        for name in names:
+            logging.getLogger(name).removeFilter(is_new)
 
 
-def _num_previews(options: Options, data: Data) -> int:
-    prompts = options.preview_prompts or []
-    return (3 + data.steps // options.preview_every_steps) * len(prompts)
+# === What is told ===
 
 
 def _plan(options: Options) -> str:
@@ -180,21 +270,23 @@ def _plan(options: Options) -> str:
 
 
 def _opening(
-    options: Options, trainer: Any, data: Data, labels: RunLabels
+    options: Options, kind: type[Source], trainer: Any, data: Data
 ) -> str:
-    sd = trainer.stable_diffusion
+    import tensorflow as tf
+
+    sd, micro = trainer.stable_diffusion, options.gradient_accumulation_steps
     weights = sd.diffusion_model.count_params()
-    micro = options.gradient_accumulation_steps
     batch = f"{data.images_per_step // micro} images"
     if micro > 1:
         batch = f"{micro} x {batch}"
-    epoch = (
-        f"; an epoch is {_steps(data.steps_per_epoch)}" if data.is_pass else ""
-    )
+    gpus = len(tf.config.list_logical_devices("GPU"))
+    device = f"{gpus} GPU" if gpus else "the CPU"
+    epoch = f"; an epoch is {_steps(data.steps_per_epoch)}"
     lines = [
-        f"Training {options.model} ({weights:,} weights) on {labels.data}",
+        f"Training {options.model} ({weights:,} weights) on "
+        f"{getattr(options, kind.inputs[0])}",
         f"  {_steps(data.steps)} of {batch} at {sd.img_width} x "
-        f"{sd.img_height}, on {_device()}{epoch}",
+        f"{sd.img_height}, on {device}{epoch if data.is_pass else ''}",
         f"  {options.optimizer}, learning rate {options.learning_rate:g}, "
         f"{options.lr_scheduler}",
     ]
@@ -209,30 +301,14 @@ def _steps(count: int) -> str:
     return f"{count:,} step{'s' if count != 1 else ''}"
 
 
-def _device() -> str:
-    import tensorflow as tf
-
-    count = len(tf.config.list_logical_devices("GPU"))
-    return f"{count} GPU" if count else "the CPU"
-
-
-def _report_unreadable(run: Any, data: Data) -> None:
-    if len(data.report):
-        data.report.write(os.fspath(run.skipped))
-        print(f"Unreadable images, left out (see {run.skipped}):")
-        print(data.report.table(20))
-
-
 def _closing(
-    options: Options, run: Any, history: Any, keeper: Any, labels: RunLabels
+    options: Options, run: Any, callbacks: dict[str, Any], prompt: str
 ) -> str:
-    prompt = (options.preview_prompts or [labels.prompt])[0]
-    command = ["keras-sdft", "generate", "--model", str(run.path)]
-    command += ["--prompt", prompt, "--output", "out.png"]
     names = ("loss", "instance_loss", "prior_loss", "val_loss")
-    lines = [f"Done: {history.summary(names)}", f"  weights   {run.weights}"]
-    if keeper.best is not None:
-        best = keeper.best
+    losses = callbacks["HistoryFile"].summary(names)
+    lines = [f"Done: {losses}", f"  weights   {run.weights}"]
+    best = callbacks["Checkpoint"].best
+    if best is not None:
         lines.append(
             f"  best      {run.best} ({options.keep_best} "
             f"{best['value']:.4f} in epoch {best['epoch']})"
@@ -248,4 +324,6 @@ def _closing(
             f"  go on     {runs.command_to_resume(run)} --max_train_steps N "
             f"(else {run.checkpoints} may be removed)"
         )
+    command = ["keras-sdft", "generate", "--model", str(run.path)]
+    command += ["--prompt", prompt, "--output", "out.png"]
     return "\n".join([*lines, "Try it:", f"  {shlex.join(command)}"])

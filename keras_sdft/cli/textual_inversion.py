@@ -14,10 +14,11 @@ from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.options import TRAINING
 from keras_sdft.cli.options import CacheOptions
+from keras_sdft.cli.options import ValidationOptions
 from keras_sdft.cli.resume import with_saved_flags
+from keras_sdft.cli.run import run
 from keras_sdft.cli.train import COMMAND as TRAIN
-from keras_sdft.cli.train import ValidationOptions
-from keras_sdft.cli.train import train_as
+from keras_sdft.cli.train import Captioned
 
 # After the lists of the paper's appendix: captions without a meaning of
 # their own, so that what images have in common goes into the word.
@@ -80,24 +81,25 @@ class WordOptions:
         checks.integer("repeats", self.repeats, 1)
 
 
-def textual_inversion(options: Options) -> None:
-    """Finds an embedding for a new word from a few images.
+class WordImages(Captioned):
+    """Images whose captions hold the new word."""
 
-    Raises:
-        ValueError: If an option is out of its range, the word cannot be
-            added, or the loss became NaN or infinite.
-        OSError: If a file is missing or may not be replaced.
-    """
-    templates = TEMPLATES[options.learnable_property]
-    prompt = templates[0].replace("{caption}", options.token)
+    @property
+    def prompt(self) -> str:
+        template = self.options.caption_template[0]
+        return template.replace("{caption}", self.options.caption)
+
+
+def textual_inversion(options: Options) -> None:
+    """Finds an embedding for a new word from a few images."""
     given = dict(
         vars(options),
         new_token=options.token,
         caption=options.token,
-        caption_template=list(templates),
+        caption_template=list(TEMPLATES[options.learnable_property]),
     )
     whole = Options(vars(TRAIN.options(**given)), options.given)
-    train_as("textual_inversion", whole, COMMAND, prompt)
+    run(COMMAND, WordImages, whole)
 
 
 COMMAND = Command(

@@ -1,22 +1,17 @@
-"""From flags to batches: the data of one run, and how long the run is.
-
-TensorFlow is imported inside the functions.
-"""
+"""From flags to batches: the data of one run, and how long the run is."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import os
-from typing import TYPE_CHECKING
 from typing import Any
 
 from keras_sdft import data
-from keras_sdft.cli.repeated_warnings import muted
+from keras_sdft.cli.caching import Caches
+from keras_sdft.cli.command import Options
 
-if TYPE_CHECKING:
-    from keras_sdft.cli.caching import Caches
-    from keras_sdft.cli.command import Options
+Start = tuple[int, int]
 
 # Validation data is written as the training data is, and read as it is.
 _OF_VALIDATION = (
@@ -66,12 +61,7 @@ class Data:
 
 
 def check_data(options: Options) -> None:
-    """Checks the options of data together, and that what they name exists.
-
-    Raises:
-        ValueError: If an option has no effect.
-        FileNotFoundError: If a path of data is that of nothing.
-    """
+    """Checks the options of captioned images together, and their paths."""
     groups = (data.SourceOptions, data.TagOptions)
     data.LoadOptions(**options.values_of(*groups), **_of_training(options))
     for flag in ("data", "validation_data"):
@@ -87,25 +77,14 @@ def check_data(options: Options) -> None:
 
 
 def load_data(
-    options: Options,
-    sd: Any,
-    caches: Caches,
-    start: tuple[int, int] = (0, 0),
+    options: Options, sd: Any, caches: Caches, start: Start = (0, 0)
 ) -> Data:
-    """Reads training and validation data.
-
-    Args:
-        options: The options of `train` or `encode`.
-        sd: `keras_sdft.StableDiffusion`, for its tokenizer and image size.
-        caches: `Caches` that they are read from, once they are filled.
-        start: Epoch and batch that the training data begins with.
-    """
+    """Reads captioned images, from the epoch and batch of `start` on."""
     report = data.Report()
-    images = options.batch_size * options.gradient_accumulation_steps
     training = data.load(
         options.data,
         sd.tokenizer,
-        batch_size=images,
+        batch_size=_images(options),
         cache=caches.training,
         start=start,
         **options.values_of(data.SourceOptions, data.TagOptions),
@@ -115,15 +94,14 @@ def load_data(
     _label(report, "training")
     validation = None
     if options.validation_data is not None:
-        validation = data.load(
+        validation = _load_validation(
+            options,
+            sd,
+            report,
             options.validation_data,
-            sd.tokenizer,
-            batch_size=options.batch_size,
-            shuffle=False,
             split=data.validation_split(options.validation_data),
             cache=caches.validation,
             **{name: getattr(options, name) for name in _OF_VALIDATION},
-            **_common(options, sd, report),
         )
         _label(report, "validation")
         report.compare_held_out()
@@ -132,7 +110,7 @@ def load_data(
         training,
         validation,
         report,
-        images,
+        _images(options),
         per_epoch,
         _steps(options, per_epoch),
         validation_every_epochs=options.validation_every_epochs,
@@ -145,36 +123,33 @@ def load_photos(options: Options, sd: Any) -> Data:
     What is wrong with them, and how long the run is, is known after it.
     """
     report = data.Report()
-    images = options.batch_size * options.gradient_accumulation_steps
     training = data.load_dreambooth(
         options.instance_data_dir,
         sd.tokenizer,
         instance_prompt=options.instance_prompt,
         repeats=options.repeats,
-        batch_size=images,
+        batch_size=_images(options),
         **_of_training(options),
         **_common(options, sd, report),
     )
     validation = None
     if options.validation_data_dir is not None:
-        # One photo is too few to learn from, and enough to validate with.
-        with muted("data.sources.dreambooth"):
-            validation = data.load_dreambooth(
-                options.validation_data_dir,
-                sd.tokenizer,
-                instance_prompt=options.instance_prompt,
-                batch_size=options.batch_size,
-                shuffle=False,
-                max_unreadable=options.max_unreadable,
-                **_common(options, sd, report),
-            )
+        validation = _load_validation(
+            options,
+            sd,
+            report,
+            options.validation_data_dir,
+            caption=options.instance_prompt,
+            max_unreadable=options.max_unreadable,
+        )
         report.compare_held_out()
     steps = _steps(options, int(training.cardinality()))
     return Data(
         training,
         validation,
         report,
-        images if options.class_prompt is None else 2 * images,
+        _images(options) * (1 if options.class_prompt is None else 2),
+        # A pass over a few photos is too short for an epoch of Keras'.
         min(options.validation_every_steps, steps),
         steps,
         is_pass=False,
@@ -182,28 +157,16 @@ def load_photos(options: Options, sd: Any) -> Data:
 
 
 def load_subject(
-    options: Options,
-    sd: Any,
-    photos: Data,
-    start: tuple[int, int] = (0, 0),
+    options: Options, sd: Any, photos: Data, start: Start = (0, 0)
 ) -> Data:
-    """Reads photos and class images together.
-
-    A pass over a few photos is too short for an epoch of Keras'.
-
-    Args:
-        options: The options of `dreambooth`.
-        sd: `keras_sdft.StableDiffusion`.
-        photos: `Data` of `load_photos`.
-        start: Epoch and batch that the training data begins with.
-    """
+    """Reads photos and class images together, from `start` on."""
     subject = options.values_of(data.SubjectOptions)
     if options.class_prompt is None:
         subject["class_data_dir"] = None
     training = data.load_dreambooth(
         options.instance_data_dir,
         sd.tokenizer,
-        batch_size=options.batch_size * options.gradient_accumulation_steps,
+        batch_size=_images(options),
         batches_per_epoch=photos.steps_per_epoch,
         start=start,
         **subject,
@@ -213,6 +176,14 @@ def load_subject(
     return dataclasses.replace(photos, training=training)
 
 
+def _load_validation(
+    options: Options, sd: Any, report: Any, source: str, **given: Any
+) -> Any:
+    common = _common(options, sd, report)
+    given |= {"batch_size": options.batch_size, "shuffle": False}
+    return data.load(source, sd.tokenizer, **given, **common)
+
+
 def _label(report: Any, role: str) -> None:
     """Names what was read last, which may be the same source twice."""
     for source in report.sources[-1:]:
@@ -220,16 +191,17 @@ def _label(report: Any, role: str) -> None:
 
 
 def _common(options: Options, sd: Any, report: Any) -> dict[str, Any]:
-    return {
-        "resolution": (sd.img_height, sd.img_width),
-        "seed": options.seed,
-        "report": report,
-    }
+    resolution = (sd.img_height, sd.img_width)
+    return {"resolution": resolution, "seed": options.seed, "report": report}
 
 
 def _of_training(options: Options) -> dict[str, Any]:
     """Returns what is not done to validation data."""
     return options.values_of(data.ImageOptions, data.EpochOptions)
+
+
+def _images(options: Options) -> int:
+    return options.batch_size * options.gradient_accumulation_steps
 
 
 def _steps(options: Options, per_pass: int) -> int:

@@ -11,7 +11,6 @@ from keras_sdft.runs.memory import available_memory
 from keras_sdft.runs.record import RunRecord
 from keras_sdft.runs.record import read_record
 from keras_sdft.runs.resume import check_data
-from keras_sdft.runs.resume import check_flags
 from keras_sdft.runs.resume import command_to_resume
 from keras_sdft.runs.resume import data_state
 from keras_sdft.runs.resume import describe
@@ -23,7 +22,6 @@ __all__ = [
     "RunRecord",
     "available_memory",
     "check_data",
-    "check_flags",
     "check_room",
     "check_separate",
     "command_to_resume",

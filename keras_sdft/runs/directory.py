@@ -102,16 +102,20 @@ class RunDirectory:
             raise
 
     @classmethod
-    def resume(cls, path: str | os.PathLike) -> RunDirectory:
+    def resume(
+        cls, path: str | os.PathLike, command: str | None = None
+    ) -> RunDirectory:
         """Returns the directory of a run that goes on, locked.
 
         Args:
             path: Path of the directory.
+            command: String, what made the run, or `None` for anything.
 
         Raises:
             BlockingIOError: If a process writes it still; with its id and
                 host.
-            ValueError: If it is no run that has begun.
+            ValueError: If it is no run that has begun, or another command
+                made it.
         """
         run = cls.__new__(cls)
         run.path, run._is_new = Path(path), False
@@ -121,6 +125,12 @@ class RunDirectory:
             raise ValueError(
                 f"`resume` must name the directory of a run; {str(path)!r} has "
                 f"no {RECORD}. Expected what `output_dir` was."
+            )
+        if command not in (None, record.command):
+            raise ValueError(
+                f"The run {str(path)!r} was begun by `{record.command}`: "
+                f"`keras-sdft {record.command} --resume "
+                f"{shlex.quote(str(path))}`."
             )
         check_writable(run.path, "resume")
         run._lock = Lock(run.path / LOCK, f"trains into {str(path)!r}")

@@ -41,15 +41,7 @@ CHANGEABLE = (
 
 
 def check_flags(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses flags that would make it another training.
-
-    Args:
-        before: Values by flag, as the run saved them.
-        now: Values by flag.
-
-    Raises:
-        ValueError: If one differs, with the run's own value.
-    """
+    """Refuses values by flag that would make it another training."""
     changed = [
         f"`{flag}` was {before[flag]!r}, and is {value!r}"
         for flag, value in now.items()
@@ -65,15 +57,23 @@ def check_flags(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         )
 
 
-def find_checkpoint(run: RunDirectory) -> tuple[Path, dict[str, Any]]:
+def find_checkpoint(
+    run: RunDirectory, flags: Mapping[str, Any]
+) -> tuple[Path, dict[str, Any]]:
     """Returns a run's newest whole checkpoint and its content.
 
     Args:
         run: `RunDirectory`.
+        flags: Values by flag that the run is to go on with.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or a flag that may not change was
+            another when the run began; with the run's own value.
     """
+    import yaml
+
+    text = run.config.read_text(encoding="utf-8")
+    check_flags(yaml.safe_load(text), flags)
     # Keras takes seconds to import, and the command's help needs none.
     from keras_sdft.training import checkpoint_files
 

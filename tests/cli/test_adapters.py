@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from keras_sdft.cli import main
+from keras_sdft.cli import run as run_module
 from keras_sdft.cli import textual_inversion
-from keras_sdft.cli import train as train_module
 from keras_sdft.cli import training
 from keras_sdft.cli.command_line import parse
 from keras_sdft.formats import embedding_files
@@ -37,7 +37,7 @@ def train(command, **flags):
     flags |= {"model": "tiny", "resolution": 64, "max_train_steps": 1}
     given = [f"--{name}={value}" for name, value in flags.items()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "make_trainer", eager)
+        patch.setattr(run_module, "make_trainer", eager)
         return main([command, *given])
 
 

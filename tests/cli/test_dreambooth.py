@@ -15,8 +15,10 @@ from keras_sdft import files
 from keras_sdft import runs
 from keras_sdft.cli import dreambooth as dreambooth_module
 from keras_sdft.cli import main
+from keras_sdft.cli import run as run_module
+from keras_sdft.cli.dreambooth import Subject
 from keras_sdft.cli.dreambooth import with_prompts
-from keras_sdft.cli.repeated_warnings import each_warning_once
+from keras_sdft.cli.run import each_warning_once
 
 INSTANCE = "a photo of sks dog"
 CLASS = "a photo of dog"
@@ -62,7 +64,7 @@ def prior(tmp_path, count=3):
 def micro(monkeypatch, make_micro):
     """Trains a micro model step by step, without tracing a graph."""
     seen = types.SimpleNamespace(models=[], specs=[])
-    make_trainer = dreambooth_module.make_trainer
+    make_trainer = run_module.make_trainer
     generate = runs.generate_class_images
 
     def load(options):
@@ -78,8 +80,8 @@ def micro(monkeypatch, make_micro):
         seen.specs.append(sd.spec)
         return generate(sd, *arguments, progress=False, **options)
 
-    monkeypatch.setattr(dreambooth_module, "load_for_training", load)
-    monkeypatch.setattr(dreambooth_module, "make_trainer", make_eager)
+    monkeypatch.setattr(run_module, "load_for_training", load)
+    monkeypatch.setattr(run_module, "make_trainer", make_eager)
     monkeypatch.setattr(runs, "generate_class_images", generate_watched)
     return seen
 
@@ -89,7 +91,7 @@ def unloadable(monkeypatch):
     def load(options):
         raise AssertionError("nothing was refused")
 
-    monkeypatch.setattr(dreambooth_module, "load_for_training", load)
+    monkeypatch.setattr(run_module, "load_for_training", load)
 
 
 def history(run):
@@ -324,11 +326,14 @@ def test_text_without_a_field_is_left_alone():
     assert vars(with_prompts(options)) == vars(options)
 
 
-def test_a_split_or_common_token_is_told(make_micro, capsys):
-    dreambooth_module._tell_of_token("sks dog", make_micro())
-    assert "Note: The token 'sks dog'" in capsys.readouterr().err
-    dreambooth_module._tell_of_token(None, None)
-    assert capsys.readouterr().err == ""
+def test_a_split_or_common_token_is_told(make_micro, subject, capsys):
+    for token, told in (("sks dog", True), (None, False)):
+        options = options_of(
+            instance_data_dir=str(subject), token=token, max_train_steps=2
+        )
+        Subject(options, make_micro()).load((0, 0))
+        note = "Note: The token 'sks dog'" in capsys.readouterr().err
+        assert note is told
 
 
 def test_warnings_are_told_once(caplog):

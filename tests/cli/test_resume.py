@@ -1,17 +1,18 @@
 import json
-import types
 
 import pytest
 import yaml
 
+from keras_sdft import runs
+from keras_sdft.cli import run as run_module
+from keras_sdft.cli import train
 from keras_sdft.cli.command_line import parse
 from keras_sdft.cli.parser import UsageError
-from keras_sdft.cli.resume import check_steps
-from keras_sdft.cli.resume import find_checkpoint
-from keras_sdft.cli.resume import open_run
-from keras_sdft.cli.resume import start_of
 from keras_sdft.cli.run import resolved
+from keras_sdft.cli.train import Captioned
+from keras_sdft.cli.training_data import Data
 from keras_sdft.runs import RunDirectory
+from keras_sdft.runs import find_checkpoint
 
 
 @pytest.fixture
@@ -49,27 +50,52 @@ def test_what_is_no_run_is_refused(tmp_path):
 def test_another_command_or_training_is_refused(saved):
     _, options = parse(["train", "--resume", str(saved)])
     with pytest.raises(ValueError, match="was begun by `train`: `keras-sdft"):
-        open_run("dreambooth", options, {}, {})
+        RunDirectory.resume(saved, "dreambooth")
     _, changed = parse(["train", f"--resume={saved}", "--learning_rate=1"])
-    with open_run("train", changed, {}, {}) as run:
+    with RunDirectory.resume(saved, "train") as run:
         with pytest.raises(ValueError, match="`learning_rate` was None, and"):
-            find_checkpoint(changed, run, resolved(changed, {}))
+            find_checkpoint(run, resolved(changed, {}))
         now = resolved(options, {})
         with pytest.raises(ValueError, match="has no checkpoint.*Begin it"):
-            find_checkpoint(options, run, now)
+            find_checkpoint(run, now)
     config = yaml.safe_load((saved / "config.yaml").read_text())
     assert config == now
     record = json.loads((saved / "run.json").read_text())
     assert (record["state"], record["step"]) == ("interrupted", 7)
 
 
-def test_where_the_data_begins():
-    data = types.SimpleNamespace(steps=12, steps_per_epoch=5)
-    found = (None, {"position": [7, 1, 2]})
-    assert start_of(None, data) == (0, 0)
-    assert start_of(found, data) == (1, 2)
-    # All is trained, and the end of the epoch is still to come.
-    assert start_of((None, {"position": [12, 2, 2]}), data) == (2, 5)
-    check_steps(found, 7)
-    with pytest.raises(ValueError, match="at step 7 already, beyond the 6"):
-        check_steps(found, 6)
+class Stop(Exception):
+    """Everything before the trainer is made."""
+
+
+@pytest.mark.parametrize(
+    ("position", "starts"),
+    [
+        ((7, 1, 2), [(1, 2)]),
+        # All is trained, and the end of the epoch is still to come.
+        ((12, 2, 2), [(2, 2), (2, 5)]),
+        ((12, 2, 5), [(2, 5)]),
+        ((13, 2, 3), [(2, 3)]),
+    ],
+)
+def test_where_the_data_begins(saved, monkeypatch, position, starts):
+    found = []
+
+    class Photos(Captioned):
+        def load(self, start):
+            found.append(start)
+            return Data(None, None, None, 1, 5, 12)
+
+    def make_trainer(*arguments):
+        raise Stop
+
+    checkpoint = (None, {"position": position})
+    monkeypatch.setattr(runs, "find_checkpoint", lambda *_: checkpoint)
+    monkeypatch.setattr(run_module, "load_for_training", lambda options: None)
+    monkeypatch.setattr(run_module, "make_trainer", make_trainer)
+    monkeypatch.setattr(Photos, "check", lambda *_: None)
+    _, options = parse(["train", "--resume", str(saved)])
+    beyond = pytest.raises(ValueError, match="step 13 already, beyond the 12")
+    with beyond if position[0] == 13 else pytest.raises(Stop):
+        run_module.run(train.COMMAND, Photos, options)
+    assert found == starts

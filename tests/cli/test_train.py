@@ -13,6 +13,7 @@ import yaml
 
 from keras_sdft import runs
 from keras_sdft.cli import main
+from keras_sdft.cli import run as run_module
 from keras_sdft.cli import train as train_module
 from keras_sdft.cli.command_line import parse
 from keras_sdft.cli.run import inputs_of
@@ -71,11 +72,11 @@ def fakes(monkeypatch):
         return FakeTrainer(options.learning_rate)
 
     sd = FakeStableDiffusion()
-    monkeypatch.setattr(train_module, "load_for_training", lambda options: sd)
+    monkeypatch.setattr(run_module, "load_for_training", lambda options: sd)
     monkeypatch.setattr(train_module, "load_data", load_data)
-    monkeypatch.setattr(train_module, "make_trainer", make_trainer)
-    monkeypatch.setattr(train_module, "check_memory", lambda *_: None)
-    monkeypatch.setattr(train_module.runs, "check_room", lambda *_: "room")
+    monkeypatch.setattr(run_module, "make_trainer", make_trainer)
+    monkeypatch.setattr(run_module, "check_memory", lambda *_: None)
+    monkeypatch.setattr(runs, "check_room", lambda *_: "room")
     return types.SimpleNamespace(report=report)
 
 
@@ -256,18 +257,19 @@ def test_the_data_folder_is_never_written_into(
 def test_packages_refuse_before_anything_is_made(
     photos, tmp_path, monkeypatch, changes, message
 ):
-    real = train_module.make_callbacks
+    real = run_module.make_callbacks
 
     def no_training(*arguments):
         real(*arguments)
         raise AssertionError("nothing was refused")
 
-    monkeypatch.setattr(train_module, "make_callbacks", no_training)
+    monkeypatch.setattr(run_module, "make_callbacks", no_training)
     given = {"data": str(photos), "output_dir": str(tmp_path / "run")}
     options = options_of(**given | {"max_train_steps": 1} | changes)
     if "ema_decay" not in changes and "offset_noise" not in changes:
         trainer = types.SimpleNamespace()
-        monkeypatch.setattr(train_module, "make_trainer", lambda *a: trainer)
+        monkeypatch.setattr(run_module, "make_trainer", lambda *a: trainer)
+        monkeypatch.setattr(run_module, "check_memory", lambda *_: None)
     with pytest.raises((ValueError, OSError), match=message):
         train_module.train(options)
     assert not (tmp_path / "run").exists()

@@ -17,6 +17,7 @@ from keras_sdft.data.examples import Examples
 from keras_sdft.runs import RunDirectory
 from keras_sdft.runs import check_separate
 from keras_sdft.runs import read_record
+from keras_sdft.runs.resume import check_flags
 
 PACKAGE = Path(files.__file__).parent
 # Without the package's own imports, which take seconds.
@@ -346,10 +347,10 @@ def test_a_run_is_described_and_goes_on(tmp_path):
 
 def test_what_would_be_another_training_is_refused():
     before = {"seed": 0, "max_train_steps": 10, "output_dir": "/a"}
-    runs.check_flags(before, {**before, "max_train_steps": 20})
-    runs.check_flags(before, {**before, "output_dir": "/b"})
+    check_flags(before, {**before, "max_train_steps": 20})
+    check_flags(before, {**before, "output_dir": "/b"})
     with pytest.raises(ValueError, match="`seed` was 0, and is 1"):
-        runs.check_flags(before, {**before, "seed": 1})
+        check_flags(before, {**before, "seed": 1})
 
 
 def test_changed_data_is_told(tmp_path):
