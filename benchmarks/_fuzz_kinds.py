@@ -320,7 +320,7 @@ def _make_cache(path: Path) -> None:
     from keras_sdft.encoding import state
     from keras_sdft.encoding import store
 
-    fields = {"rows": {"a": 3}, "rounding": {"a": 0.1}, "complete": True}
+    fields = {"rows": {"a": 3}, "complete": True}
     state.State({"images": 3}, "float32", False, True, **fields).write(
         str(path)
     )

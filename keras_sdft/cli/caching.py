@@ -95,10 +95,8 @@ def make_caches(
         contexts=None if captions else False,
         overwrite=overwrite or not asked,
         defer=True,
-        # Asked once, before the first encoder is built.
-        sources=sd.encoder_sources(),
     )
-    pays = None if asked else functools.partial(_why_not, options)
+    pays = None if asked else functools.partial(_why_not, options, directory)
     training = make(directory, unless=pays)
     validation = None
     if options.validation_data is not None:
@@ -129,14 +127,13 @@ def default_directory(options: Options, resolution: int, captions: bool) -> str:
     return str(beside / f"{stem}-{resolution}-{key}")
 
 
-def _why_not(options: Options, needs: Any) -> str | None:
+def _why_not(options: Options, directory: str, needs: Any) -> str | None:
     """Returns why a cache of these `CacheNeeds` is not worth it."""
-    if needs.is_complete:
-        return None
-    if needs.num_bytes > _SHARE * needs.free_bytes:
+    free = files.free_bytes(directory)
+    if needs.num_bytes > _SHARE * free:
         return (
             f"it would take {needs.num_bytes / 1e9:.1f} GB of the "
-            f"{needs.free_bytes / 1e9:.1f} GB that are free. `--cache "
+            f"{free / 1e9:.1f} GB that are free. `--cache "
             "DIR` puts it on another disk."
         )
     shown = options.batch_size * options.gradient_accumulation_steps

@@ -9,18 +9,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from keras_sdft.data.examples import Examples
-from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.images import image_size
 from keras_sdft.data.options import Options
+from keras_sdft.data.unreadable import attempts
 
 logger = logging.getLogger(__name__)
-
-_THREADS = 8
 
 
 def bucket_sizes(options: Options) -> tuple[tuple[int, int], ...]:
@@ -102,15 +99,8 @@ def assign(
     to `size`, the resolution. Buckets that no example needs are left out.
     """
     records = np.unique(examples.rows)
-
-    def size_of(record: int) -> tuple[int, int]:
-        try:
-            return image_size(examples.records[int(record)].image)
-        except UnreadableImage:
-            return size
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        sizes = list(pool.map(size_of, records))
+    seen = attempts(examples.records, records, lambda e: image_size(e.image))
+    sizes = [one.found or size for one in seen]
     nearest = nearest_sizes(sizes, table)
     of_record = np.zeros(len(examples.records), np.int64)
     of_record[records] = nearest

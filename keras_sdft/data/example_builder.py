@@ -21,15 +21,13 @@ from keras_sdft.data.epochs import TAG_STREAM
 from keras_sdft.data.epochs import Row
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
-from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.masks import PIXELS_PER_LATENT
 from keras_sdft.data.masks import read_cropped
 from keras_sdft.data.options import Options
 from keras_sdft.data.report import Report
+from keras_sdft.data.unreadable import attempt
 
 logger = logging.getLogger(__name__)
-
-_MAX_ATTEMPTS = 100
 
 
 class ExampleBuilder:
@@ -48,6 +46,8 @@ class ExampleBuilder:
     Attributes:
         keys: Tuple of strings, the keys of an example.
     """
+
+    max_attempts = 100
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class ExampleBuilder:
         caption, template, dropout, top, left, flip = draws.random(6)
         corner = (top, left) if self._options.crop == "random" else (None, None)
         flips = bool(self._options.horizontal_flip and flip < 0.5)
-        example, made = self._seen(row, draws, corner, flips)
+        example, made = self._found(row, draws, corner, flips)
         text = choose_caption(
             example.captions,
             self._options.templates,
@@ -145,33 +145,44 @@ class ExampleBuilder:
             "whole": ((), np.int32),
         }
 
-    def _seen(
-        self,
-        row: Row,
-        draws: np.random.Generator,
-        corner: tuple[float | None, float | None],
-        flips: bool,
+    def _found(
+        self, row: Row, draws: np.random.Generator, corner: Any, flips: bool
     ) -> tuple[Example, dict[str, Any]]:
-        """Returns the example of a row, and its pixels and mask by key."""
-        masks, size = self._options.masks, self.sizes[row.bucket]
+        """Returns what is seen of a row's example, or of one in its place."""
         index, kind = row.example, self._kind(row.example)
-        for _ in range(_MAX_ATTEMPTS):
-            name = f"example {index}"
-            try:
-                example = self._examples[index]
-                name = example.name
-                pixels, mask = read_cropped(example, masks, size, corner, flips)
-            except UnreadableImage as error:
-                self._note(name, str(error))
-            else:
-                return example, {"images": pixels, "loss_mask": mask}
+        for _ in range(self.max_attempts):
+            seen = self._seen(index, row, corner, flips)
+            if seen is not None:
+                return seen
             # Another of its own kind: a class image for a class image.
             index = int(draws.integers(*kind))
         raise OSError(
-            f"{_MAX_ATTEMPTS} images in a row could not be read while "
+            f"{self.max_attempts} images in a row could not be read while "
             "training. Are the files still there? Among them are:\n"
             f"{self._report.table(5)}"
         )
+
+    def _seen(
+        self, index: int, row: Row, corner: Any, flips: bool
+    ) -> tuple[Example, dict[str, Any]] | None:
+        """Returns an example with its pixels and mask; `None` if it has none.
+
+        Args:
+            index: Integer, the example.
+            row: `Row`, at whose size it is shown.
+            corner: See `images.crop_box`.
+            flips: Boolean, whether the image is mirrored.
+        """
+        masks, size = self._options.masks, self.sizes[row.bucket]
+
+        def read(example: Example) -> tuple[Example, dict[str, Any]]:
+            pixels, mask = read_cropped(example, masks, size, corner, flips)
+            return example, {"images": pixels, "loss_mask": mask}
+
+        name, found, reason = attempt(self._examples, index, read)
+        if reason:
+            self._note(name, reason)
+        return found
 
     def _said(self, text: str) -> dict[str, Any]:
         """Returns what is made of a caption, by key."""

@@ -6,8 +6,6 @@ captions, tokens or TensorFlow.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 from PIL import Image
 
@@ -24,14 +22,13 @@ from keras_sdft.data.images import read_as
 from keras_sdft.data.images import read_rgb
 from keras_sdft.data.images import to_rgb
 from keras_sdft.data.unreadable import CHECK_LIMIT
+from keras_sdft.data.unreadable import attempts
 from keras_sdft.data.unreadable import sample_records
 
 KINDS = ("files", "alpha")
 
 # Pixels on a side that one latent stands for; part of the batch's contract.
 PIXELS_PER_LATENT = 8
-
-_THREADS = 8
 
 
 def read_masked(
@@ -151,13 +148,11 @@ def check_masks(
         ValueError: If none has a mask where one is `needed`, or if a mask
             cannot be read or has another size than its image.
     """
-    look = _look_at_file if kind == "files" else _look_at_alpha
-    records = sample_records(examples, limit)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        seen = list(
-            pool.map(lambda row: look(examples.records[int(row)]), records)
-        )
-    wrong = [text for _, text in seen if text]
+    look = _mask_fits if kind == "files" else _has_alpha
+    seen = attempts(examples.records, sample_records(examples, limit), look)
+    wrong = [
+        f"{name}: {why}" for name, _, why in seen if why and kind == "files"
+    ]
     if wrong:
         raise ValueError(
             f"{len(wrong)} of {len(seen)} images have a mask that cannot be "
@@ -165,7 +160,7 @@ def check_masks(
             "the size of its own. Draw these again, or remove them to count "
             "the whole image."
         )
-    if needed and not any(found for found, _ in seen):
+    if needed and not any(one.found for one in seen):
         raise ValueError(_NO_MASKS[kind].format(count=len(seen)))
 
 
@@ -184,22 +179,14 @@ _NO_MASKS = {
 }
 
 
-def _look_at_file(example: Example) -> tuple[bool, str]:
-    if example.mask is None:
-        return False, ""
-    try:
+def _mask_fits(example: Example) -> bool:
+    if example.mask is not None:
         _refuse_other_size(example)
-    except UnreadableImage as error:
-        return True, f"{example.name}: {error}"
-    return True, ""
+    return example.mask is not None
 
 
-def _look_at_alpha(example: Example) -> tuple[bool, str]:
-    try:
-        return has_alpha(example.image), ""
-    # The images themselves are checked elsewhere.
-    except UnreadableImage:
-        return False, ""
+def _has_alpha(example: Example) -> bool:
+    return has_alpha(example.image)
 
 
 def rgb_and_alpha(image: Image.Image) -> Image.Image:

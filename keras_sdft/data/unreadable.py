@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 
+from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.images import read_rgb
@@ -18,15 +21,38 @@ CHECK_LIMIT = 2000
 # Images that are enlarged by more than this are told of.
 _ENLARGED = 1.5
 
-_THREADS = 8
+THREADS = 8
 
 
-class _Look(NamedTuple):
-    """What the check saw of an image; its size is `(height, width)`."""
+class Attempt(NamedTuple):
+    """What was read of an example: `None`, and the reason, if it cannot be."""
 
     name: str
+    found: Any
     reason: str = ""
-    size: tuple[int, int] = (0, 0)
+
+
+def attempt(
+    records: Any, index: int, read: Callable[[Example], Any]
+) -> Attempt:
+    """Reads of an example what a function returns, if it can be read."""
+    name = f"example {index}"
+    try:
+        example = records[index]
+        name = example.name
+        return Attempt(name, read(example))
+    except UnreadableImage as error:
+        return Attempt(name, None, str(error))
+
+
+def attempts(
+    records: Any, rows: np.ndarray, read: Callable[[Example], Any]
+) -> list[Attempt]:
+    """Reads of several records, in threads, and keeps their order."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(
+            pool.map(lambda row: attempt(records, row, read), rows.tolist())
+        )
 
 
 def sample_records(examples: Examples, limit: int) -> np.ndarray:
@@ -65,19 +91,9 @@ def drop_unreadable(
         ValueError: If a larger share is unreadable, with a table of them.
     """
     records = sample_records(examples, limit)
-
-    def look(record: int) -> _Look:
-        name = f"record {record}"
-        try:
-            example = examples.records[int(record)]
-            name = example.name
-            image = read_rgb(example.image, size)
-        except UnreadableImage as error:
-            return _Look(name, str(error))
-        return _Look(name, size=(image.size[1], image.size[0]))
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        seen = list(pool.map(look, records))
+    seen = attempts(
+        examples.records, records, lambda e: read_rgb(e.image, size).size
+    )
     found = Report()
     for one in seen:
         if one.reason:
@@ -98,11 +114,11 @@ def drop_unreadable(
     return examples, [name for name, _ in found.rows]
 
 
-def _enlarged(seen: list[_Look], size: tuple[int, int], buckets: bool) -> str:
+def _enlarged(seen: list[Attempt], size: tuple[int, int], buckets: bool) -> str:
     """Says how many images are smaller than what they are shown at."""
 
-    def factor(one: _Look) -> float:
-        sides = (size[0] / one.size[0], size[1] / one.size[1])
+    def factor(one: Attempt) -> float:
+        sides = (size[0] / one.found[1], size[1] / one.found[0])
         return math.sqrt(sides[0] * sides[1]) if buckets else max(sides)
 
     small = [one for one in seen if not one.reason and factor(one) > _ENLARGED]
@@ -112,5 +128,5 @@ def _enlarged(seen: list[_Look], size: tuple[int, int], buckets: bool) -> str:
     return (
         f"{len(small):,} of {len(seen):,} images are enlarged to "
         f"{size[1]}x{size[0]} pixels, by up to {factor(most):.1f} times "
-        f"({most.name}, {most.size[1]}x{most.size[0]})."
+        f"({most.name}, {most.found[0]}x{most.found[1]})."
     )

@@ -3,11 +3,10 @@
 from keras_sdft.encoding.batch import build_encoders
 from keras_sdft.encoding.batch import encode_captions
 from keras_sdft.encoding.batch import encode_images
-from keras_sdft.encoding.batch import encode_latents
 from keras_sdft.encoding.batch import latent_shape
 from keras_sdft.encoding.batch import sample_latents
 from keras_sdft.encoding.cache import Cache
-from keras_sdft.encoding.contents import CacheNeeds
+from keras_sdft.encoding.cache import CacheNeeds
 
 __all__ = [
     "Cache",
@@ -15,7 +14,6 @@ __all__ = [
     "build_encoders",
     "encode_captions",
     "encode_images",
-    "encode_latents",
     "latent_shape",
     "sample_latents",
 ]

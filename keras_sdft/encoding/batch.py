@@ -46,15 +46,6 @@ def latent_shape(
     return (size, height // 8, width // 8, channels)
 
 
-def encode_latents(
-    stable_diffusion: Any, batch: dict[str, Any], noise: Any
-) -> Any:
-    """Returns the latents `(B, h, w, C)` of a batch, sampled with `noise`."""
-    moments = encode_images(stable_diffusion, batch)
-    scale = stable_diffusion.spec.autoencoder.latent_scale
-    return sample_latents(moments, noise, scale)
-
-
 def encode_images(stable_diffusion: Any, batch: dict[str, Any]) -> Any:
     """Returns the moments `(B, h, w, 2 * C)` of a batch, given or encoded."""
     if "moments" in batch:

@@ -5,35 +5,44 @@ Orders the package's other files.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import time
 from collections.abc import Callable
 from typing import Any
-
-import numpy as np
+from typing import NamedTuple
 
 from keras_sdft import checks
 from keras_sdft import files
-from keras_sdft import parsing
 from keras_sdft.data.buckets import Assignment
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.options import Options
-from keras_sdft.encoding import fingerprint
 from keras_sdft.encoding import state as states
 from keras_sdft.encoding.contents import DTYPES
-from keras_sdft.encoding.contents import CacheNeeds
 from keras_sdft.encoding.contents import Contents
+from keras_sdft.encoding.contents import identify_images
 from keras_sdft.encoding.encoders import Encoders
 from keras_sdft.encoding.filling import Filling
 from keras_sdft.encoding.reading import CachedExampleBuilder
 from keras_sdft.encoding.reading import CacheReader
 from keras_sdft.encoding.store import Rows
 
-# What identifies each image, to tell which have changed.
-_IMAGES = "images.npy"
-
 _WAIT_SECONDS = 1.0
+
+
+class CacheNeeds(NamedTuple):
+    """What filling a cache would take, to decide whether it is worth it.
+
+    Attributes:
+        num_images: Integer, images that it holds, mirrored ones included.
+        num_rows: Integer, examples that an epoch shows.
+        num_bytes: Integer, bytes still to be written.
+    """
+
+    num_images: int
+    num_rows: int
+    num_bytes: int
 
 
 class Cache:
@@ -46,7 +55,9 @@ class Cache:
     masks and weights. A directory serves one data set, one set of sizes and
     one model; what has changed is told, and nothing stale is read.
 
-    An encoding that was interrupted goes on where it stopped.
+    An encoding that was interrupted goes on where it stopped. Where the
+    encoders' weights come from the files that it was filled with, the
+    encoders are not even built.
 
     Args:
         directory: Path; made if it is missing.
@@ -63,18 +74,17 @@ class Cache:
         defer: Boolean, whether `load` leaves the encoding to a call of
             `fill`. Defaults to `False`.
         progress: Boolean, whether to show a bar. Defaults to `True`.
-        sources: Dict of `StableDiffusion.encoder_sources`, which says where
-            the encoders' weights come from. Where they are those that the
-            cache was filled with, the encoders are not even built. `None`
-            (the default) asks for it when data is loaded.
         unless: Function of `keras_sdft.encoding.CacheNeeds` that returns a
-            reason not to use the cache, or `None`. With a reason, `load`
-            gives batches without it.
+            reason not to fill the cache, or `None`; it is asked where
+            something is still to be encoded. With a reason, `load` gives
+            batches without the cache.
 
     Attributes:
         directory: String.
         stale: List of strings, why the cache that was there is replaced.
         skip_reason: String, the reason of `unless`, or `None`.
+        encoders: What encodes images and captions.
+        contents: What it holds, once `load` has planned it; else `None`.
 
     Example:
 
@@ -96,7 +106,6 @@ class Cache:
         overwrite: bool = False,
         defer: bool = False,
         progress: bool = True,
-        sources: dict[str, str] | None = None,
         unless: Callable[[CacheNeeds], str | None] | None = None,
     ):
         if dtype is not None:
@@ -104,7 +113,8 @@ class Cache:
         self.directory = os.path.abspath(os.fspath(directory))
         self.stale: list[str] = []
         self.skip_reason: str | None = None
-        self._encoders = Encoders(stable_diffusion, sources)
+        self.contents: Any = None
+        self.encoders = Encoders(stable_diffusion)
         self._dtype = dtype
         self._contexts = contexts
         self._overwrite = overwrite
@@ -112,22 +122,17 @@ class Cache:
         self._progress = progress
         self._unless = unless
         self._waits = False
-        self._contents: Contents | None = None
         self._reader: CacheReader | None = None
         # A million images take seconds, and are asked for twice.
-        self._table_of = functools.lru_cache(1)(fingerprint.image_table)
-        self._table = np.zeros((0, 2), np.uint64)
+        self._identify = functools.lru_cache(1)(identify_images)
 
     @staticmethod
     def unsupported(crop: str = "center", shuffle_tags: bool = False) -> str:
-        """Says which option cannot be cached, and what to do.
+        """Says which option cannot be cached; `""` if there is none.
 
         Args:
             crop: `"center"` or `"random"`.
             shuffle_tags: Boolean; tags of captions that are encoded.
-
-        Returns:
-            String, `""` if there is none.
         """
         if crop == "random":
             return (
@@ -148,16 +153,6 @@ class Cache:
         return self._reader is not None
 
     @property
-    def contents(self) -> Contents:
-        """What it holds, once `load` has planned it."""
-        if self._contents is None:
-            raise RuntimeError(
-                "The cache knows no data yet. Pass it to "
-                "`keras_sdft.data.load(..., cache=cache)` first."
-            )
-        return self._contents
-
-    @property
     def reader(self) -> CacheReader:
         """What reads it, once it is filled."""
         if self._reader is None:
@@ -170,11 +165,7 @@ class Cache:
     # === What `keras_sdft.data` calls ===
 
     def check(self, options: Options) -> None:
-        """Refuses options that cannot be cached.
-
-        Raises:
-            ValueError: If there is such an option.
-        """
+        """Refuses options that cannot be cached, with a `ValueError`."""
         tags = options.shuffle_tags and self._contexts is not False
         problem = self.unsupported(options.crop, tags)
         if problem:
@@ -185,8 +176,7 @@ class Cache:
         state = states.read_state(self.directory)
         if state is None or not state.complete:
             return False
-        table = self._table_of(examples, options.masks)
-        found = fingerprint.of_images(table, options.masks)
+        found = self._identify(examples, options.masks)
         return found.items() <= state.fingerprint.items()
 
     def plan(
@@ -207,27 +197,34 @@ class Cache:
         Returns:
             Boolean, whether the cache is to be used.
         """
-        if self._contents is not None:
-            raise ValueError(
-                "A `Cache` object serves one data set. Make another one; of "
-                "the same directory, if it is the same data."
-            )
         contexts = self._contexts
         if contexts is None:
             state = states.read_state(self.directory)
             contexts = state is None or state.contexts
-        self._table = self._table_of(examples, options.masks)
-        self._contents = Contents(
-            examples, assignment, options, self._encoders, contexts, self._dtype
+        contents = Contents(
+            examples,
+            self._identify(examples, options.masks),
+            assignment,
+            options,
+            self.encoders,
+            contexts,
+            self._dtype,
         )
+        if self.contents is not None and self.contents.data != contents.data:
+            raise ValueError(
+                "A `Cache` object serves one data set. Make another one, of "
+                "another directory."
+            )
+        self.contents = contents
         state = self._valid_state()
-        needs = self._needs(state, num_rows)
+        if state is not None and state.complete:
+            self._reader = CacheReader(self.directory, state, contents)
+            return True
+        num_images = contents.num_images * contents.per_image
+        needs = CacheNeeds(num_images, num_rows, self._missing_bytes(state))
         self.skip_reason = self._unless(needs) if self._unless else None
         if self.skip_reason:
             return False
-        if state is not None and state.complete:
-            self._reader = CacheReader(self.directory, state, self.contents)
-            return True
         self._check_disk(needs.num_bytes)
         self._waits = options.worker is not None
         if not self._defer:
@@ -237,13 +234,11 @@ class Cache:
     def example_builder(
         self, *arguments: Any, **options: Any
     ) -> CachedExampleBuilder:
-        """Returns what makes examples from the cache, once it is filled.
+        """Returns what makes examples, with the arguments of `ExampleBuilder`.
 
-        The arguments are those of `ExampleBuilder`.
+        The cache may be filled later.
         """
-        return CachedExampleBuilder(
-            self.contents, lambda: self.reader, *arguments, **options
-        )
+        return CachedExampleBuilder(self, *arguments, **options)
 
     # === Filling ===
 
@@ -259,22 +254,34 @@ class Cache:
         """
         if self.is_complete:
             return
-        contents, directory = self.contents, self.directory
+        if self.contents is None:
+            raise RuntimeError(
+                "The cache knows no data yet. Pass it to "
+                "`keras_sdft.data.load(..., cache=cache)` first."
+            )
         with self._locked():
             # Another process may have filled it since it was looked at.
             state = self._valid_state()
-            self._check_disk(self._needs(state, 0).num_bytes)
-            with states.full_disk(directory):
+            self._check_disk(self._missing_bytes(state))
+            try:
                 state = state or self._begin()
                 if not state.complete:
                     Filling(
-                        directory,
+                        self.directory,
                         state,
-                        contents,
-                        self._encoders,
+                        self.contents,
+                        self.encoders,
                         self._progress,
                     ).run()
-        self._reader = CacheReader(directory, state, contents)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                text = (
+                    "The disk is full. What is encoded so far is kept; free "
+                    "some space and run this again, and it goes on from there"
+                )
+                raise OSError(error.errno, text, self.directory) from error
+        self._reader = CacheReader(self.directory, state, self.contents)
 
     def _locked(self) -> files.Lock:
         """Returns the lock of the directory against other processes."""
@@ -309,56 +316,31 @@ class Cache:
         )
 
     def _reasons(self, state: states.State) -> list[str]:
+        """Says why a cache is stale or damaged; otherwise, adopts it."""
         if state.format != states.FORMAT:
             return [
                 f"it has format {state.format}, and this version of "
                 f"keras_sdft reads format {states.FORMAT}"
             ]
-        contents, stored = self.contents, state.fingerprint
-        wanted = contents.fingerprint(self._table, stored)
-        reasons = contents.shortcomings(state)
-        reasons += fingerprint.differences(stored, wanted, self._image_changes)
-        if not reasons:
-            contents.adopt(state)
-            reasons = self._damage(state)
-        return reasons
-
-    def _damage(self, state: states.State) -> list[str]:
-        for store in self.contents.stores():
-            done = state.rows.get(store.name, 0)
+        contents = self.contents
+        reasons = contents.differences(state)
+        if reasons:
+            return reasons
+        contents.adopt(state)
+        for store in contents.stores():
+            done = store.rows if state.complete else state.rows.get(store.name)
             try:
-                if state.complete and done != store.rows:
-                    raise ValueError(f"{store.name} has {done} rows")
                 if done:
                     Rows(self.directory, store, done)
             except ValueError as error:
                 return [f"it is damaged: {error}"]
         return []
 
-    def _image_changes(self) -> str:
-        path = os.path.join(self.directory, _IMAGES)
-        try:
-            with parsing.reading(path, "table of images"):
-                old = np.load(path, allow_pickle=False).reshape(-1, 2)
-        except (OSError, ValueError):
-            return "others than it was filled with"
-        records, used = self.contents.records, self.contents.used.tolist()
-        return fingerprint.image_changes(
-            old, self._table, lambda row: records[used[row]].name
-        )
-
-    def _needs(self, state: states.State | None, rows: int) -> CacheNeeds:
-        contents, done = self.contents, state.rows if state else {}
-        return CacheNeeds(
-            num_images=len(contents.used) * contents.per_image,
-            num_captions=len(contents.keys),
-            num_rows=rows,
-            num_bytes=sum(
-                (store.rows - done.get(store.name, 0)) * store.row.itemsize
-                for store in contents.stores()
-            ),
-            free_bytes=files.free_bytes(self.directory),
-            is_complete=bool(state and state.complete),
+    def _missing_bytes(self, state: states.State | None) -> int:
+        rows = state.rows if state else {}
+        return sum(
+            (store.rows - rows.get(store.name, 0)) * store.row.itemsize
+            for store in self.contents.stores()
         )
 
     def _check_disk(self, needed: int) -> None:
@@ -370,7 +352,7 @@ class Cache:
         """Writes the state of an empty cache, in place of a stale one."""
         contents = self.contents
         state = states.State(
-            contents.fingerprint(self._table, {}),
+            contents.fingerprint({}),
             contents.dtype,
             contents.flips,
             contents.contexts,
@@ -380,24 +362,16 @@ class Cache:
         for name in os.listdir(self.directory):
             if name.endswith(".rows"):
                 os.unlink(os.path.join(self.directory, name))
-        with files.atomic_file(os.path.join(self.directory, _IMAGES)) as file:
-            np.save(file, self._table, allow_pickle=False)
         return state
 
     def summary(self) -> str:
-        """Returns what it holds, where, and what rounding has changed."""
-        contents, rounding = self.contents, self.reader.rounding
+        """Returns a line of what it holds, and where."""
+        contents = self.contents
         size = sum(s.rows * s.row.itemsize for s in contents.stores())
-        parts = [f"{len(contents.used):,} images"]
+        parts = [f"{contents.num_images:,} images"]
         if contents.flips:
             parts.append("their mirror images")
         if contents.contexts:
             parts.append(f"{len(contents.keys):,} captions")
         place = f"in {self.directory} ({files.size_text(size)})"
-        lines = [f"{', '.join(parts)} {place}"]
-        lines += [
-            f"  half precision changed {name} by {most:.1e} at most"
-            for name, most in rounding.items()
-            if most
-        ]
-        return "\n".join(lines)
+        return f"{', '.join(parts)} {place}"

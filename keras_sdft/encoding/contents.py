@@ -1,34 +1,41 @@
 """What a cache holds: which rows, whose they are, and what they are made from.
 
-All of it follows from the data, its options and the encoders. This file must
-not know how rows are written or read, or TensorFlow.
+All of it follows from the data, its options and the encoders. Files count by
+name, size and time of change, which is cheap for a million of them; what is in
+memory counts by content. This file must not know how rows are written or read,
+or TensorFlow.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 from collections.abc import Iterator
 from typing import Any
-from typing import NamedTuple
 
 import numpy as np
 
 from keras_sdft.data.buckets import Assignment
+from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import several
 from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.masks import PIXELS_PER_LATENT
 from keras_sdft.data.options import PLACEHOLDER
 from keras_sdft.data.options import Options
-from keras_sdft.encoding import fingerprint
 from keras_sdft.encoding.encoders import Encoders
 from keras_sdft.encoding.state import State
 from keras_sdft.encoding.store import Store
 
 DTYPES = ("float16", "float32")
 # A sum of 64 pixels of 0 to 255, so that no precision is lost.
-MASK_DTYPE = "uint16"
+_MASK_DTYPE = "uint16"
 _MASK_SCALE = PIXELS_PER_LATENT**2 * 255
+
+# Parts of the fingerprint that follow from others, or may be missing.
+_BUCKETS = "the buckets of the images"
+_CAPTIONS = "the captions or `caption_template`"
 
 
 class Contents:
@@ -36,6 +43,7 @@ class Contents:
 
     Args:
         examples: `Examples`; those beyond the assignment are class images.
+        images: Dict of `identify_images`.
         assignment: `Assignment`.
         options: `Options`.
         encoders: `Encoders`.
@@ -43,11 +51,11 @@ class Contents:
         dtype: `"float16"`, `"float32"` or `None` for any.
 
     Attributes:
-        used: int64 array, the records that are encoded.
         bucket_of: int64 array, the bucket of each record, or -1.
         place_of: int64 array, its place in the bucket, or -1.
         images: List of int64 arrays, the records of each bucket in order.
         keys: uint64 array, sorted, one for each distinct caption.
+        data: Dict, the part of the fingerprint that is about the data.
         flips: Boolean, whether each image is followed by its mirror image.
         dtype: String, the dtype on the disk.
 
@@ -58,6 +66,7 @@ class Contents:
     def __init__(
         self,
         examples: Examples,
+        images: dict[str, Any],
         assignment: Assignment,
         options: Options,
         encoders: Encoders,
@@ -78,8 +87,17 @@ class Contents:
             records = np.flatnonzero(self.bucket_of == bucket)
             self.place_of[records] = np.arange(len(records))
             self.images.append(records)
-        self.used = np.flatnonzero(self.bucket_of >= 0)
-        self.keys, self._places = fingerprint.text_keys(self._texts())
+        self._used = np.flatnonzero(self.bucket_of >= 0)
+        # Of a million texts, two have one key once in 30 million data sets.
+        keys = np.fromiter(map(text_key, self._texts()), np.uint64)
+        self.keys, self._places = np.unique(keys, return_index=True)
+        self.data: dict[str, Any] = {
+            **images,
+            "the sizes (height, width)": [list(size) for size in self.sizes],
+            _BUCKETS: _digest(self.bucket_of[self._used].tobytes()),
+        }
+        if contexts:
+            self.data[_CAPTIONS] = _digest(self.keys.tobytes())
 
     def adopt(self, state: State | None) -> None:
         """Takes over what a valid cache has more of than is asked for."""
@@ -89,36 +107,46 @@ class Contents:
             self.flips, self.dtype = state.flips, state.dtype
 
     @property
+    def num_images(self) -> int:
+        """Images that are encoded, without their mirror images."""
+        return len(self._used)
+
+    @property
     def per_image(self) -> int:
         """Rows of an image: itself, and mirrored."""
         return 2 if self.flips else 1
 
-    def captions(self) -> Store:
-        """Returns the store of the contexts."""
+    def caption_stores(self) -> dict[Store, int]:
+        """Returns the store of the contexts, if any, and rows of a caption."""
+        if not self.contexts:
+            return {}
         shape = self._encoders.context_shape
-        return Store("contexts", len(self.keys), shape, self.dtype)
+        return {Store("contexts", len(self.keys), shape, self.dtype): 1}
 
-    def moments(self, bucket: int) -> Store:
-        """Returns the store of a bucket's moments."""
-        height, width = latent_sides(self.sizes[bucket])
-        shape = (height, width, self._encoders.moments_channels)
-        count = len(self.images[bucket]) * self.per_image
-        return Store(f"moments-{width}x{height}", count, shape, self.dtype)
-
-    def masks(self, bucket: int) -> Store:
-        """Returns the store of a bucket's masks."""
-        height, width = latent_sides(self.sizes[bucket])
-        name, count = f"masks-{width}x{height}", len(self.images[bucket])
-        return Store(name, count, (height, width, 1), MASK_DTYPE)
+    def image_stores(self) -> list[dict[Store, int]]:
+        """Returns the stores of each bucket, and rows of an image in each."""
+        found, each = [], self.per_image
+        for (height, width), images in zip(
+            self.sizes, self.images, strict=True
+        ):
+            rows, columns = (
+                height // PIXELS_PER_LATENT,
+                width // PIXELS_PER_LATENT,
+            )
+            shape = (rows, columns, self._encoders.moments_channels)
+            size, count = f"{columns}x{rows}", len(images)
+            moments = Store(f"moments-{size}", count * each, shape, self.dtype)
+            found.append({moments: each})
+            if self.options.masks is not None:
+                shape = (rows, columns, 1)
+                masks = Store(f"masks-{size}", count, shape, _MASK_DTYPE)
+                found[-1][masks] = 1
+        return found
 
     def stores(self) -> list[Store]:
-        """Returns all that the cache holds."""
-        buckets = range(len(self.sizes))
-        found = [self.captions()] if self.contexts else []
-        found += [self.moments(bucket) for bucket in buckets]
-        if self.options.masks is not None:
-            found += [self.masks(bucket) for bucket in buckets]
-        return found
+        """Returns all stores that the cache has."""
+        parts = [self.caption_stores(), *self.image_stores()]
+        return [store for stores in parts for store in stores]
 
     def texts(self) -> list[str]:
         """Returns the distinct captions, in the order of `keys`."""
@@ -130,45 +158,33 @@ class Contents:
         if not self.contexts:
             return
         yield ""
-        for captions in self._captions_of_images():
+        held = getattr(self.records, "captions", None)
+        for record in self._used.tolist():
+            captions: Any = ()
+            # Of an image that cannot be read, nothing is shown.
+            with contextlib.suppress(UnreadableImage):
+                captions = (
+                    held[record] if held else self.records[record].captions
+                )
             for caption in several(captions):
                 for template in self.options.templates:
                     yield template.replace(PLACEHOLDER, caption)
 
-    def _captions_of_images(self) -> Iterator[str | tuple[str, ...]]:
-        held = getattr(self.records, "captions", None)
-        for record in self.used.tolist():
-            if held is not None:
-                yield held[record]
-                continue
-            # Of one that cannot be read, nothing is shown.
-            with contextlib.suppress(UnreadableImage):
-                yield self.records[record].captions
-
-    def fingerprint(
-        self, table: np.ndarray, stored: dict[str, Any]
-    ) -> dict[str, Any]:
+    def fingerprint(self, stored: dict[str, Any]) -> dict[str, Any]:
         """Returns what the cache is made from.
 
         Args:
-            table: `fingerprint.image_table` of the images.
             stored: Dict, the fingerprint of what is there.
         """
-        digest, encoders = fingerprint.digest, self._encoders
-        found: dict[str, Any] = {
-            **fingerprint.of_images(table, self.options.masks),
-            "the sizes (height, width)": [list(size) for size in self.sizes],
-            fingerprint.BUCKETS: digest(self.bucket_of[self.used].tobytes()),
-            **encoders.fingerprint("image_encoder", stored),
-        }
+        encoders = self._encoders
+        found = self.data | encoders.fingerprint("image_encoder", stored)
         if self.contexts:
-            found[fingerprint.CAPTIONS] = digest(self.keys.tobytes())
-            found["the tokenizer"] = digest(encoders.token_ids())
+            found["the tokenizer"] = _digest(encoders.token_ids())
             found |= encoders.fingerprint("text_encoder", stored)
         return found
 
-    def shortcomings(self, state: State) -> list[str]:
-        """Says in what a cache is not enough, or not what it says it is."""
+    def differences(self, state: State) -> list[str]:
+        """Says in what a cache is not what is wanted, or not enough."""
         if self.options.horizontal_flip and not state.flips:
             return ["it holds no mirrored images (`horizontal_flip`)"]
         if self._dtype == "float32" != state.dtype:
@@ -176,27 +192,19 @@ class Contents:
         if not state.complete and state.contexts != self.contexts:
             words = "with" if state.contexts else "without"
             return [f"it was begun {words} captions"]
-        return []
-
-
-class CacheNeeds(NamedTuple):
-    """What a cache would take, to decide whether it is worth it.
-
-    Attributes:
-        num_images: Integer, images of the cache, mirrored ones included.
-        num_captions: Integer, distinct captions of the cache.
-        num_rows: Integer, examples that an epoch shows.
-        num_bytes: Integer, bytes still to be written.
-        free_bytes: Integer, bytes that are free on the disk.
-        is_complete: Boolean, whether all is encoded already.
-    """
-
-    num_images: int
-    num_captions: int
-    num_rows: int
-    num_bytes: int
-    free_bytes: int
-    is_complete: bool
+        reasons: list[str] = []
+        for part, value in self.fingerprint(state.fingerprint).items():
+            before = state.fingerprint.get(part)
+            # Buckets follow from images and sizes, which come first.
+            if before == value or (part == _BUCKETS and reasons):
+                continue
+            if part == _CAPTIONS and before is None:
+                return [*reasons, "it holds no captions (`contexts=True`)"]
+            if not part.startswith("source"):
+                is_hash = str(value).startswith("#")
+                values = "" if is_hash else f" (now {value}, were {before})"
+                reasons.append(f"{part} changed{values}")
+        return reasons
 
 
 def _buckets(examples: Examples, assignment: Assignment) -> np.ndarray:
@@ -216,7 +224,7 @@ def _buckets(examples: Examples, assignment: Assignment) -> np.ndarray:
 
 def stored_mask(mask: np.ndarray) -> np.ndarray:
     """Returns a mask of `masks.latent_mask` as whole numbers, exactly."""
-    return np.rint(mask * np.float32(_MASK_SCALE)).astype(MASK_DTYPE)
+    return np.rint(mask * np.float32(_MASK_SCALE)).astype(_MASK_DTYPE)
 
 
 def loaded_mask(stored: np.ndarray) -> np.ndarray:
@@ -225,6 +233,63 @@ def loaded_mask(stored: np.ndarray) -> np.ndarray:
     return stored.astype(np.float32) / area / np.float32(255)
 
 
-def latent_sides(size: tuple[int, int]) -> tuple[int, int]:
-    """Returns height and width of the latents of a size in pixels."""
-    return size[0] // PIXELS_PER_LATENT, size[1] // PIXELS_PER_LATENT
+# === The fingerprint ===
+
+
+def identify_images(examples: Examples, masks: str | None) -> dict[str, Any]:
+    """Returns the part of a fingerprint that is about images and masks."""
+    used = np.unique(examples.rows).tolist()
+    pairs = _identities(examples.records, used, masks)
+    keys = np.fromiter((text_key(f"{pair}") for pair in pairs), np.uint64)
+    return {
+        "the number of images": len(used),
+        "the images (names, sizes, times of change)": _digest(keys.tobytes()),
+        "the masks": masks or "none",
+    }
+
+
+def text_key(value: str | bytes) -> int:
+    """Returns a hash of a text as an integer of 64 bits."""
+    if isinstance(value, str):
+        # Lone surrogates come from file names that are no UTF-8.
+        value = value.encode("utf-8", "surrogatepass")
+    whole = hashlib.blake2b(value, digest_size=8).digest()
+    return int.from_bytes(whole, "little")
+
+
+def _digest(content: bytes) -> str:
+    return "#" + hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _identities(
+    records: Any, used: list[int], masks: str | None
+) -> Iterator[tuple[str, Any]]:
+    """Yields the name of each image, and what changes with its content."""
+    identity = getattr(records, "identity", None)
+    if identity is not None:
+        yield from ((identity, index) for index in used)
+    elif isinstance(records, Columns) and masks is None:
+        # Nearly all data sets: no object for each of a million images.
+        for index in used:
+            name = records.paths[index]
+            yield name, _identity(os.path.join(records.root, name))
+    else:
+        for index in used:
+            example = records[index]
+            mask = example.mask if masks == "files" else None
+            yield example.name, (_identity(example.image), _identity(mask))
+
+
+def _identity(image: Any) -> Any:
+    if image is None or isinstance(image, bytes):
+        return image and text_key(image)
+    if not isinstance(image, (str, os.PathLike)):
+        # Pillow's images tell their mode by their array's shape and dtype.
+        array = np.ascontiguousarray(image)
+        return array.shape, array.dtype.str, text_key(array.tobytes())
+    try:
+        status = os.stat(image)
+    # It will be reported as unreadable when it is read.
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns

@@ -26,17 +26,12 @@ _OF_ENCODER = ("source", "the weights", "the precision")
 
 
 class Encoders:
-    """What encodes images and captions; networks are built when needed.
+    """The encoders of a `StableDiffusion`; networks are built when needed."""
 
-    Args:
-        stable_diffusion: A `keras_sdft.StableDiffusion`.
-        sources: Dict of `StableDiffusion.encoder_sources`. `None` asks for
-            it when a fingerprint is needed.
-    """
-
-    def __init__(self, stable_diffusion: Any, sources: dict[str, str] | None):
+    def __init__(self, stable_diffusion: Any):
         self._model = stable_diffusion
-        self._sources = sources
+        # Where weights come from is only known of what is not built yet.
+        self._sources = stable_diffusion.encoder_sources()
         self._look_at = functools.cache(self._weights_and_dtype)
         text = stable_diffusion.spec.text_encoder
         self.context_shape = (text.max_length, text.width)
@@ -83,8 +78,6 @@ class Encoders:
             stored: Dict, the fingerprint of a cache. Where that has the same
                 source, the weights are not looked at.
         """
-        if self._sources is None:
-            self._sources = self._model.encoder_sources()
         source, name = self._sources.get(part), part.replace("_", " ")
         names = [f"{what} of the {name}" for what in _OF_ENCODER]
         if source and stored.get(names[0]) == source:

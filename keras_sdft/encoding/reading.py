@@ -6,7 +6,6 @@ the epoch without it. This file must not know TensorFlow or encoders.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,110 +15,79 @@ from keras_sdft.data.example_builder import ExampleBuilder
 from keras_sdft.data.examples import Example
 from keras_sdft.encoding.contents import Contents
 from keras_sdft.encoding.contents import loaded_mask
-from keras_sdft.encoding.fingerprint import text_key
+from keras_sdft.encoding.contents import text_key
 from keras_sdft.encoding.state import State
 from keras_sdft.encoding.store import Rows
-
-# Draws of another image that end on one of another size.
-_MAX_DRAWS = 10_000
 
 
 class CacheReader:
     """The open files of a complete cache, read from any thread.
 
     Attributes:
-        rows: Dict of `Rows` by the store's name.
+        buckets: List of `[moments]` or `[moments, masks]` of each bucket.
+        contexts: List of `Rows`, empty without captions.
         unreadable: Dict of name and reason of images that could not be read,
             by record.
-        rounding: Dict, the most that rounding has changed in each store.
     """
 
     def __init__(self, directory: str, state: State, contents: Contents):
-        self.rows = {
-            store.name: Rows(directory, store, store.rows)
-            for store in contents.stores()
-        }
+        def opened(stores: Any) -> list[Rows]:
+            return [Rows(directory, store, store.rows) for store in stores]
+
+        self.buckets = list(map(opened, contents.image_stores()))
+        self.contexts = opened(contents.caption_stores())
         self.unreadable = {int(k): v for k, v in state.unreadable.items()}
-        self.rounding = state.rounding
 
 
 class CachedExampleBuilder(ExampleBuilder):
-    """Makes one example of an epoch from a cache.
+    """Makes one example of an epoch from a `Cache`, with its arguments."""
 
-    Args:
-        contents: `Contents`.
-        reader: Function that returns the `CacheReader`; called when examples
-            are made.
-        *arguments: As for `ExampleBuilder`.
-        **options: As for `ExampleBuilder`.
-    """
+    # Most may be of another size.
+    max_attempts = 10_000
 
-    def __init__(
-        self,
-        contents: Contents,
-        reader: Callable[[], CacheReader],
-        *arguments: Any,
-        **options: Any,
-    ):
+    def __init__(self, cache: Any, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
-        self._contents = contents
-        self._reader = reader
+        self._cache = cache
         names = {"images": "moments"}
-        if contents.contexts:
+        if cache.contents.contexts:
             names["token_ids"] = "context"
         self.keys = tuple(names.get(key, key) for key in self.keys)
 
     def specs(
         self, size: tuple[int | None, int | None]
     ) -> dict[str, tuple[tuple[int | None, ...], Any]]:
-        specs = super().specs(size)
+        specs, encoders = super().specs(size), self._cache.encoders
         latents = specs["loss_mask"][0][:2]
-        channels = self._contents.moments(0).shape[-1]
-        specs["moments"] = ((*latents, channels), np.float32)
-        specs["context"] = (self._contents.captions().shape, np.float32)
+        specs["moments"] = ((*latents, encoders.moments_channels), np.float32)
+        specs["context"] = (encoders.context_shape, np.float32)
         return specs
 
     def _seen(
-        self,
-        row: Row,
-        draws: np.random.Generator,
-        corner: tuple[float | None, float | None],
-        flips: bool,
-    ) -> tuple[Example, dict[str, Any]]:
-        contents, rows = self._contents, self._reader().rows
-        record = self._readable(row, draws)
+        self, index: int, row: Row, corner: Any, flips: bool
+    ) -> tuple[Example, dict[str, Any]] | None:
+        contents, reader = self._cache.contents, self._cache.reader
+        record = int(self._examples.rows[index])
+        # Another image has moments of its own bucket's size alone.
+        if contents.bucket_of[record] != row.bucket:
+            return None
+        if record in reader.unreadable:
+            self._note(*reader.unreadable[record])
+            return None
         place = int(contents.place_of[record])
-        moments = rows[contents.moments(row.bucket).name]
+        moments, *masks = reader.buckets[row.bucket]
         values = moments[place * contents.per_image + flips]
         made = {"moments": values.astype(np.float32)}
-        if self._options.masks is not None:
-            mask = loaded_mask(rows[contents.masks(row.bucket).name][place])
+        for rows in masks:
+            mask = loaded_mask(rows[place])
             made["loss_mask"] = mask[:, ::-1] if flips else mask
         return self._examples.records[record], made
 
     def _said(self, text: str) -> dict[str, Any]:
-        if not self._contents.contexts:
+        if not self._cache.contents.contexts:
             return super()._said(text)
-        key, keys = np.uint64(text_key(text)), self._contents.keys
+        key, keys = np.uint64(text_key(text)), self._cache.contents.keys
         place = int(np.searchsorted(keys, key))
         if place == len(keys) or keys[place] != key:
             raise RuntimeError(f"The cache holds no caption {text!r}.")
-        context = self._reader().rows["contexts"][place]
-        return {"context": context.astype(np.float32)}
-
-    def _readable(self, row: Row, draws: np.random.Generator) -> int:
-        """Returns the record to show: another one for what was unreadable."""
-        index, kind = row.example, self._kind(row.example)
-        for _ in range(_MAX_DRAWS):
-            record = int(self._examples.rows[index])
-            reason = self._reader().unreadable.get(record)
-            # Another image has moments of its own bucket's size alone.
-            if self._contents.bucket_of[record] == row.bucket:
-                if reason is None:
-                    return record
-                self._note(*reason)
-            index = int(draws.integers(*kind))
-        raise OSError(
-            "No image of the cache could be found in place of one that "
-            f"cannot be read. The last were:\n{self._report.table(5)}"
-        )
+        (rows,) = self._cache.reader.contexts
+        return {"context": rows[place].astype(np.float32)}

@@ -6,19 +6,16 @@ file must not know images, captions, encoders or TensorFlow.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import json
 import os
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 from keras_sdft import files
 from keras_sdft import parsing
 
-FORMAT = 2
+FORMAT = 3
 STATE = "cache.json"
 LOCK = "lock"
 # The cache of validation data, where the command keeps it.
@@ -32,7 +29,6 @@ class State:
     Attributes:
         fingerprint: Dict, what it was made from.
         rows: Dict, how many rows of each store are on the disk.
-        rounding: Dict, the most that rounding has changed in each store.
         unreadable: Dict, an image's name and why it cannot be read, by record.
     """
 
@@ -42,7 +38,6 @@ class State:
     contexts: bool = False
     complete: bool = False
     rows: dict[str, int] = dataclasses.field(default_factory=dict)
-    rounding: dict[str, float] = dataclasses.field(default_factory=dict)
     unreadable: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     format: int = FORMAT
 
@@ -95,18 +90,3 @@ def read_state(directory: str) -> State | None:
 
 def _checksum(state: Any) -> int:
     return zlib.crc32(json.dumps(state).encode())
-
-
-@contextlib.contextmanager
-def full_disk(directory: str) -> Iterator[None]:
-    """Context manager in which the error of a full disk says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        text = (
-            "The disk is full. What is encoded so far is kept; free some "
-            "space and run this again, and it goes on from there"
-        )
-        raise OSError(error.errno, text, directory) from error

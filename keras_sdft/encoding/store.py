@@ -95,44 +95,36 @@ class RowWriter:
         if not done and os.path.exists(path):
             # A process that reads a cache which is replaced keeps its file.
             os.unlink(path)
-        self._store = store
-        self._next = done
+        self.store = store
+        self.done = done
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
         weakref.finalize(self, os.close, self._handle)
 
-    def write(self, values: np.ndarray) -> float:
-        """Writes the next rows; they are on the disk after `flush`.
-
-        Args:
-            values: Array of shape `(n, *store.shape)`, of any dtype.
-
-        Returns:
-            Float, the most that a value was changed by rounding.
+    def write(self, values: np.ndarray) -> None:
+        """Writes `(n, *store.shape)` rows; `flush` brings them to the disk.
 
         Raises:
             ValueError: If the store's dtype does not hold a value.
         """
-        rows = np.empty(len(values), self._store.row)
+        rows = np.empty(len(values), self.store.row)
         with np.errstate(over="ignore"):
             rows["values"] = values
-        change = np.abs(rows["values"] - values).max()
-        if not np.isfinite(change):
+        if not np.isfinite(rows["values"]).all():
             raise ValueError(
-                f"The encoders gave values for {self._store.name} that are "
-                f"not finite in {self._store.dtype}. Encode with "
+                f"The encoders gave values for {self.store.name} that are "
+                f"not finite in {self.store.dtype}. Encode with "
                 "`dtype='float32'`; if that does not help, the encoders' "
                 "weights are damaged."
             )
-        for number, row in enumerate(rows, self._next):
+        for number, row in enumerate(rows, self.done):
             row["checksum"] = _checksum(row["values"].tobytes(), number)
         content = memoryview(rows.tobytes())
-        offset = self._next * rows.itemsize
+        offset = self.done * rows.itemsize
         while content:
             # A disk that is nearly full takes a part first.
             written = os.pwrite(self._handle, content, offset)
             content, offset = content[written:], offset + written
-        self._next += len(values)
-        return float(change)
+        self.done += len(values)
 
     def flush(self) -> None:
         """Waits until all that was written is on the disk."""

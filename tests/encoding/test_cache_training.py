@@ -76,7 +76,7 @@ def encoded_alike(model, dataset, keeps_tokens):
 
     An encoder's last bits depend on how many images it is given at once.
     """
-    encoders = Encoders(model, {})
+    encoders = Encoders(model)
     length = model.tokenizer.max_length
     texts = {}
     for text in ["", *TEXTS]:
@@ -140,8 +140,6 @@ def test_half_precision_changes_the_losses_little(
     dataset = load(pictures, model.tokenizer, **OPTIONS)
     expected, _ = losses(model, dataset, EPOCHS)
     model = make_micro()
-    cache, dataset = cached_dataset(model, pictures, tmp_path, dtype=None)
+    _, dataset = cached_dataset(model, pictures, tmp_path, dtype=None)
     found, _ = losses(model, dataset, EPOCHS)
-    assert len(cache.reader.rounding) == 2
-    assert all(0 < most < 0.01 for most in cache.reader.rounding.values())
     np.testing.assert_allclose(found, expected, rtol=2e-3)
