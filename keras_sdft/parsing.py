@@ -18,6 +18,7 @@ from typing import Any
 MAX_JSON_BYTES = 16_000_000
 # Every object and list of JSON takes about 64 bytes, and 2 in its file.
 MAX_JSON_CONTAINERS = 200_000
+MAX_YAML_DEPTH = 20
 
 
 class DamagedFile(ValueError):
@@ -132,6 +133,28 @@ def parse_json(data: bytes, path: str | Path, kind: str = "JSON") -> Any:
         raise _beyond(path, f"{MAX_JSON_CONTAINERS:,} objects and lists")
     with reading(path, kind):
         return json.loads(data.decode("utf-8-sig"))
+
+
+def read_yaml(path: str | Path, budget: int) -> Any:
+    """Reads a YAML file of at most `budget` bytes.
+
+    Raises:
+        ValueError: If it has aliases or is nested too deeply; what else
+            PyYAML raises on a damaged file is of nearly every class.
+    """
+    import yaml
+
+    text, depth = read_text(path, budget), 0
+    for token in yaml.scan(text):
+        # A few of aliases stand for more values than a message can show, and
+        # the time to parse grows with the square of the depth.
+        if isinstance(token, yaml.AliasToken):
+            raise ValueError("aliases (`*name`) are not supported")
+        depth += type(token).__name__.endswith("StartToken")
+        depth -= type(token).__name__.endswith("EndToken")
+        if depth > MAX_YAML_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_YAML_DEPTH} deep")
+    return yaml.safe_load(text)
 
 
 def _beyond(path: str | Path, budget: str) -> DamagedFile:

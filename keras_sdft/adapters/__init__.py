@@ -7,6 +7,7 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from keras_sdft.adapters.options import CAPTION_TEMPLATES
 from keras_sdft.adapters.options import AdapterFileOptions
 from keras_sdft.adapters.options import LoRAOptions
 from keras_sdft.adapters.options import TextualInversionOptions
@@ -21,6 +22,7 @@ if _TYPE_CHECKING:
     from keras_sdft.adapters.textual_inversion import TextualInversion
 
 __all__ = [
+    "CAPTION_TEMPLATES",
     "AdapterFileOptions",
     "AttachedLoRA",
     "Group",

@@ -11,6 +11,38 @@ from typing import Any
 
 from keras_sdft import checks
 
+# For the images of a new word, by what it stands for; after the lists of the
+# paper's appendix. They have no meaning of their own, so that what images
+# have in common goes into the word.
+CAPTION_TEMPLATES = {
+    "object": (
+        "a photo of a {caption}",
+        "a rendering of a {caption}",
+        "a close-up photo of a {caption}",
+        "a cropped photo of the {caption}",
+        "a photo of the {caption}",
+        "a photo of my {caption}",
+        "a photo of one {caption}",
+        "a bright photo of the {caption}",
+        "a dark photo of a {caption}",
+        "a good photo of a {caption}",
+        "a photo of a small {caption}",
+        "a photo of a large {caption}",
+    ),
+    "style": (
+        "a painting in the style of {caption}",
+        "a rendering in the style of {caption}",
+        "a cropped painting in the style of {caption}",
+        "the painting in the style of {caption}",
+        "a close-up painting in the style of {caption}",
+        "a bright painting in the style of {caption}",
+        "a dark painting in the style of {caption}",
+        "a small painting in the style of {caption}",
+        "a large painting in the style of {caption}",
+        "a picture in the style of {caption}",
+    ),
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdapterFileOptions:

@@ -1,10 +1,8 @@
-"""A command: what it runs, the groups of its flags, and its help.
-
-Knows no command by name, and no flag.
-"""
+"""A command: what it runs, the groups of its flags, and its help."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -14,12 +12,19 @@ from collections.abc import Sequence
 from typing import Any
 from typing import TypeVar
 
+import docstring_parser
+
+from keras_sdft.cli.parser import Flag
 from keras_sdft.cli.parser import Flags
 
 Group = TypeVar("Group")
+Sections = Iterable[tuple[str, Iterable[Flag]]]
 
 PROGRAM = "keras-sdft"
 _HELP_LINES = 80
+_NOTE = """\
+--config FILE  read lines `flag: value` of a YAML file
+--print_config print such a file of all flags, and end"""
 
 
 class Options:
@@ -43,11 +48,7 @@ class Options:
         raise AttributeError(f"There is no flag {name!r}.")
 
     def of(self, group: type[Group]) -> Group:
-        """Returns the dataclass `group` of the values of its fields.
-
-        Raises:
-            ValueError: If a value is out of its range.
-        """
+        """Returns the dataclass of its fields' values, which it checks."""
         return group(**self.values_of(group))
 
     def values_of(self, *groups: type) -> dict[str, Any]:
@@ -71,10 +72,11 @@ class Command:
     """A command of the program.
 
     Attributes:
-        run: Function of the `Options`; the first line of its docstring is
-            the summary.
+        run: Function of the `Options`; its name is the command's, and the
+            first line of its docstring the summary.
         groups: Dataclasses whose fields are the flags, in the order of the
-            help. Each checks itself when it is made.
+            help. Each checks itself when it is made. Where two have a field
+            of one name it is the first one's.
         defaults: Dict, defaults that differ from the groups', by flag.
         positional: String, the flag that is given without its name.
         common: Strings, the flags that `--help` shows, beside those that
@@ -117,28 +119,56 @@ class Command:
         return Options(*self.flags.read(self.expand(arguments)))
 
     def check(self, options: Options) -> None:
-        """Lets every group check its values.
-
-        Raises:
-            ValueError: If one is out of its range, or two contradict each
-                other.
-        """
+        """Lets every group check its values."""
         for group in self.groups:
             options.of(group)
 
-    def help_text(self, name: str, everything: bool) -> str:
+    def help_text(self, everything: bool) -> str:
         """Returns the help, of at most 80 lines unless `everything`."""
-        note = (
-            "--config FILE  read lines `flag: value` of a YAML file\n"
-            "--print_config print such a file of all flags, and end"
+        by_name = self.flags.by_name
+        flags = list(by_name.values())
+        text = self._help(
+            (_title(group), [flag for flag in flags if flag.group is group])
+            for group in self.groups
         )
-        summary = f"{self.summary}\n\nexample:\n  {self.example}"
-        make = functools.partial(
-            self.flags.help_text, f"{PROGRAM} {name}", summary
-        )
-        text = make(note)
         if everything or text.count("\n") <= _HELP_LINES:
             return text
-        count = len(self.flags.by_name)
-        note += f"\n--help-all     explain all {count} flags"
-        return make(note, self.common)
+        sections = (
+            ("required", [flag for flag in flags if flag.is_required]),
+            ("most used", [by_name[name] for name in self.common]),
+        )
+        more = f"\n--help-all     explain all {len(flags)} flags"
+        return self._help(sections, more)
+
+    def _help(self, sections: Sections, more: str = "") -> str:
+        place = f" {self.positional.upper()}" if self.positional else ""
+        parser = argparse.ArgumentParser(
+            usage=f"{PROGRAM} {self.name}{place} --FLAG VALUE ...",
+            description=f"{self.summary}\n\nexample:\n  {self.example}",
+            epilog=_NOTE + more,
+            add_help=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        for title, flags in sections:
+            section = parser.add_argument_group(title)
+            for flag in flags:
+                names, metavar = [f"--{flag.name}"], flag.metavar
+                names += [f"--{flag.alias}"] if flag.alias else []
+                if flag.name == self.positional:
+                    names, metavar = [flag.name], flag.name.upper()
+                text = _text(flag).replace("%", "%%")
+                section.add_argument(*names, metavar=metavar, help=text)
+        return parser.format_help()
+
+
+def _title(group: type) -> str:
+    found = docstring_parser.parse(group.__doc__ or "").short_description
+    return " ".join((found or group.__name__).split()).rstrip(".")
+
+
+def _text(flag: Flag) -> str:
+    if flag.default in (None, dataclasses.MISSING):
+        return flag.text
+    shown = str(flag.default)
+    shown = shown.lower() if isinstance(flag.default, bool) else shown
+    return f"{flag.text} (default: {shown})"

@@ -1,7 +1,4 @@
-"""`main`: which command, with which options, and which exit code.
-
-Knows the commands by name; what they do is in their own files.
-"""
+"""`main`: which command, with which options, and which exit code."""
 
 from __future__ import annotations
 
@@ -23,7 +20,6 @@ from keras_sdft.cli import dreambooth
 from keras_sdft.cli import encode
 from keras_sdft.cli import generate
 from keras_sdft.cli import inspect
-from keras_sdft.cli import merge
 from keras_sdft.cli import recipes
 from keras_sdft.cli import textual_inversion
 from keras_sdft.cli import train
@@ -36,15 +32,18 @@ from keras_sdft.cli.parser import UsageError
 _MENDABLE = (ValueError, OSError)
 
 COMMANDS: dict[str, Command] = {
-    "train": train.COMMAND,
-    "dreambooth": dreambooth.COMMAND,
-    "textual_inversion": textual_inversion.COMMAND,
-    "encode": encode.COMMAND,
-    "generate": generate.COMMAND,
-    "convert": convert.COMMAND,
-    "merge": merge.COMMAND,
-    "inspect": inspect.COMMAND,
-    "recipes": recipes.COMMAND,
+    command.name: command
+    for command in (
+        train.COMMAND,
+        dreambooth.COMMAND,
+        textual_inversion.COMMAND,
+        encode.COMMAND,
+        generate.COMMAND,
+        convert.CONVERT,
+        convert.MERGE,
+        inspect.COMMAND,
+        recipes.COMMAND,
+    )
 }
 
 
@@ -61,14 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = _take_debug(arguments)
+    debug = os.environ.get("KERAS_SDFT_DEBUG", "") not in ("", "0")
+    debug = _take("--debug", arguments) or debug
     text = _information(arguments)
     if text is not None:
         print(text)
         return 0
-    shows_config = "--print_config" in arguments
-    if shows_config:
-        arguments.remove("--print_config")
+    shows_config = _take("--print_config", arguments)
     try:
         name, options = parse(arguments)
         if shows_config:
@@ -106,11 +104,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _text_of(error: Exception) -> str:
+def _text_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         # Without Python's "[Errno 2]".
         return f"{error.strerror}: {error.filename!r}"
     return str(error).strip() or type(error).__name__
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, Options]:
+    """Returns the command's name and its options.
+
+    Raises:
+        UsageError: If the command, a flag or a value is wrong, or one is
+            missing.
+    """
+    name = next(iter(arguments), "")
+    if name not in COMMANDS:
+        raise UsageError(
+            f"The first argument must be a command, one of {list(COMMANDS)}. "
+            f"Received: {name!r}.{did_you_mean(name, COMMANDS)}"
+        )
+    return name, COMMANDS[name].parse(arguments[1:])
+
+
+def _take(flag: str, arguments: list[str]) -> bool:
+    """Takes a flag out, wherever it stands; returns whether it was there."""
+    if flag not in arguments:
+        return False
+    arguments.remove(flag)
+    return True
+
+
+def _information(arguments: Sequence[str]) -> str | None:
+    """Returns the text that was asked for instead of a command's work."""
+    everything = bool({"--help-all", "--help_all"} & set(arguments))
+    if everything or {"--help", "-h"} & set(arguments):
+        command = COMMANDS.get(arguments[0])
+        return command.help_text(everything) if command else _overview()
+    if "--version" in arguments:
+        return f"{PROGRAM} {keras_sdft.__version__}"
+    return None
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {n:<19}{c.summary}" for n, c in COMMANDS.items())
+    return f"""usage: {PROGRAM} COMMAND --FLAG VALUE ...
+
+Fine-tunes Stable Diffusion on captioned images.
+
+commands:
+{rows}
+
+{PROGRAM} COMMAND --help   explains the flags of a command
+{PROGRAM} --version        prints the version
+--debug, or KERAS_SDFT_DEBUG=1 in the environment, shows an error's traceback"""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -137,57 +184,6 @@ def _term_like_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def parse(arguments: Sequence[str]) -> tuple[str, Options]:
-    """Returns the command's name and its options.
-
-    Raises:
-        UsageError: If the command, a flag or a value is wrong, or one is
-            missing.
-    """
-    name = next(iter(arguments), "")
-    if name not in COMMANDS:
-        raise UsageError(
-            f"The first argument must be a command, one of {list(COMMANDS)}. "
-            f"Received: {name!r}.{did_you_mean(name, COMMANDS)}"
-        )
-    return name, COMMANDS[name].parse(arguments[1:])
-
-
-def _information(arguments: Sequence[str]) -> str | None:
-    """Returns the text that was asked for instead of a command's work."""
-    everything = bool({"--help-all", "--help_all"} & set(arguments))
-    if everything or {"--help", "-h"} & set(arguments):
-        name = arguments[0]
-        if name in COMMANDS:
-            return COMMANDS[name].help_text(name, everything)
-        return _overview()
-    if "--version" in arguments:
-        return f"{PROGRAM} {keras_sdft.__version__}"
-    return None
-
-
-def _overview() -> str:
-    rows = "\n".join(f"  {n:<19}{c.summary}" for n, c in COMMANDS.items())
-    return f"""usage: {PROGRAM} COMMAND --FLAG VALUE ...
-
-Fine-tunes Stable Diffusion on captioned images.
-
-commands:
-{rows}
-
-{PROGRAM} COMMAND --help   explains the flags of a command
-{PROGRAM} --version        prints the version
---debug, or KERAS_SDFT_DEBUG=1 in the environment, shows an error's traceback"""
-
-
-def _take_debug(arguments: list[str]) -> bool:
-    """Takes `--debug` out, wherever it stands."""
-    if "--debug" in arguments:
-        arguments.remove("--debug")
-        return True
-    return os.environ.get("KERAS_SDFT_DEBUG", "") not in ("", "0")
 
 
 def _set_environment() -> None:

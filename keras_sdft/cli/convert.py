@@ -1,32 +1,29 @@
-"""`keras-sdft convert`: a model from one format to another.
-
-Hands the options to `keras_sdft.formats.convert`; knows no format itself.
-"""
+"""`keras-sdft convert` and `merge`: a whole model in another format."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Literal
 
+from keras_sdft import adapters
+from keras_sdft import formats
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
+from keras_sdft.cli.options import ModelOptions
+from keras_sdft.cli.options import PredictionOptions
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
     """What to convert, and into what.
 
     Args:
         model: A diffusers folder, an original `.safetensors` checkpoint, a
             LoRA, or whatever `train --model` takes.
-        output: The directory to write, or the file for `ldm`.
         format: `keras_cv` (a directory of Keras weights), `diffusers` (a
             pipeline folder) or `ldm` (a single `.safetensors` file, for
             A1111 and ComfyUI). Of a LoRA, `diffusers` or `kohya` (for A1111
             and ComfyUI).
-        dtype: Of the weights that are written.
-        overwrite: Replace an earlier conversion.
-        prediction_type: What the model predicts, for files that do not say.
         ema: Take the averaged copy of the U-Net from an original
             checkpoint.
         variant: Which weights of a diffusers folder to take, for example
@@ -38,38 +35,70 @@ class ConvertOptions:
     """
 
     model: str
-    output: str
     format: Literal["keras_cv", "diffusers", "ldm", "kohya"]
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    overwrite: bool = False
-    prediction_type: Literal["epsilon", "v_prediction"] | None = None
     ema: bool = False
     variant: str | None = None
     weights_directory: str | None = None
     vae: str | None = None
 
 
-def convert(options: Options) -> None:
-    """Converts a model to another tool's format, or from it.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """The output: where to, and how.
 
     Args:
-        options: `Options`.
-
-    Raises:
-        ValueError: If the model cannot be read or written like that.
-        OSError: If a file is missing or the output exists.
+        output: The directory to write, or the file for `ldm`.
+        format: `keras_cv`, `diffusers` or `ldm`, as for convert.
+        dtype: Of the weights that are written.
+        overwrite: Replace what is there.
     """
-    import keras_sdft
 
-    keras_sdft.formats.convert(**vars(options))
+    output: str
+    format: Literal["keras_cv", "diffusers", "ldm"] = "diffusers"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    overwrite: bool = False
+
+
+def convert(options: Options) -> None:
+    """Converts a model to another tool's format, or from it."""
+    formats.convert(**vars(options))
     print(f"Wrote {options.output}")
 
 
-COMMAND = Command(
+def merge(options: Options) -> None:
+    """Adds LoRAs to a model's weights, and writes it."""
+    sd = options.of(ModelOptions).load(prediction_type=options.prediction_type)
+    options.of(adapters.AdapterFileOptions).load_into(sd)
+    if not sd.has_adapters:
+        raise ValueError(
+            f"There is nothing to merge: {options.model!r} is no run of a "
+            "LoRA, and no `--lora FILE` was given."
+        )
+    sd.merge_adapters()
+    formats.save(
+        sd, options.output, options.format, options.dtype, options.overwrite
+    )
+    print(f"Wrote {options.output}")
+
+
+CONVERT = Command(
     run=convert,
-    groups=(ConvertOptions,),
+    groups=(ConvertOptions, OutputOptions, PredictionOptions),
     example=(
         "keras-sdft convert --model runs/first --output model.safetensors "
         "--format ldm"
+    ),
+)
+MERGE = Command(
+    run=merge,
+    groups=(
+        OutputOptions,
+        ModelOptions,
+        adapters.AdapterFileOptions,
+        PredictionOptions,
+    ),
+    example=(
+        "keras-sdft merge --model sd1.4 --lora style.safetensors:0.8 "
+        "--output merged"
     ),
 )

@@ -18,6 +18,7 @@ from keras_sdft import runs
 from keras_sdft import training
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
+from keras_sdft.cli.options import COMMON
 from keras_sdft.cli.options import TRAINING
 from keras_sdft.cli.options import check_counts
 from keras_sdft.cli.resume import with_saved_flags
@@ -223,14 +224,8 @@ COMMAND = Command(
         "prior_preservation",
         "class_data_dir",
         "num_class_images",
-        "resolution",
-        "max_train_steps",
-        "learning_rate",
-        "lora_rank",
         "train_text_encoder",
-        "preview_prompts",
-        "mixed_precision",
-        "overwrite",
+        *COMMON,
     ),
     example=(
         "keras-sdft dreambooth --model tiny --instance_data_dir photos \\\n"

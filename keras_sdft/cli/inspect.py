@@ -1,7 +1,4 @@
-"""`keras-sdft inspect`: what a preset, a run or a weight file is.
-
-Prints `keras_sdft.formats.describe`; builds no network.
-"""
+"""`keras-sdft inspect`: what a preset, a run or a weight file is."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
-import keras_sdft
+from keras_sdft import formats
 from keras_sdft import runs
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
@@ -33,19 +30,12 @@ class InspectOptions:
 
 
 def inspect(options: Options) -> None:
-    """Describes a preset, a run, an export or a weight file.
-
-    Raises:
-        ValueError: If `path` is no preset and no file of ours.
-        OSError: If a file is missing or cannot be read.
-    """
+    """Describes a preset, a run, an export or a weight file."""
     run = runs.describe(options.path)
     description: dict[str, Any] = {} if run is None else {"run": run}
     # One that was killed may have no weights yet.
     if run is None or os.path.isdir(os.path.join(options.path, "weights")):
-        description |= keras_sdft.formats.describe(
-            options.path, check_weights=True
-        )
+        description |= formats.describe(options.path, check_weights=True)
     if options.json:
         print(json_module.dumps(description, indent=2, default=str))
     else:

@@ -245,3 +245,15 @@ TRAINING = (
     training.CheckpointOptions,
     ResumeOptions,
 )
+# Of these, the flags that are used most.
+COMMON = (
+    "resolution",
+    "batch_size",
+    "max_train_steps",
+    "learning_rate",
+    "lora_rank",
+    "preview_prompts",
+    "mixed_precision",
+    "resume",
+    "overwrite",
+)

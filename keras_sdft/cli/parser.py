@@ -1,15 +1,13 @@
-"""Flags from dataclasses: how they are read, converted and explained.
+"""Flags from dataclasses: how they are written, read and converted.
 
 A command's flags are the fields of its groups, which are dataclasses with
-their texts under `Args:`. Knows how values are written; not what any of
-them means.
+their texts under `Args:`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import types
 import typing
 from collections.abc import Collection
@@ -22,7 +20,6 @@ from typing import Literal
 
 import docstring_parser
 import jsonargparse
-import yaml
 
 from keras_sdft import parsing
 from keras_sdft.checks import did_you_mean
@@ -31,7 +28,6 @@ from keras_sdft.cli.spellings import our_spelling
 # A bare `--overwrite` means true; these may follow it.
 _BOOLEANS = ("true", "false", "null", "yes", "no")
 _MAX_CONFIG_BYTES = 1_000_000
-_MAX_DEPTH = 20
 _KINDS = {int: "an integer", float: "a number", str: "text"}
 
 
@@ -96,17 +92,21 @@ class Flag:
             kinds.append("null")
         return " or ".join(kinds)
 
+    def converted(self, value: Any) -> Any:
+        """Returns a value of the flag's type, of words or what YAML held."""
+        parser = jsonargparse.ArgumentParser(exit_on_error=False)
+        parser.add_argument("--value", type=self.hint)
+        try:
+            return parser.parse_object({"value": value}).value
+        except argparse.ArgumentError as error:
+            raise UsageError(
+                f"`{self.name}` must be {self.kinds}. Received: "
+                f"{self.name}={value!r}.{did_you_mean(value, self.choices)}"
+            ) from error
+
 
 class Flags:
-    """The flags of one command.
-
-    Args:
-        groups: Dataclasses, in the order of the help. Where two have a
-            field of one name it is the first one's.
-        defaults: Dict, defaults that differ from the groups', by name.
-        positional: String, the field that is given without a flag, or
-            `None`.
-    """
+    """The flags of one command; see `Command` for the arguments."""
 
     def __init__(
         self,
@@ -116,15 +116,9 @@ class Flags:
     ) -> None:
         self.positional = positional
         self.by_name: dict[str, Flag] = {}
-        self._converter = jsonargparse.ArgumentParser(exit_on_error=False)
         for group in groups:
-            known = set(self.by_name)
-            self._converter.add_class_arguments(
-                group, as_group=False, skip=known & _names(group)
-            )
             for flag in _flags_of(group, defaults or {}):
                 self.by_name.setdefault(flag.name, flag)
-        self._converter.set_defaults(dict(defaults or {}))
 
     def read(self, arguments: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
         """Returns the value of each flag, and the names of those given.
@@ -149,10 +143,9 @@ class Flags:
         if missing:
             verb = "is" if len(missing) == 1 else "are"
             raise UsageError(f"{' and '.join(missing)} {verb} required.")
-        try:
-            read = self._converter.parse_object(values).as_dict()
-        except argparse.ArgumentError as error:
-            raise self._explained(values, error) from error
+        read = {name: flag.default for name, flag in self.by_name.items()}
+        for name, value in values.items():
+            read[name] = self.by_name[name].converted(value)
         return read, set(values)
 
     def _split(
@@ -193,7 +186,7 @@ class Flags:
 
     def _read_file(self, path: str) -> dict[str, Any]:
         try:
-            content = _parsed(parsing.read_text(path, _MAX_CONFIG_BYTES))
+            content = parsing.read_yaml(path, _MAX_CONFIG_BYTES)
         except OSError as error:
             raise UsageError(
                 f"`--config` cannot be read. Received: {path!r}: "
@@ -215,91 +208,6 @@ class Flags:
                 hint = _hint(str(name), self.by_name)
                 raise UsageError(f"{path}: there is no flag {name!r}.{hint}")
         return {names.get(name, name): v for name, v in content.items()}
-
-    def _explained(
-        self, values: Mapping[str, Any], error: argparse.ArgumentError
-    ) -> UsageError:
-        """Finds the value that is wrong: they are converted one by one."""
-        for name, value in values.items():
-            flag = self.by_name[name]
-            single = jsonargparse.ArgumentParser(exit_on_error=False)
-            single.add_class_arguments(
-                flag.group, skip=_names(flag.group) - {name}
-            )
-            try:
-                single.parse_object({name: value})
-            except argparse.ArgumentError:
-                return UsageError(
-                    f"`{name}` must be {flag.kinds}. Received: "
-                    f"{name}={value!r}.{did_you_mean(value, flag.choices)}"
-                )
-        return UsageError(" ".join(str(error).split()))
-
-    def help_text(
-        self,
-        command: str,
-        summary: str,
-        note: str = "",
-        only: Sequence[str] | None = None,
-    ) -> str:
-        """Returns the help.
-
-        Args:
-            command: String, `"keras-sdft train"`.
-            summary: String, what it does.
-            note: String, to stand at the end.
-            only: Strings, the flags to show beside those that must be
-                given, or `None` for all of them in their groups.
-        """
-        place = f" {self.positional.upper()}" if self.positional else ""
-        parser = argparse.ArgumentParser(
-            prog=command,
-            usage=f"{command}{place} --FLAG VALUE ...",
-            description=summary,
-            epilog=note,
-            add_help=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        for title, flags in self._sections(only):
-            section = parser.add_argument_group(title)
-            for flag in flags:
-                is_positional = flag.name == self.positional
-                names = [flag.name] if is_positional else [f"--{flag.name}"]
-                names += [f"--{flag.alias}"] if flag.alias else []
-                metavar = flag.name.upper() if is_positional else flag.metavar
-                section.add_argument(*names, metavar=metavar, help=_help(flag))
-        return parser.format_help()
-
-    def _sections(
-        self, only: Sequence[str] | None
-    ) -> Iterator[tuple[str, list[Flag]]]:
-        flags = list(self.by_name.values())
-        if only is not None:
-            yield "required", [flag for flag in flags if flag.is_required]
-            yield "most used", [self.by_name[name] for name in only]
-            return
-        for group, members in itertools.groupby(flags, lambda f: f.group):
-            title = docstring_parser.parse(group.__doc__ or "")
-            text = title.short_description or group.__name__
-            yield " ".join(text.split()).rstrip("."), list(members)
-
-
-def _names(group: type) -> set[str]:
-    return {field.name for field in dataclasses.fields(group)}
-
-
-def _parsed(text: str) -> Any:
-    depth = 0
-    for token in yaml.scan(text):
-        # A few of aliases stand for more values than a message can show, and
-        # the time to parse grows with the square of the depth.
-        if isinstance(token, yaml.AliasToken):
-            raise ValueError("aliases (`*name`) are not supported")
-        depth += type(token).__name__.endswith("StartToken")
-        depth -= type(token).__name__.endswith("EndToken")
-        if depth > _MAX_DEPTH:
-            raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
-    return yaml.safe_load(text)
 
 
 def _flags_of(group: type, defaults: Mapping[str, Any]) -> Iterator[Flag]:
@@ -337,12 +245,3 @@ def _next(name: str, rest: list[str]) -> str:
 def _hint(word: str, known: Collection[str]) -> str:
     ours = our_spelling(word, known)
     return f" Here it is {ours}." if ours else did_you_mean(word, known)
-
-
-def _help(flag: Flag) -> str:
-    text = flag.text
-    if flag.default not in (None, dataclasses.MISSING):
-        shown = str(flag.default)
-        shown = shown.lower() if isinstance(flag.default, bool) else shown
-        text += f" (default: {shown})"
-    return text.replace("%", "%%")

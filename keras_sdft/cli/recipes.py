@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from importlib import resources
 
-from keras_sdft.checks import did_you_mean
+from keras_sdft import checks
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 
@@ -22,36 +22,20 @@ class RecipeOptions:
 
 
 def recipes(options: Options) -> None:
-    """Lists the recipes, or prints one as a file for `--config`.
-
-    Raises:
-        ValueError: If there is no recipe of that name.
-    """
-    texts = _texts()
-    if options.name is None:
-        print("\n".join(f"{n:<19}{_title(t)}" for n, t in texts.items()))
-    elif options.name in texts:
-        print(texts[options.name], end="")
-    else:
-        raise ValueError(
-            f"The recipe must be one of {list(texts)}. Received: "
-            f"{options.name!r}.{did_you_mean(options.name, texts)}"
-        )
-
-
-def _texts() -> dict[str, str]:
-    """Returns the recipes' files by their names, in alphabetical order."""
+    """Lists the recipes, or prints one as a file for `--config`."""
     files = resources.files("keras_sdft").joinpath("recipes").iterdir()
-    return {
+    texts = {
         file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8")
         for file in sorted(files, key=lambda file: file.name)
         if file.name.endswith(".yaml")
     }
-
-
-def _title(text: str) -> str:
-    """Returns the first line, which is a comment."""
-    return text.partition("\n")[0].lstrip("# ").rstrip(".")
+    if options.name is not None:
+        print(texts[checks.one_of("name", options.name, texts)], end="")
+        return
+    for name, text in texts.items():
+        # The first line is a comment.
+        title = text.partition("\n")[0].lstrip("# ").rstrip(".")
+        print(f"{name:<19}{title}")
 
 
 COMMAND = Command(

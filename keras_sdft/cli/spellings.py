@@ -1,7 +1,4 @@
-"""Flags as other trainers spell them: diffusers, kohya's scripts, OneTrainer.
-
-Only for the answer to a flag that does not exist here.
-"""
+"""Flags as diffusers, kohya's scripts and OneTrainer spell them."""
 
 from __future__ import annotations
 
@@ -74,12 +71,7 @@ OURS = {
 
 
 def our_spelling(theirs: str, known: Collection[str]) -> str:
-    """Returns the flag of ours that is meant, or `""` if none is known.
-
-    Args:
-        theirs: String, with or without dashes before it.
-        known: Strings, the flags that the command has, spelled as `theirs`.
-    """
+    """Returns which of the known flags `theirs` is, `""` for none."""
     name = theirs.lstrip("-").replace("-", "_")
     dashes = "--" if theirs.startswith("-") else ""
     for ours, others in OURS.items():

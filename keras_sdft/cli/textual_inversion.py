@@ -1,7 +1,4 @@
-"""`keras-sdft textual_inversion`: images of one thing in, a new word out.
-
-The command `train` with one caption for all images, which holds the word.
-"""
+"""`keras-sdft textual_inversion`: images of one thing in, a new word out."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from keras_sdft import adapters
 from keras_sdft import checks
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
+from keras_sdft.cli.options import COMMON
 from keras_sdft.cli.options import TRAINING
 from keras_sdft.cli.options import CacheOptions
 from keras_sdft.cli.options import ValidationOptions
@@ -19,37 +17,6 @@ from keras_sdft.cli.resume import with_saved_flags
 from keras_sdft.cli.run import run
 from keras_sdft.cli.train import COMMAND as TRAIN
 from keras_sdft.cli.train import Captioned
-
-# After the lists of the paper's appendix: captions without a meaning of
-# their own, so that what images have in common goes into the word.
-TEMPLATES = {
-    "object": (
-        "a photo of a {caption}",
-        "a rendering of a {caption}",
-        "a close-up photo of a {caption}",
-        "a cropped photo of the {caption}",
-        "a photo of the {caption}",
-        "a photo of my {caption}",
-        "a photo of one {caption}",
-        "a bright photo of the {caption}",
-        "a dark photo of a {caption}",
-        "a good photo of a {caption}",
-        "a photo of a small {caption}",
-        "a photo of a large {caption}",
-    ),
-    "style": (
-        "a painting in the style of {caption}",
-        "a rendering in the style of {caption}",
-        "a cropped painting in the style of {caption}",
-        "the painting in the style of {caption}",
-        "a close-up painting in the style of {caption}",
-        "a bright painting in the style of {caption}",
-        "a dark painting in the style of {caption}",
-        "a small painting in the style of {caption}",
-        "a large painting in the style of {caption}",
-        "a picture in the style of {caption}",
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +63,9 @@ def textual_inversion(options: Options) -> None:
         vars(options),
         new_token=options.token,
         caption=options.token,
-        caption_template=list(TEMPLATES[options.learnable_property]),
+        caption_template=list(
+            adapters.CAPTION_TEMPLATES[options.learnable_property]
+        ),
     )
     whole = Options(vars(TRAIN.options(**given)), options.given)
     run(COMMAND, WordImages, whole)
@@ -113,20 +82,7 @@ COMMAND = Command(
         CacheOptions,
     ),
     defaults={"learning_rate": 1e-3},
-    common=(
-        "init_word",
-        "num_vectors",
-        "learnable_property",
-        "resolution",
-        "batch_size",
-        "max_train_steps",
-        "learning_rate",
-        "lora_rank",
-        "preview_prompts",
-        "mixed_precision",
-        "resume",
-        "overwrite",
-    ),
+    common=("init_word", "num_vectors", "learnable_property", *COMMON),
     example=(
         "keras-sdft textual_inversion --model tiny --data photos \\\n"
         '    --token "<cat-toy>" --init_word toy --output_dir runs/toy \\\n'

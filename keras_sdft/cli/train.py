@@ -9,6 +9,7 @@ from keras_sdft import runs
 from keras_sdft.cli.caching import make_caches
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
+from keras_sdft.cli.options import COMMON
 from keras_sdft.cli.options import TRAINING
 from keras_sdft.cli.options import CacheOptions
 from keras_sdft.cli.options import DataOptions
@@ -66,20 +67,7 @@ COMMAND = Command(
     ),
     # What guidance compares with must not be forgotten in a long run.
     defaults={"caption_dropout": 0.1},
-    common=(
-        "resolution",
-        "batch_size",
-        "max_train_steps",
-        "num_train_epochs",
-        "learning_rate",
-        "lora_rank",
-        "validation_data",
-        "preview_prompts",
-        "mixed_precision",
-        "remat",
-        "resume",
-        "overwrite",
-    ),
+    common=("num_train_epochs", "validation_data", "remat", *COMMON),
     example=(
         "keras-sdft train --model tiny --data photos \\\n"
         "    --output_dir runs/first --max_train_steps 200"

@@ -17,10 +17,12 @@ from keras_sdft.data import Report
 from keras_sdft.data.report import SourceReport
 from keras_sdft.files import is_locked
 from keras_sdft.files import size_text
+from keras_sdft.parsing import read_yaml
 from keras_sdft.runs.directory import LOCK
 from keras_sdft.runs.directory import RunDirectory
 from keras_sdft.runs.record import read_record
 
+_MAX_CONFIG_BYTES = 1_000_000
 # Flags that change neither weights nor data.
 CHANGEABLE = (
     "max_train_steps",
@@ -70,10 +72,7 @@ def find_checkpoint(
         ValueError: If there is none, or a flag that may not change was
             another when the run began; with the run's own value.
     """
-    import yaml
-
-    text = run.config.read_text(encoding="utf-8")
-    check_flags(yaml.safe_load(text), flags)
+    check_flags(read_yaml(run.config, _MAX_CONFIG_BYTES), flags)
     # Keras takes seconds to import, and the command's help needs none.
     from keras_sdft.training import checkpoint_files
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_sdft import adapters
 from keras_sdft.cli import main
 from keras_sdft.cli import run as run_module
-from keras_sdft.cli import textual_inversion
 from keras_sdft.cli import training
 from keras_sdft.cli.command_line import parse
 from keras_sdft.formats import embedding_files
@@ -105,7 +105,7 @@ def test_a_word_is_learned_and_used(tmp_path, photos, capsys):
 
 
 def test_captions_of_a_word_hold_it_and_no_other_name():
-    for templates in textual_inversion.TEMPLATES.values():
+    for templates in adapters.CAPTION_TEMPLATES.values():
         assert len(set(templates)) == len(templates) >= 10
         assert all(text.count("{caption}") == 1 for text in templates)
 

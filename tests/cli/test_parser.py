@@ -205,12 +205,12 @@ def test_mistakes_in_a_file(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
-def run(options):
+def go(options):
     """Goes through the places."""
 
 
 COMMAND = Command(
-    run=run,
+    run=go,
     groups=(Places, Sizes),
     common=("steps",),
     example="keras-sdft go --where x",
@@ -218,7 +218,7 @@ COMMAND = Command(
 
 
 def test_the_help_is_made_of_the_docstrings():
-    text = COMMAND.help_text("go", everything=True)
+    text = COMMAND.help_text(everything=True)
     assert text.startswith("usage: keras-sdft go --FLAG VALUE ...\n\nGoes ")
     assert "keras-sdft go --where x" in text
     assert text.index("The places: where") < text.index("--where TEXT")
@@ -232,9 +232,9 @@ def test_the_help_is_made_of_the_docstrings():
 
 
 def test_a_long_help_is_shortened(monkeypatch):
-    assert "The sizes:" in COMMAND.help_text("go", everything=False)
+    assert "The sizes:" in COMMAND.help_text(everything=False)
     monkeypatch.setattr("keras_sdft.cli.command._HELP_LINES", 10)
-    text = COMMAND.help_text("go", everything=False)
+    text = COMMAND.help_text(everything=False)
     assert "--where TEXT" in text and "--steps N" in text
     assert "--depth" not in text
     assert "--help-all" in text and "all 12 flags" in text
