@@ -76,6 +76,22 @@ def image_grid(
     return grid
 
 
+def rows(grid: Image.Image, count: int) -> list[Image.Image]:
+    """Returns the images of a labelled `image_grid` of one column.
+
+    Args:
+        grid: `PIL.Image.Image`.
+        count: Integer, how many there are.
+    """
+    if not count:
+        return []
+    height = (grid.height + _GAP) // count - _GAP
+    tops = [index * (height + _GAP) for index in range(count)]
+    return [
+        grid.crop((_LABEL_WIDTH, top, grid.width, top + height)) for top in tops
+    ]
+
+
 def stack(grids: Sequence[Image.Image]) -> Image.Image:
     """Puts images under each other, left-aligned, on white."""
     size = (

@@ -7,15 +7,18 @@ random numbers.
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from keras_sdft import checks
 from keras_sdft.callbacks.grid import image_grid
+from keras_sdft.callbacks.grid import rows
 from keras_sdft.callbacks.grid import save_png
 from keras_sdft.callbacks.grid import stack
 from keras_sdft.callbacks.steps import StepCallback
@@ -27,6 +30,8 @@ BEFORE_AND_AFTER = "before_and_after.png"
 # Prompts side by side in it.
 _COLUMNS = 8
 _TAG_LENGTH = 80
+# The text of a preview's file that has the prompts as JSON.
+_PROMPTS = "prompts"
 
 
 class Previews(StepCallback):
@@ -184,7 +189,8 @@ class Previews(StepCallback):
         images = np.concatenate(found)
         path = os.path.join(self.directory, f"step_{self.step:06d}.png")
         with warn_on_disk_error(f"The preview of step {self.step}"):
-            save_png(image_grid(images, columns=1, labels=self.prompts), path)
+            grid = image_grid(images, columns=1, labels=self.prompts)
+            save_png(grid, path, {_PROMPTS: json.dumps(self.prompts)})
         self._write_to_tensorboard(images)
         self._generated_at, self._last = self.step, images
         self._is_missing = False
@@ -233,6 +239,22 @@ class Previews(StepCallback):
                     tag, image[None], step=self.step, description=prompt
                 )
         self._writer.flush()
+
+
+def split_preview(path: str | os.PathLike) -> list[tuple[str, Any]]:
+    """Returns the prompts of a preview's file, each with its image.
+
+    Args:
+        path: Path of a PNG that `Previews` wrote.
+
+    Returns:
+        List of pairs of a string and a `PIL.Image.Image`; empty of another
+        image.
+    """
+    with Image.open(path) as grid:
+        grid.load()
+        prompts = json.loads(getattr(grid, "text", {}).get(_PROMPTS, "[]"))
+        return list(zip(prompts, rows(grid, len(prompts)), strict=True))
 
 
 def _tags(prompts: Sequence[str]) -> list[str]:

@@ -105,6 +105,11 @@ class Command:
         return self.run.__name__
 
     @property
+    def defaults_by_flag(self) -> dict[str, Any]:
+        flags = self.flags.by_name.values()
+        return {f.name: f.default for f in flags if not f.is_required}
+
+    @property
     def summary(self) -> str:
         return (self.run.__doc__ or "").splitlines()[0]
 

@@ -21,6 +21,7 @@ from keras_sdft.cli import encode
 from keras_sdft.cli import generate
 from keras_sdft.cli import inspect
 from keras_sdft.cli import recipes
+from keras_sdft.cli import report
 from keras_sdft.cli import textual_inversion
 from keras_sdft.cli import train
 from keras_sdft.cli.command import PROGRAM
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Command] = {
         convert.CONVERT,
         convert.MERGE,
         inspect.COMMAND,
+        report.COMMAND,
         recipes.COMMAND,
     )
 }

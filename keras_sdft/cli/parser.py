@@ -159,9 +159,11 @@ class Flags:
             word = rest.pop(0)
             name, equals, value = word.partition("=")
             if not word.startswith("-"):
-                if self.positional is None or self.positional in given:
+                name = self.positional or ""
+                lists = name and self.by_name[name].lists
+                if not name or (name in given and not lists):
                     raise UsageError(f"{word!r} stands without a flag.")
-                given[self.positional] = word
+                given[name] = [*given.get(name, ()), word] if lists else word
             elif name == "--config":
                 paths.append(value if equals else _next(name, rest))
             else:

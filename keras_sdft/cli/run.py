@@ -88,6 +88,8 @@ def run(command: Command, kind: type[Source], options: Options) -> None:
             saved = resolved(options, inputs, kind.made)
             flags = command.flags.by_name
             saved = {n: value for n, value in saved.items() if n in flags}
+            changed = runs.changed_settings(saved, command.defaults_by_flag)
+            runs.note_facts(directory.path, settings=changed)
             _run(options, kind, directory, saved)
 
 
@@ -125,6 +127,9 @@ def _run(
     )
     again = f"Again: keras-sdft {run.record.command} --config THIS_FILE"
     run.write_config(saved, f"{again} --output_dir ANOTHER")
+    prompt = (options.preview_prompts or [source.prompt])[0]
+    seen = runs.data_facts(data.report, sd.tokenizer)
+    runs.note_facts(run.path, steps=data.steps, prompt=prompt, data=seen)
     run.begin()
     print(_opening(options, kind, trainer, data), flush=True)
     print(f"  {_plan(options)}; {room}", flush=True)
@@ -133,7 +138,6 @@ def _run(
     if checkpoint is not None:
         print(f"  goes on after step {done:,}", flush=True)
     _fit(run, trainer, data, callbacks)
-    prompt = (options.preview_prompts or [source.prompt])[0]
     print(_closing(options, run, callbacks, prompt), flush=True)
 
 
@@ -314,6 +318,7 @@ def _closing(
             f"{best['value']:.4f} in epoch {best['epoch']})"
         )
     lines += [
+        f"  report    {run.report}",
         f"  history   {run.history}",
         f"  logs      tensorboard --logdir {shlex.quote(str(run.logs))}",
     ]

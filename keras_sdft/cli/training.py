@@ -140,6 +140,7 @@ def make_callbacks(options: Options, run: Any, data: Data) -> dict[str, Any]:
             tensorboard_directory=run.logs / "previews",
         )
         found.append(previews)
+    found.append(runs.report_callback(run.path))
     if options.save_every_steps:
         found.append(callbacks.Export(run.weights, options.save_every_steps))
     by_steps = options.checkpoint_every_steps

@@ -74,13 +74,17 @@ class Assignment:
     sizes: tuple[tuple[int, int], ...]
     bucket_of: np.ndarray
 
+    def counts(self) -> dict[str, int]:
+        """Returns the number of examples by the bucket's width x height."""
+        counts = np.bincount(self.bucket_of, minlength=len(self.sizes))
+        return {
+            f"{width}x{height}": int(count)
+            for (height, width), count in zip(self.sizes, counts, strict=True)
+        }
+
     def table(self) -> str:
         """Returns a line per bucket: its size and its number of examples."""
-        counts = np.bincount(self.bucket_of, minlength=len(self.sizes))
-        return "\n".join(
-            f"{width}x{height}: {count}"
-            for (height, width), count in zip(self.sizes, counts, strict=True)
-        )
+        return "\n".join(f"{k}: {v}" for k, v in self.counts().items())
 
 
 def one_bucket(count: int, size: tuple[int, int]) -> Assignment:

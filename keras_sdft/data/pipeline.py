@@ -258,6 +258,7 @@ class Pipeline:
     def _tell(self, assignment: Assignment) -> None:
         """Notes the buckets, and logs what nobody asked a report for."""
         if self._options.buckets:
+            self._source.buckets = assignment.counts()
             table = assignment.table().replace("\n", ", ")
             self._source.notes.append(
                 f"{len(assignment.sizes)} buckets (width x height: images): "

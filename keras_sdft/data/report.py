@@ -33,6 +33,7 @@ class SourceReport:
         left_out: Dict of the names of images that are not, by the reason.
         notes: List of sentences, how the source was read.
         examples: `Examples` that are shown.
+        buckets: Dict of images by `"WIDTHxHEIGHT"`, where there are buckets.
     """
 
     name: str
@@ -40,6 +41,7 @@ class SourceReport:
     left_out: dict[str, list[str]]
     notes: list[str]
     examples: Examples
+    buckets: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def found(self) -> int:

@@ -10,6 +10,12 @@ from keras_sdft.runs.directory import check_separate
 from keras_sdft.runs.memory import available_memory
 from keras_sdft.runs.record import RunRecord
 from keras_sdft.runs.record import read_record
+from keras_sdft.runs.report import changed_settings
+from keras_sdft.runs.report import data_facts
+from keras_sdft.runs.report import note_facts
+from keras_sdft.runs.report import report_callback
+from keras_sdft.runs.report import write_comparison
+from keras_sdft.runs.report import write_report
 from keras_sdft.runs.resume import check_data
 from keras_sdft.runs.resume import command_to_resume
 from keras_sdft.runs.resume import data_state
@@ -21,13 +27,19 @@ __all__ = [
     "RunDirectory",
     "RunRecord",
     "available_memory",
+    "changed_settings",
     "check_data",
     "check_room",
     "check_separate",
     "command_to_resume",
+    "data_facts",
     "data_state",
     "describe",
     "find_checkpoint",
     "generate_class_images",
+    "note_facts",
     "read_record",
+    "report_callback",
+    "write_comparison",
+    "write_report",
 ]

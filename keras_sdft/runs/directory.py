@@ -20,6 +20,7 @@ from keras_sdft.files import check_writable
 from keras_sdft.files import remove_abandoned
 from keras_sdft.files import remove_files
 from keras_sdft.files import write_text
+from keras_sdft.runs.record import FACTS
 from keras_sdft.runs.record import RECORD
 from keras_sdft.runs.record import RunRecord
 from keras_sdft.runs.record import read_record
@@ -59,9 +60,10 @@ class RunDirectory:
         overwrite: Boolean, whether an earlier run here is replaced.
         made: Directories that the run makes elsewhere, by flag.
 
-    What a run holds is an attribute each, a `Path`: `config`, `history`,
-    `logs`, `previews`, `before_and_after`, `skipped`, `weights`, `best` and
-    `checkpoints`.
+    What a run holds is an attribute each, a `Path`: `report`, `config`,
+    `history`, `logs`, `previews`, `before_and_after`, `skipped`, `weights`,
+    `best` and `checkpoints`. A run that noted facts for its report
+    (`note_facts`) has it written once more when it has ended.
 
     Attributes:
         path: `Path` of the directory.
@@ -141,6 +143,7 @@ class RunDirectory:
         return run
 
     def _name_paths(self) -> None:
+        self.report = self.path / "index.html"
         self.config = self.path / "config.yaml"
         self.history = self.path / "history.csv"
         self.logs = self.path / "logs"
@@ -306,8 +309,22 @@ class RunDirectory:
                 if isinstance(error, (KeyboardInterrupt, SystemExit)):
                     state = "interrupted"
                 self.update(state=state, ended=_now(), error=_text(error))
+            if self.record.state != "starting":
+                self._report()
         finally:
             self._lock.release()
+
+    def _report(self) -> None:
+        """Writes the report, if the run noted anything for it."""
+        if not (self.path / FACTS).exists():
+            return
+        # Jinja2 and what reads events are not needed to begin.
+        from keras_sdft.runs.report.page import warn_on_error
+        from keras_sdft.runs.report.page import write_report
+
+        with warn_on_error(self.path):
+            write_report(self.path)
+            self.update()
 
     def _undo(self) -> None:
         """Leaves the directory as it was before the run."""

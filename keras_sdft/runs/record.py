@@ -19,12 +19,14 @@ from keras_sdft.parsing import read_json
 from keras_sdft.version import __version__
 
 RECORD = "run.json"
+# What a run notes for its report.
+FACTS = "report.json"
 FORMAT_VERSION = 1
 STATES = ("starting", "running", "interrupted", "failed", "finished")
 _MARK = "keras_sdft_run"
 # What this version writes into a run, beside the record.
 _OURS = re.compile(
-    r"config\.yaml|history\.csv|skipped\.csv"
+    r"index\.html|report\.json|config\.yaml|history\.csv|skipped\.csv"
     r"|logs/(.+/)?events\.out\.tfevents\.[^/]+"
     r"|previews/(step_\d+|before_and_after)\.png"
     r"|(weights|best)/(\w+\.weights\.h5|[\w.-]+\.safetensors|keras_sdft\.json)"

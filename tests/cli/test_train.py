@@ -24,6 +24,7 @@ from tests.cli.options import options_of
 
 
 class FakeStableDiffusion:
+    tokenizer = None
     img_height = img_width = 128
     diffusion_model = types.SimpleNamespace(count_params=lambda: 1234567)
 
@@ -102,8 +103,11 @@ def test_a_run_directory_holds_everything(fakes, arguments, tmp_path, capsys):
     run = tmp_path / "run"
     prompts = ["--preview_prompts", "a", "b", "--preview_every_steps=3"]
     assert main([*arguments, *prompts]) == 0
-    names = ["config.yaml", "history.csv", "logs", "previews", "run.json"]
-    assert sorted(os.listdir(run)) == [".lock", *names, "weights"]
+    names = ["config.yaml", "history.csv", "index.html", "logs", "previews"]
+    names += ["report.json", "run.json", "weights"]
+    assert sorted(os.listdir(run)) == [".lock", *names]
+    report = (run / "index.html").read_text(encoding="utf-8")
+    assert "finished after 6 steps" in report and "step 3: b" in report
     record = runs.read_record(run)
     assert (record.command, record.state, record.step) == (
         "train",
