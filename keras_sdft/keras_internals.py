@@ -59,6 +59,17 @@ class OptimizerHooks:
     (Keras 3.4 to 3.15).
     """
 
+    @property
+    def has_strategy(self) -> bool:
+        """Whether a strategy of `tf.distribute` is in use."""
+        import keras
+
+        if keras.backend.backend() != "tensorflow":
+            return False
+        import tensorflow as tf
+
+        return bool(tf.distribute.has_strategy())
+
     def apply_gradients_at_once(self, gradients: Any, variables: Any) -> Any:
         """Clips, decays and updates; returns whether it did."""
         return None

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 from typing import Protocol
 
+from keras_sdft import keras_internals
+
 
 class Adapter(Protocol):
     """What can be attached to a layer.
@@ -112,6 +114,19 @@ def adapters_of(layer: Any) -> list[Adapter]:
     """Returns the adapters that a layer computes with now."""
     slot = getattr(layer, "adapter_slot", None)
     return [] if slot is None or not _enabled.get() else list(slot.adapters)
+
+
+def variables_read(layer: Any) -> list[Any]:
+    """Returns what a layer reads: its variables and those of its adapters."""
+    return [
+        *layer.variables,
+        *(
+            variable
+            for part in keras_internals.flatten_layers(layer)
+            for adapter in adapters_of(part)
+            for variable in adapter.variables
+        ),
+    ]
 
 
 def forget_graphs(model: Any) -> None:

@@ -25,15 +25,15 @@ if _TYPE_CHECKING:
     from keras_sdft.training.parts import TextEncoder
     from keras_sdft.training.parts import TextEncoderOptions
     from keras_sdft.training.parts import check_base
+    from keras_sdft.training.schedule_free import ScheduleFreeAdamW
     from keras_sdft.training.tensorflow.adamw import AdamW
-    from keras_sdft.training.tensorflow.schedule_free import ScheduleFreeAdamW
     from keras_sdft.training.trainer import Trainer
     from keras_sdft.training.weight_average import WeightAverage
 
 # Names are imported when first asked for: the options need neither Keras
 # nor TensorFlow, which take seconds to import.
 _HOMES = {
-    "AdamW": "tensorflow.adamw",
+    "AdamW": "backend",
     "CheckpointOptions": "checkpoint_options",
     "DiffusionModel": "parts",
     "Group": "parts",
@@ -45,7 +45,7 @@ _HOMES = {
     "PART_OPTIONS": "parts",
     "Part": "parts",
     "Position": "checkpoint",
-    "ScheduleFreeAdamW": "tensorflow.schedule_free",
+    "ScheduleFreeAdamW": "schedule_free",
     "TextEncoder": "parts",
     "TextEncoderOptions": "parts",
     "Trainer": "trainer",
@@ -81,5 +81,8 @@ def __getattr__(name: str) -> _Any:
         return _importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "AdamW":
+        backend = _importlib.import_module(f"{__name__}.backend")
+        return backend.module("adamw").AdamW
     home = _importlib.import_module(f"{__name__}.{_HOMES[name]}")
     return getattr(home, name)

@@ -24,7 +24,7 @@ from keras_sdft.encoding import build_encoders
 from keras_sdft.models.kernels import gate
 from keras_sdft.training.conditioning import check_batch_spec
 from keras_sdft.training.denoising import ENCODED
-from keras_sdft.training.tensorflow.optimizer_groups import find_groups
+from keras_sdft.training.optimizer_groups import find_groups
 
 # Measured as docs/memory.md says, with TensorFlow 2.21 and Keras 3.15 on a
 # CPU: what an imported TensorFlow and built models take without weights,

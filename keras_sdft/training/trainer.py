@@ -14,6 +14,7 @@ import keras
 from keras_sdft import checks
 from keras_sdft.models.exported import check_finite
 from keras_sdft.models.exported import write_export
+from keras_sdft.training import backend
 from keras_sdft.training import checkpoint
 from keras_sdft.training import parts
 from keras_sdft.training.conditioning import check_dataset
@@ -25,16 +26,18 @@ from keras_sdft.training.memory import estimate
 from keras_sdft.training.noise import Noise
 from keras_sdft.training.noise_sampler import NoiseSampler
 from keras_sdft.training.objective import Objective
-from keras_sdft.training.tensorflow.optimizer_groups import make_optimizer
-from keras_sdft.training.tensorflow.train_step import TrainStep
+from keras_sdft.training.optimizer_groups import make_optimizer
 from keras_sdft.training.validation import Validation
 from keras_sdft.training.validation import ValidationStep
 from keras_sdft.training.weight_average import WeightAverage
 from keras_sdft.training.weight_average import check_average
 from keras_sdft.training.weight_average import evaluation_weights
 
+# As `keras.Model` chooses its own.
+_TrainStep: Any = backend.module("train_step").TrainStep
 
-class Trainer(TrainStep, ValidationStep, keras.Model):
+
+class Trainer(_TrainStep, ValidationStep, keras.Model):
     """Fine-tunes a `StableDiffusion`.
 
     The image encoder is run frozen, and so is the text encoder unless it is
@@ -118,6 +121,7 @@ class Trainer(TrainStep, ValidationStep, keras.Model):
         self.step = self._counter("step")
         self.validated = self._counter("validated")
         self.weight_average: WeightAverage | None = None
+        self.prepare_step()
         self.built = True
 
     def _counter(self, name: str) -> Any:
@@ -147,7 +151,8 @@ class Trainer(TrainStep, ValidationStep, keras.Model):
                 `keras_sdft.training.AdamW()`: learning rate 1e-5, decay
                 1e-2, global norm clipped at 1. The norm of all gradients
                 together is clipped as this optimizer clips.
-            jit_compile: Boolean, whether the step is compiled by XLA.
+            jit_compile: Boolean, whether the step is compiled by XLA. JAX
+                always does so.
             **kwargs: As for `keras.Model.compile`; the loss is that of
                 `Trainer(objective=)` and cannot be given.
         """
@@ -161,6 +166,7 @@ class Trainer(TrainStep, ValidationStep, keras.Model):
         groups = [group for part in self.parts for group in part.groups()]
         optimizer = make_optimizer(optimizer, groups)
         check_average(self.ema_decay, optimizer)
+        jit_compile = jit_compile or self.always_compiles
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         if self.ema_decay is not None and self.weight_average is None:
             self.weight_average = WeightAverage(

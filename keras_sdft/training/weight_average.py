@@ -13,10 +13,8 @@ import keras
 from keras import ops
 
 from keras_sdft import checks
-from keras_sdft.training.tensorflow.schedule_free import averaged_point
-from keras_sdft.training.tensorflow.schedule_free import (
-    schedule_free_optimizers,
-)
+from keras_sdft.training.schedule_free import averaged_point
+from keras_sdft.training.schedule_free import schedule_free_optimizers
 
 
 class WeightAverage(keras.layers.Layer):
@@ -50,7 +48,8 @@ class WeightAverage(keras.layers.Layer):
             for index, variable in enumerate(variables)
         ]
         for average, variable in zip(self._averages, variables, strict=True):
-            average.assign(variable)
+            # A copy: JAX would let both have one buffer, and reuse it.
+            average.assign(ops.copy(variable.value))
         self.built = True
 
     def update(self, step: Any) -> None:

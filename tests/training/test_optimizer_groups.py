@@ -9,9 +9,9 @@ from keras_sdft.training import Part
 from keras_sdft.training import Trainer
 from keras_sdft.training import parts
 from keras_sdft.training import schedules
-from keras_sdft.training.tensorflow.optimizer_groups import OptimizerGroups
-from keras_sdft.training.tensorflow.optimizer_groups import learning
-from keras_sdft.training.tensorflow.optimizer_groups import make_optimizer
+from keras_sdft.training.optimizer_groups import OptimizerGroups
+from keras_sdft.training.optimizer_groups import learning
+from keras_sdft.training.optimizer_groups import make_optimizer
 
 
 def variables_of(*values):

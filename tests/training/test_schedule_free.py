@@ -4,10 +4,8 @@ import pytest
 import tensorflow as tf
 
 from keras_sdft.training import ScheduleFreeAdamW
-from keras_sdft.training.tensorflow.schedule_free import averaged_point
-from keras_sdft.training.tensorflow.schedule_free import (
-    schedule_free_optimizers,
-)
+from keras_sdft.training.schedule_free import averaged_point
+from keras_sdft.training.schedule_free import schedule_free_optimizers
 
 
 def by_hand(gradients, start, rates, decay, b1, b2, eps, clip):

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from keras_sdft import keras_internals
 from keras_sdft.models.adapted import adapters_of
+from keras_sdft.models.adapted import variables_read
 from keras_sdft.models.kernels import gate
 
 # What is plain enough to be compared; of functions, the very same one.
@@ -81,7 +82,9 @@ class TracedBlocks:
             self._functions[kind] = _function(layer, remat)
         function = self._functions[kind]
         if function is not None:
-            weights = [tf.convert_to_tensor(v.value) for v in _variables(layer)]
+            weights = [
+                tf.convert_to_tensor(v.value) for v in variables_read(layer)
+            ]
             try:
                 return function(weights, inputs)
             except _ReachesOutside:
@@ -109,26 +112,14 @@ def _kind(layer: Any) -> Any:
         for part in keras_internals.flatten_layers(layer)
     )
     weights = tuple(
-        (tuple(v.shape), str(v.dtype), v.trainable) for v in _variables(layer)
+        (tuple(v.shape), str(v.dtype), v.trainable)
+        for v in variables_read(layer)
     )
     return parts, weights
 
 
-def _variables(layer: Any) -> list[Any]:
-    """Returns what a block reads: its variables and those of its adapters."""
-    return [
-        *layer.variables,
-        *(
-            variable
-            for part in keras_internals.flatten_layers(layer)
-            for adapter in adapters_of(part)
-            for variable in adapter.variables
-        ),
-    ]
-
-
 def _function(layer: Any, remat: bool) -> Callable[..., Any]:
-    variables = _variables(layer)
+    variables = variables_read(layer)
 
     def forward(weights: list[Any], inputs: list[Any]) -> Any:
         scope = keras.StatelessScope()

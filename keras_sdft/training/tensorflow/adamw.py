@@ -1,4 +1,4 @@
-"""AdamW with the field's defaults and a fused update.
+"""AdamW by fused kernels of TensorFlow: fewer operations, sooner start.
 
 Must not know models or losses.
 """
@@ -10,66 +10,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sdft.keras_internals import OptimizerHooks
 from keras_sdft.keras_internals import decays
 from keras_sdft.keras_internals import moments
+from keras_sdft.training.adamw import BaseAdamW
+from keras_sdft.training.tensorflow import operations
 from keras_sdft.training.tensorflow import shared_update
 
 
 @keras.saving.register_keras_serializable(package="keras_sdft")
-class AdamW(OptimizerHooks, keras.optimizers.AdamW):
-    """AdamW with global gradient clipping, one fused kernel per variable.
-
-    Differs from `keras.optimizers.AdamW` in its defaults (learning rate
-    1e-5, decay 1e-2, gradients clipped to a *global* norm of 1), in where
-    epsilon is added (to the bias-corrected root, as PyTorch and the paper
-    do) and in the number of graph operations, which is what start-up time
-    consists of.
-
-    Args:
-        learning_rate: Float or a `keras.optimizers.schedules` object.
-        weight_decay: Float >= 0, decoupled decay.
-        beta_1: Float in [0, 1), decay of the first moment.
-        beta_2: Float in [0, 1), decay of the second moment.
-        epsilon: Float > 0.
-        global_clipnorm: Float, the largest global norm of all gradients
-            together; `None` does not clip.
-        **kwargs: As for `keras.optimizers.AdamW`.
-
-    References:
-        Loshchilov & Hutter, Decoupled Weight Decay Regularization, 2019,
-        algorithm 2.
-    """
-
-    def __init__(
-        self,
-        learning_rate: Any = 1e-5,
-        weight_decay: float = 1e-2,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        global_clipnorm: float | None = 1.0,
-        name: str = "adamw",
-        **kwargs: Any,
-    ):
-        # Another kind of clipping replaces the default one.
-        if kwargs.get("clipnorm") or kwargs.get("clipvalue"):
-            global_clipnorm = None
-        super().__init__(
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            global_clipnorm=global_clipnorm,
-            name=name,
-            **kwargs,
-        )
-        if self.amsgrad:
-            raise ValueError(
-                "`amsgrad` has no fused update. Use "
-                "`keras.optimizers.AdamW(amsgrad=True, ...)` instead."
-            )
+class AdamW(BaseAdamW):
+    __doc__ = BaseAdamW.__doc__
 
     @property
     def checks_gradients(self) -> bool:
@@ -153,7 +103,7 @@ class AdamW(OptimizerHooks, keras.optimizers.AdamW):
     def _clip_scale(self, gradients: Any) -> Any:
         if not self.global_clipnorm:
             return None
-        norm = shared_update.global_norm(gradients)
+        norm = operations.global_norm(gradients)
         return self.global_clipnorm / tf.maximum(norm, self.global_clipnorm)
 
     def update_variables(

@@ -18,10 +18,12 @@ from keras_sdft.encoding import latent_shape
 from keras_sdft.keras_internals import StepFunctionHook
 from keras_sdft.models.kernels import gate
 from keras_sdft.training import parts
-from keras_sdft.training.tensorflow import shared_update
+from keras_sdft.training.gradients import NOT_FINITE
+from keras_sdft.training.gradients import not_finite_error
+from keras_sdft.training.optimizer_groups import find_groups
+from keras_sdft.training.optimizer_groups import learning
+from keras_sdft.training.tensorflow import operations
 from keras_sdft.training.tensorflow.accumulation import accumulate
-from keras_sdft.training.tensorflow.optimizer_groups import find_groups
-from keras_sdft.training.tensorflow.optimizer_groups import learning
 from keras_sdft.training.tensorflow.step_function import step_function
 
 
@@ -55,18 +57,20 @@ class TrainStep(StepFunctionHook):
             self.step.assign_add(took)
             return self.loss_metrics.update(loss, None, sums)
 
+    # XLA is asked for, by `Trainer.compile`.
+    always_compiles = False
+
+    def prepare_step(self: Any) -> None:
+        """Makes what the step needs; TensorFlow's needs nothing."""
+
     def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Trains, and words the error of gradients that are not finite."""
         try:
             return super().fit(*args, **kwargs)  # type: ignore[misc]
         except tf.errors.InvalidArgumentError as error:
-            if shared_update.NOT_FINITE not in str(error):
+            if NOT_FINITE not in str(error):
                 raise
-            raise ValueError(
-                f"{shared_update.NOT_FINITE}, so training stopped: the weights "
-                "are those of the step before. Try a lower learning rate, or "
-                "float32."
-            ) from error
+            raise not_finite_error() from error
 
     def make_step_function(self: Any, step: Callable[[Any], Any]) -> Any:
         """Returns what `fit` and `evaluate` call for each batch."""
@@ -103,7 +107,7 @@ def _apply(optimizer: Any, gradients: list[Any], variables: list[Any]) -> Any:
     if getattr(optimizer, "checks_gradients", False):
         optimizer.apply(gradients, variables)
         return 1
-    with tf.control_dependencies([shared_update.global_norm(gradients)]):
+    with tf.control_dependencies([operations.global_norm(gradients)]):
         optimizer.apply(gradients, variables)
     return 1
 

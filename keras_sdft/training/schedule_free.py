@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from keras_sdft.keras_internals import OptimizerHooks
 from keras_sdft.keras_internals import decays
@@ -96,13 +96,13 @@ class ScheduleFreeAdamW(OptimizerHooks, keras.optimizers.ScheduleFreeAdamW):
         self, gradients: Any, variables: Any, learning_rate: Any
     ) -> bool:
         scalars = self._scalars(learning_rate)
-        if tf.distribute.has_strategy():
+        if self.has_strategy:
             self.update_by_strategy(gradients, variables, learning_rate)
         else:
             # Scalars are made once here, not once per variable.
             for gradient, variable in zip(gradients, variables, strict=True):
                 self._update(gradient, variable, scalars)
-        self._weight_sum.assign_add(tf.square(scalars["rate"]))
+        self._weight_sum.assign_add(ops.square(scalars["rate"]))
         return True
 
     def update_step(
@@ -112,28 +112,29 @@ class ScheduleFreeAdamW(OptimizerHooks, keras.optimizers.ScheduleFreeAdamW):
         self._update(gradient, variable, self._scalars(learning_rate))
 
     def _scalars(self, learning_rate: Any) -> dict[str, Any]:
-        step = tf.cast(self.iterations + 1, tf.float32)
-        rate = tf.cast(learning_rate, tf.float32)
-        rate = rate * tf.sqrt(1.0 - tf.pow(self.beta_2, step))
+        step = ops.cast(self.iterations + 1, "float32")
+        rate = ops.cast(learning_rate, "float32")
+        rate = rate * ops.sqrt(1.0 - ops.power(self.beta_2, step))
         if self.warmup_steps:
-            rate = rate * tf.minimum(1.0, step / self.warmup_steps)
-        weight = tf.square(rate)
+            rate = rate * ops.minimum(1.0, step / self.warmup_steps)
+        weight = ops.square(rate)
         # A warm-up may begin at a rate of 0.
-        share = tf.math.divide_no_nan(weight, self._weight_sum.value + weight)
+        share = ops.divide_no_nan(weight, self._weight_sum.value + weight)
         return {"rate": rate, "share": share}
 
     def _update(
         self, gradient: Any, variable: Any, scalars: dict[str, Any]
     ) -> None:
         iterate, moment = moments(self, variable)
-        gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
+        gradient = ops.cast(ops.convert_to_tensor(gradient), variable.dtype)
         rate, share = (
-            tf.cast(scalars[name], variable.dtype) for name in ("rate", "share")
+            ops.cast(scalars[name], variable.dtype)
+            for name in ("rate", "share")
         )
-        weights = tf.convert_to_tensor(variable)
+        weights = ops.convert_to_tensor(variable)
         average = _average(weights, iterate, self.beta_1)
-        second = moment + (1.0 - self.beta_2) * (tf.square(gradient) - moment)
-        step = gradient / (tf.sqrt(second) + self.epsilon)
+        second = moment + (1.0 - self.beta_2) * (ops.square(gradient) - moment)
+        step = gradient / (ops.sqrt(second) + self.epsilon)
         if self.weight_decay and decays(self, variable):
             step = step + self.weight_decay * weights
         moved = iterate - rate * step

@@ -9,13 +9,12 @@ import dataclasses
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import ops
 
+from keras_sdft.training import backend
 from keras_sdft.training import optimizers
 from keras_sdft.training.parts import Group
 from keras_sdft.training.schedules import WarmUpSchedule
-from keras_sdft.training.tensorflow import shared_update
 
 
 class OptimizerGroups(keras.optimizers.Optimizer):
@@ -104,7 +103,10 @@ class OptimizerGroups(keras.optimizers.Optimizer):
 
     def running_now(self) -> tuple[bool, ...]:
         """Returns which groups still learn; not inside of a graph."""
-        step = int(self.iterations)
+        return self.running_at(int(self.iterations))
+
+    def running_at(self, step: int) -> tuple[bool, ...]:
+        """Returns which groups still learn after `step` steps."""
         return tuple(
             group.stop_step is None or step < group.stop_step
             for group in self.groups
@@ -116,7 +118,8 @@ class OptimizerGroups(keras.optimizers.Optimizer):
             return self.running
         if not self.stops:
             return (True,) * len(self.groups)
-        return self.running_now() if tf.executing_eagerly() else None
+        known = backend.module("operations").is_known(self.iterations)
+        return self.running_now() if known else None
 
     def apply(self, grads: list[Any], trainable_variables: Any = None) -> None:
         """Updates the groups of the variables.
@@ -162,10 +165,10 @@ class OptimizerGroups(keras.optimizers.Optimizer):
         if not limit:
             return None
         every = [grad for grads in steps for grad in grads]
-        norm = shared_update.global_norm(every, count)
+        norm = backend.module("operations").global_norm(every, count)
         # A group's optimizer may clip to the same limit again: within it,
         # that changes nothing.
-        return limit / tf.maximum(norm, limit)
+        return limit / ops.maximum(norm, limit)
 
     def finalize_variable_values(self, var_list: list[Any]) -> None:
         for group in self.groups:

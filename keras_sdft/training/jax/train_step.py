@@ -1,0 +1,231 @@
+"""One optimizer step: gradients of a pure function, update.
+
+Must not know how a loss is computed, or what learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import jax
+import keras
+from keras import ops
+
+from keras_sdft.encoding import latent_shape
+from keras_sdft.models.adapted import variables_read
+from keras_sdft.training import parts
+from keras_sdft.training.gradients import not_finite_error
+from keras_sdft.training.jax import operations
+from keras_sdft.training.jax.accumulation import accumulate
+from keras_sdft.training.jax.compiled import CompiledStep
+from keras_sdft.training.jax.compiled import values_in
+from keras_sdft.training.optimizer_groups import find_groups
+from keras_sdft.training.optimizer_groups import learning
+
+_FAILED = "failed"
+
+
+class TrainStep:
+    """The training step of `Trainer` in JAX, a base of it.
+
+    `train_step` and `test_step` read and assign variables, as in
+    TensorFlow; a `CompiledStep` makes a pure function of them.
+    """
+
+    always_compiles = True
+
+    def prepare_step(self: Any) -> None:
+        """Makes what the step needs beside the trainer's own variables."""
+        self.failed = self.add_weight(
+            (),
+            dtype="int32",
+            initializer="zeros",
+            trainable=False,
+            name=_FAILED,
+        )
+        self._last_failed: Any = None
+
+    def train_step(self: Any, data: dict[str, Any]) -> dict[str, Any]:
+        """Takes one optimizer step on one batch."""
+        parts.prepare(self.parts, self.step, training=True)
+        shape = latent_shape(self.stable_diffusion, data)
+        variables = learning(self.optimizer, self.trainable_variables)
+        micro_step = partial(
+            loss_and_gradients,
+            self.denoising,
+            variables,
+            scale=self.optimizer.scale_loss,
+            sums=self.loss_metrics.sums,
+        )
+        loss, gradients, sums = accumulate(
+            micro_step,
+            {**data, **self.noise_sampler(shape, self.step)},
+            self.gradient_accumulation_steps,
+        )
+        took = self._apply(gradients, variables)
+        if self.weight_average is not None:
+            with _changes_if(took, self.weight_average.weights):
+                self.weight_average.update(self.step)
+        self.step.assign_add(ops.cast(took, "int32"))
+        logs = self.loss_metrics.update(loss, None, sums)
+        return {**logs, _FAILED: self.failed.value}
+
+    def _apply(self: Any, gradients: list[Any], variables: list[Any]) -> Any:
+        """Updates the variables; returns whether the step was taken."""
+        optimizer, every = self.optimizer, self.trainable_variables
+        by_variable = {
+            id(v): g for v, g in zip(variables, gradients, strict=True)
+        }
+        before = optimizer.iterations.value
+        weights, values = optimizer.stateless_apply(
+            [v.value for v in optimizer.variables],
+            [by_variable.get(id(v)) for v in every],
+            [v.value for v in every],
+        )
+        changed = [*every, *optimizer.variables]
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            # It skips gradients that its scale made infinite.
+            _assign(changed, [*weights, *values])
+            return optimizer.iterations.value > before
+        # An error cannot be raised in a compiled step: nothing changes from
+        # here on, and `_check_finite` raises it.
+        finite = ops.isfinite(operations.global_norm(gradients))
+        took = ops.logical_and(finite, self.failed.value == 0)
+        self.failed.assign(1 - ops.cast(took, "int32"))
+        with _changes_if(took, changed):
+            _assign(changed, [*weights, *values])
+        return took
+
+    # === What a step reads and changes ===
+
+    @property
+    def non_trainable_variables(self: Any) -> list[Any]:
+        """The variables that a step changes, beside those that learn."""
+        average = self.weight_average
+        kept = [] if average is None else average.weights
+        return [self.step, self.validated, self.failed, *kept]
+
+    def _frozen_variables(self: Any) -> list[Any]:
+        """Returns all that the networks read, encoders included."""
+        networks = self.stable_diffusion.built_parts.values()
+        found = [v for network in networks for v in variables_read(network)]
+        return list({id(variable): variable for variable in found}.values())
+
+    def make_train_function(self: Any, force: bool = False) -> None:
+        """Makes what `fit` calls for each batch."""
+        if self.train_function is not None and not force:
+            return
+        step = self._compiled(self.train_step, self.optimizer.variables)
+        groups = find_groups(self.optimizer)
+
+        def function(state: Any, iterator: Any) -> Any:
+            if self._last_failed is not None and int(self._last_failed):
+                self.jax_state_sync()
+            if groups is None or not groups.stops:
+                logs, state = step(state, iterator)
+            else:
+                logs, state = _by_running_groups(step, groups, state, iterator)
+            # Looked at after the next step has begun: not waited for.
+            self._last_failed = logs.pop(_FAILED)
+            return logs, state
+
+        self.train_function = function
+
+    def make_test_function(self: Any, force: bool = False) -> None:
+        """Makes what `evaluate` calls for each batch."""
+        if self.test_function is None or force:
+            self.test_function = self._compiled(self.test_step)
+
+    def _compiled(self: Any, step: Any, *optimizer: list[Any]) -> CompiledStep:
+        state = [
+            self.trainable_variables,
+            self.non_trainable_variables,
+            *optimizer,
+            self.metrics_variables,
+        ]
+        return CompiledStep(
+            step,
+            state,
+            self._frozen_variables(),
+            keras.distribution.distribution(),
+            eager=self.run_eagerly,
+            steps=self.steps_per_execution,
+        )
+
+    def jax_state_sync(self: Any) -> None:
+        """Puts a step's results into the variables; raises if they failed."""
+        super().jax_state_sync()  # type: ignore[misc]
+        if self.failed.value is not None and int(self.failed):
+            self.failed.assign(0)
+            self._last_failed = None
+            raise not_finite_error()
+
+
+def _by_running_groups(
+    step: Any, groups: Any, state: Any, iterator: Any
+) -> Any:
+    """Runs a step that computes no gradients of what has stopped."""
+    for variable, value in zip(step.state[2], state[2], strict=True):
+        if variable is groups.iterations:
+            groups.running = groups.running_at(int(value))
+    try:
+        return step(state, iterator, groups.running)
+    finally:
+        groups.running = None
+
+
+def _assign(variables: list[Any], values: list[Any]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+@contextmanager
+def _changes_if(condition: Any, variables: list[Any]) -> Iterator[None]:
+    """Context manager whose assignments hold only if a condition does."""
+    before = [variable.value for variable in variables]
+    yield
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(ops.where(condition, variable.value, value))
+
+
+def loss_and_gradients(
+    denoising: Any,
+    variables: list[Any],
+    batch: dict[str, Any],
+    scale: Callable[[Any], Any] = lambda loss: loss,
+    sums: Callable[[Any, Any], list[Any]] = lambda losses, batch: [],
+) -> tuple[Any, list[Any], list[Any]]:
+    """Computes the loss of a batch, or of a part of one, and its gradients.
+
+    To be called in a `keras.StatelessScope`.
+
+    Args:
+        denoising: A `Denoising`.
+        variables: List of `keras.Variable`.
+        batch: Dict of tensors, as for `Denoising.losses`, with each
+            example's `example_weight` and `share` of the whole batch.
+        scale: Function of the loss, whose gradients are computed.
+        sums: Function of the losses `(B,)` and the batch, for metrics.
+
+    Returns:
+        Tuple of the loss, the list of gradients and what `sums` returns.
+        All of them add up over the parts of a batch.
+    """
+    batch = denoising.encode_frozen(batch)
+
+    def scaled_loss(values: list[Any]) -> tuple[Any, Any]:
+        with values_in(variables, values):
+            losses = denoising.losses(batch)
+            # Each example's share is that of the whole batch, so the sum
+            # over parts is the mean over the batch.
+            loss = ops.sum(losses * batch["example_weight"] * batch["share"])
+            return scale(loss), (loss, sums(losses, batch))
+
+    values = [variable.value for variable in variables]
+    differentiate = jax.value_and_grad(scaled_loss, has_aux=True)
+    (_, (loss, found)), gradients = differentiate(values)
+    return loss, gradients, found
