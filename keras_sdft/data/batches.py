@@ -7,9 +7,9 @@ or losses; the batch is all that training sees of it.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from keras_sdft.data.epochs import COLUMNS
@@ -32,9 +32,10 @@ def batched(
     Returns:
         `tf.data.Dataset`, prefetched; its length is that of a whole epoch.
         Its `element_spec` has `None` for height and width where there are
-        several sizes.
+        several sizes. Its `begin` is that of `Passes`.
     """
-    dataset = _rows(rows, repeat).map(
+    passes = Passes(rows)
+    dataset = _rows(rows, passes, repeat).map(
         _builder(builder),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
@@ -51,7 +52,35 @@ def batched(
         # The first pass is shorter than those after it, whose length Keras
         # would else take from the first.
         dataset.cardinality = lambda: tf.constant(count, tf.int64)
+    dataset.begin = passes.begin
     return dataset
+
+
+class Passes:
+    """Numbers the passes over a dataset by epoch, from the first one on.
+
+    Args:
+        rows: `EpochRows`.
+    """
+
+    def __init__(self, rows: EpochRows):
+        self._rows = rows
+        self._next = rows.start[0]
+        self._has_begun = False
+
+    def __call__(self, _: np.ndarray) -> np.ndarray:
+        """Returns the rows of the next pass; each iterator calls it once."""
+        epoch, self._next = self._next, self._next + 1
+        return self._rows(epoch)
+
+    def begin(self) -> None:
+        """Makes the next pass the first, once: a training begins.
+
+        Batches that were looked at before it would else count as a pass, and
+        a run that was resumed within an epoch miss the rest of it.
+        """
+        if not self._has_begun:
+            self._has_begun, self._next = True, self._rows.start[0]
 
 
 def scale_images(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -60,7 +89,7 @@ def scale_images(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     return {**batch, "images": images}
 
 
-def _rows(rows: EpochRows, repeat: bool) -> tf.data.Dataset:
+def _rows(rows: EpochRows, passes: Passes, repeat: bool) -> tf.data.Dataset:
     """Returns the rows of one epoch for each iterator, or of all to come."""
     spec = tf.TensorSpec((None, COLUMNS), tf.int64)
 
@@ -75,11 +104,8 @@ def _rows(rows: EpochRows, repeat: bool) -> tf.data.Dataset:
     if repeat:
         epochs = tf.data.Dataset.range(rows.start[0], tf.int64.max)
         return epochs.flat_map(functools.partial(rows_of, rows))
-    passes = itertools.count(rows.start[0])
-    # Called once by every iterator, when it gives its first batch.
-    return tf.data.Dataset.range(1).flat_map(
-        functools.partial(rows_of, lambda _: rows(next(passes)))
-    )
+    # Called by every iterator when it gives its first batch.
+    return tf.data.Dataset.range(1).flat_map(functools.partial(rows_of, passes))
 
 
 def _builder(builder: ExampleBuilder) -> Callable:

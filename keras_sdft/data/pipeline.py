@@ -83,9 +83,11 @@ def load(
     last ones fill no batch, rows of zeros with an `example_weight` of 0 do,
     or with `buckets` other images, at lower weights. The first pass over the
     dataset is epoch `start[0]`, the next one the epoch after it; a pass
-    begins when an iterator gives its first batch. Order, crop, flip and
-    caption depend on nothing but `seed`, the epoch and the example, so a new
-    dataset with a later `start` goes on where this one would.
+    begins when an iterator gives its first batch. Batches that are looked at
+    before `Trainer.fit` do not count: the first pass of the first `fit` is
+    epoch `start[0]`. Order, crop, flip and caption depend on nothing but
+    `seed`, the epoch and the example, so a new dataset with a later `start`
+    goes on where this one would.
 
     With `worker` a batch is this worker's part of the whole one, and has
     `place`, int32 of shape `(B,)`, the rows' places in the whole batch, and

@@ -208,6 +208,15 @@ def test_a_pass_begins_at_any_batch(tokenizer, repeat, buckets):
         load(source, tokenizer, start=(0, 4), **options)
 
 
+def test_looking_at_batches_before_a_training_is_no_pass(pairs, tokenizer):
+    dataset = load(pairs, tokenizer, start=(1, 1), **OPTIONS)
+    first, later = arrays_of(dataset), arrays_of(dataset)
+    dataset.begin()
+    assert_same(arrays_of(dataset), first)
+    dataset.begin()
+    assert_same(arrays_of(dataset), later)
+
+
 def test_epochs_of_another_length_follow_each_other(pairs, tokenizer):
     stream = arrays_of(load(pairs, tokenizer, repeat=True, **OPTIONS), 10)
     for length in (2, 5):
