@@ -210,11 +210,12 @@ class TextualInversion(Part):
         first = self.attached.stable_diffusion.tokenizer.added_tokens[
             self.token
         ]
-        batches = dataset.take(_LOOKED_AT)
-        return any(
+        found = [
             bool(ops.any(ops.equal(batch["token_ids"], first)))
-            for batch in batches
-        )
+            for batch in dataset.take(_LOOKED_AT)
+        ]
+        # A run that goes on at the end of an epoch has an empty pass first.
+        return any(found) or not found
 
     def attach(self, stable_diffusion: Any) -> None:
         """Adds the token to the tokenizer and to the text encoder."""

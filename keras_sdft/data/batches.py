@@ -6,8 +6,10 @@ or losses; the batch is all that training sees of it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -32,7 +34,7 @@ def batched(
     Returns:
         `tf.data.Dataset`, prefetched; its length is that of a whole epoch.
         Its `element_spec` has `None` for height and width where there are
-        several sizes. Its `begin` is that of `Passes`.
+        several sizes. Its `passes` are `Passes`.
     """
     passes = Passes(rows)
     dataset = _rows(rows, passes, repeat).map(
@@ -52,7 +54,7 @@ def batched(
         # The first pass is shorter than those after it, whose length Keras
         # would else take from the first.
         dataset.cardinality = lambda: tf.constant(count, tf.int64)
-    dataset.begin = passes.begin
+    dataset.passes = passes
     return dataset
 
 
@@ -67,9 +69,12 @@ class Passes:
         self._rows = rows
         self._next = rows.start[0]
         self._has_begun = False
+        self._validates = False
 
     def __call__(self, _: np.ndarray) -> np.ndarray:
         """Returns the rows of the next pass; each iterator calls it once."""
+        if self._validates:
+            return self._rows.of_epoch(0)
         epoch, self._next = self._next, self._next + 1
         return self._rows(epoch)
 
@@ -81,6 +86,19 @@ class Passes:
         """
         if not self._has_begun:
             self._has_begun, self._next = True, self._rows.start[0]
+
+    @contextlib.contextmanager
+    def validating(self) -> Iterator[None]:
+        """Context manager in which each pass is epoch 0, and not counted.
+
+        Two validations see the same crops and captions, also where the run
+        was resumed between them.
+        """
+        self._validates = True
+        try:
+            yield
+        finally:
+            self._validates = False
 
 
 def scale_images(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

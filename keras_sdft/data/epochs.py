@@ -242,7 +242,10 @@ class EpochRows:
 
     def __call__(self, epoch: int) -> np.ndarray:
         """Returns int64 of shape `(rows, 6)`, whose rows are `Row`s."""
-        first = self.start[1] if epoch == self.start[0] else 0
+        return self.of_epoch(epoch, self.start[1] * (epoch == self.start[0]))
+
+    def of_epoch(self, epoch: int, first: int = 0) -> np.ndarray:
+        """Returns the rows of an epoch's batches from `first` on."""
         planned = self._plan(epoch).reshape(-1, self.whole, _PLANNED)[first:]
         rows = np.empty((*planned.shape[:2], COLUMNS), np.int64)
         rows[..., :_PLANNED] = planned

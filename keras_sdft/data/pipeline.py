@@ -85,9 +85,9 @@ def load(
     dataset is epoch `start[0]`, the next one the epoch after it; a pass
     begins when an iterator gives its first batch. Batches that are looked at
     before `Trainer.fit` do not count: the first pass of the first `fit` is
-    epoch `start[0]`. Order, crop, flip and caption depend on nothing but
-    `seed`, the epoch and the example, so a new dataset with a later `start`
-    goes on where this one would.
+    epoch `start[0]`, and each validation shows epoch 0. Order, crop, flip and
+    caption depend on nothing but `seed`, the epoch and the example, so a new
+    dataset with a later `start` goes on where this one would.
 
     With `worker` a batch is this worker's part of the whole one, and has
     `place`, int32 of shape `(B,)`, the rows' places in the whole batch, and

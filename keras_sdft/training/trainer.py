@@ -188,9 +188,9 @@ class Trainer(_TrainStep, ValidationStep, keras.Model):
         self._check_compiled("fit")
         self.check_dataset(x, self.gradient_accumulation_steps)
         parts.check_dataset(self.parts, x)
-        if hasattr(x, "begin"):
-            # What was looked at until now is no pass.
-            x.begin()
+        if hasattr(x, "passes"):
+            # What was looked at until now is none.
+            x.passes.begin()
         if kwargs.get("validation_data") is not None:
             self.check_dataset(kwargs["validation_data"])
         # A graph that makes variables is traced twice, at many seconds each.

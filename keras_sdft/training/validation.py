@@ -1,10 +1,11 @@
-"""The validation loss: the same noise and timesteps in every epoch.
+"""The validation loss: the same batches, noise and timesteps in every epoch.
 
 Timesteps are spread over the whole schedule, whatever training samples.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from keras import ops
@@ -26,7 +27,10 @@ class ValidationStep:
         """Computes the validation loss, of the averaged weights if kept."""
         if x is not None:
             self.check_dataset(x)
-        with self.averaged_weights():
+        # The same crops and captions each time.
+        passes = getattr(x, "passes", None)
+        same = passes.validating() if passes else contextlib.nullcontext()
+        with same, self.averaged_weights():
             return super().evaluate(  # type: ignore[misc]
                 x, *args, **kwargs
             )

@@ -208,12 +208,16 @@ def test_a_pass_begins_at_any_batch(tokenizer, repeat, buckets):
         load(source, tokenizer, start=(0, 4), **options)
 
 
-def test_looking_at_batches_before_a_training_is_no_pass(pairs, tokenizer):
+def test_looking_at_batches_and_validating_are_no_passes(pairs, tokenizer):
     dataset = load(pairs, tokenizer, start=(1, 1), **OPTIONS)
     first, later = arrays_of(dataset), arrays_of(dataset)
-    dataset.begin()
+    dataset.passes.begin()
     assert_same(arrays_of(dataset), first)
-    dataset.begin()
+    dataset.passes.begin()
+    with dataset.passes.validating():
+        whole = arrays_of(load(pairs, tokenizer, **OPTIONS))
+        assert_same(arrays_of(dataset), whole)
+        assert_same(arrays_of(dataset), whole)
     assert_same(arrays_of(dataset), later)
 
 
