@@ -61,6 +61,7 @@ def write_tfds(directory: Path) -> None:
                 image = photo(count, number)
                 yield number, {"image": image, "text": caption(number)}
 
+    tfds.disable_progress_bar()
     Photos(data_dir=directory / "tfds").download_and_prepare()
 
 
