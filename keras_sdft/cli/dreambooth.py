@@ -11,9 +11,7 @@ import os
 import sys
 from typing import Any
 
-from keras_sdft import checks
 from keras_sdft import data
-from keras_sdft import files
 from keras_sdft import runs
 from keras_sdft import training
 from keras_sdft.cli.command import Command
@@ -42,41 +40,19 @@ class PhotoOptions:
             validate with.
         validation_every_steps: Optimizer steps between two lines of
             history.csv, and between two validations.
+        class_noun: The class, for {class} in the prompts, where {token} is
+            the token.
     """
 
     instance_data_dir: str
     validation_data_dir: str | None = None
     validation_every_steps: int = 100
-
-    def __post_init__(self) -> None:
-        check_counts(self, "validation_every_steps")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassImageOptions:
-    """The class images: those that are missing are generated.
-
-    Args:
-        class_noun: The class, for {class} in the prompts, where {token} is
-            the token.
-        num_class_images: How many class images class_data_dir shall hold.
-        sample_batch_size: Class images that are generated at once.
-        class_num_steps: Sampling steps of a class image.
-        class_guidance_scale: Guidance of a class image.
-    """
-
     class_noun: str | None = dataclasses.field(
         default=None, metadata={"alias": "class"}
     )
-    num_class_images: int = 200
-    sample_batch_size: int = 4
-    class_num_steps: int = 50
-    class_guidance_scale: float = 7.5
 
     def __post_init__(self) -> None:
-        check_counts(self, "num_class_images", "sample_batch_size")
-        checks.integer("class_num_steps", self.class_num_steps, 1, 1000)
-        checks.number("class_guidance_scale", self.class_guidance_scale, 0)
+        check_counts(self, "validation_every_steps")
 
 
 class Subject(Source):
@@ -103,17 +79,13 @@ class Subject(Source):
         if subject.prior_preservation == "base":
             _check_base(options)
         if subject.needs_class_images:
-            folder = options.class_data_dir
-            missing = data.missing_class_images(
-                folder,
-                options.num_class_images,
+            side = options.resolution or spec["resolution"]
+            options.of(runs.ClassImageOptions).missing(
                 options.class_prompt,
+                options.class_data_dir,
+                (side, side),
                 options.seed,
             )
-            if missing:
-                files.check_writable(folder, "class_data_dir")
-            side = options.resolution or spec["resolution"]
-            data.check_disk_space(folder, len(missing), side, side)
 
     def load(self, start: Start) -> Data:
         token = _token(self.options)
@@ -139,11 +111,8 @@ class Subject(Source):
                 sd,
                 options.class_prompt,
                 options.class_data_dir,
-                options.num_class_images,
-                batch_size=options.sample_batch_size,
+                options.of(runs.ClassImageOptions),
                 seed=options.seed,
-                num_steps=options.class_num_steps,
-                guidance_scale=options.class_guidance_scale,
             )
         finally:
             sd.spec = trained
@@ -161,25 +130,12 @@ def dreambooth(options: Options) -> None:
 
 def with_prompts(options: Options) -> Options:
     """Returns the options with token and class filled into the prompts."""
-    prompts = ("instance_prompt", "class_prompt")
-    return options.replace(**{n: _filled(options, n) for n in prompts})
-
-
-def _filled(options: Options, flag: str) -> Any:
-    template = getattr(options, flag)
-    if template is None:
-        return None
-    noun = options.class_noun or ""
-    # Text without a field stays as it was typed.
-    one, other = (data.fill_prompt(template, t, noun) for t in ("a", "b"))
-    if one != other and options.token is None:
-        raise ValueError(
-            f"`{flag}` holds a field for the token, and no `--token` was "
-            f"given. Received: {template!r}. Add `--token sks`, for example."
-        )
-    if one == " ".join(template.split()):
-        return template
-    return data.fill_prompt(template, options.token or "", noun)
+    filled = {
+        name: data.fill_prompt(template, options.token, options.class_noun)
+        for name in ("instance_prompt", "class_prompt")
+        if (template := getattr(options, name)) is not None
+    }
+    return options.replace(**filled)
 
 
 def _token(options: Options) -> str | None:
@@ -200,23 +156,23 @@ def _check_base(options: Options) -> None:
 def _check_held_out(folder: str | None, photos: str) -> None:
     if folder is None:
         return
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(
-            "`validation_data_dir` must be a folder of photos. Received: "
-            f"{folder!r}, which does not exist or is no folder."
-        )
-    if os.path.samefile(folder, photos):
+    if not os.path.isdir(folder) or os.path.samefile(folder, photos):
         raise ValueError(
             "`validation_data_dir` must hold other photos than "
-            f"`instance_data_dir`. Received {folder!r} for both. Move one or "
-            "two photos to a folder of their own."
+            f"`instance_data_dir`. Received: {folder!r}, which is no folder or "
+            "the same one. Move one or two photos to a folder of their own."
         )
 
 
 COMMAND = Command(
     run=dreambooth,
     expand=with_saved_flags,
-    groups=(PhotoOptions, data.SubjectOptions, ClassImageOptions, *TRAINING),
+    groups=(
+        PhotoOptions,
+        data.SubjectOptions,
+        runs.ClassImageOptions,
+        *TRAINING,
+    ),
     # A few photos are memorized at the learning rate of a data set.
     defaults={"learning_rate": 1e-6},
     common=(

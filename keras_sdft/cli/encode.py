@@ -49,9 +49,8 @@ def encode(options: Options) -> None:
     training = as_training(options)
     train.Captioned.check(training, {})
     sd = load_for_training(training)
-    caches = make_caches(
-        training, sd, not options.no_captions, options.overwrite
-    )
+    captions = not options.no_captions
+    caches = make_caches(training, sd, captions, options.overwrite)
     loaded = load_data(training, sd, caches)
     caches.fill(sd, keep_text_encoder=False)
     print(loaded.report.summary())

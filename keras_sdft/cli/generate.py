@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
 from typing import Literal
+
+import numpy as np
 
 from keras_sdft import adapters
 from keras_sdft import checks
@@ -63,14 +64,10 @@ class GenerateOptions:
 
 
 def generate(options: Options) -> None:
-    """Generates images from prompts.
-
-    Raises:
-        ValueError: If an option is out of its range.
-        FileExistsError: If a file is there and `overwrite` is not given.
-    """
-    count = len(options.prompt) * options.num_images
-    paths = _paths(options, count)
+    """Generates images from prompts."""
+    seeds = range(options.seed, options.seed + options.num_images)
+    asked = [(prompt, seed) for prompt in options.prompt for seed in seeds]
+    *paths, last = _paths(options, len(asked))
     given = ("height", "width", "prediction_type")
     sd = options.of(ModelOptions).load(
         **{name: getattr(options, name) for name in given}
@@ -78,61 +75,47 @@ def generate(options: Options) -> None:
     options.of(adapters.AdapterFileOptions).load_into(sd)
     from keras_sdft import callbacks
 
+    sampling = ("negative_prompt", "num_steps", "guidance_scale", "sampler")
     images = []
-    for index, path in enumerate(paths[:count]):
-        about = _about(options, index)
+    for path, (prompt, seed) in zip(paths or [last], asked, strict=True):
         image = sd.text_to_image(
-            about["prompt"],
-            negative_prompt=options.negative_prompt,
-            num_steps=options.num_steps,
-            guidance_scale=options.guidance_scale,
-            sampler=options.sampler,
+            prompt,
             # A list: of its seed alone each image can be generated again.
-            seed=[int(about["seed"])],
+            seed=[seed],
+            **{name: getattr(options, name) for name in sampling},
         )
         images.append(image)
+        about = _about(options, prompt, seed)
         callbacks.save_png(callbacks.image_grid(image), path, about)
         print(path, flush=True)
-    if count > 1:
-        _save_grid(options, images, paths[-1])
-        print(paths[-1])
+    if paths:
+        several = len(options.prompt) > 1
+        grid = callbacks.image_grid(
+            np.concatenate(images),
+            columns=options.num_images if several else None,
+            labels=options.prompt if several else None,
+        )
+        about = _about(options, " | ".join(options.prompt), options.seed)
+        callbacks.save_png(grid, last, about)
+        print(last)
 
 
-def _about(options: Options, index: int) -> dict[str, str]:
+def _about(options: Options, prompt: str, seed: int) -> dict[str, str]:
     """Returns the settings of an image, for the PNG's text chunks."""
     names = ("num_steps", "guidance_scale", "sampler", "model")
     used = [*(options.lora or ()), *(options.embedding or ())]
     return {
         **({"adapters": ", ".join(used)} if used else {}),
         **({"clip_skip": str(options.clip_skip)} if options.clip_skip else {}),
-        "prompt": options.prompt[index // options.num_images],
+        "prompt": prompt,
         "negative_prompt": options.negative_prompt or "",
-        "seed": str(options.seed + index % options.num_images),
+        "seed": str(seed),
         **{name: str(getattr(options, name)) for name in names},
     }
 
 
-def _save_grid(options: Options, images: list[Any], path: str) -> None:
-    import numpy as np
-
-    from keras_sdft import callbacks
-
-    several = len(options.prompt) > 1
-    grid = callbacks.image_grid(
-        np.concatenate(images),
-        columns=options.num_images if several else None,
-        labels=options.prompt if several else None,
-    )
-    about = _about(options, 0) | {"prompt": " | ".join(options.prompt)}
-    callbacks.save_png(grid, path, about)
-
-
 def _paths(options: Options, count: int) -> list[str]:
-    """Returns the paths of the images and, if several, of their grid last.
-
-    Raises:
-        FileExistsError: If one is there and may not be replaced.
-    """
+    """Returns the paths of the images and, if several, of their grid last."""
     paths = [options.output]
     if count > 1:
         stem, extension = os.path.splitext(options.output)

@@ -17,14 +17,16 @@ _FIELD = re.compile(r"\{[^{}]*\}|\[[^\[\]]*\]")
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 
 
-def fill_prompt(template: str, token: str = "", class_noun: str = "") -> str:
+def fill_prompt(
+    template: str, token: str | None = "", class_noun: str | None = None
+) -> str:
     """Puts a subject's token and class into a prompt's template.
 
     Args:
         template: String, `"a photo of {token} {class}"` or
             `"a photo of [token] [class noun]"`.
         token: String, `"sks"` for example. `""` leaves it out, which makes
-            the class prompt.
+            the class prompt; `None` refuses a template that holds it.
         class_noun: String, `"dog"` for example.
 
     Returns:
@@ -44,20 +46,23 @@ def fill_prompt(template: str, token: str = "", class_noun: str = "") -> str:
 
     def value(match: re.Match) -> str:
         field = match[0].lower()
-        if field in _TOKEN_FIELDS:
+        if field in _TOKEN_FIELDS and token is not None:
             return token
-        if field not in _CLASS_FIELDS:
+        if field not in valid:
             raise ValueError(
                 f"A prompt's template may hold {{token}} and {{class}}. "
                 f"Received: {match[0]!r} in {template!r}."
                 f"{checks.did_you_mean(field, valid)}"
             )
-        if not class_noun.strip():
-            raise ValueError(
-                f"The template {template!r} holds {match[0]!r}, and no class "
-                "was given. Give the class noun, 'dog' for example."
-            )
-        return class_noun
+        kind, example = "token", "'sks'"
+        if field in _CLASS_FIELDS:
+            if class_noun and class_noun.strip():
+                return class_noun
+            kind, example = "class", "the class noun, 'dog'"
+        raise ValueError(
+            f"The template {template!r} holds {match[0]!r}, and no {kind} "
+            f"was given. Give {example} for example."
+        )
 
     return " ".join(_FIELD.sub(value, template).split())
 

@@ -4,6 +4,7 @@ A run is a training from its first check to its last export. Must not know
 flags, nor how anything is trained.
 """
 
+from keras_sdft.runs.class_images import ClassImageOptions
 from keras_sdft.runs.class_images import generate_class_images
 from keras_sdft.runs.directory import RunDirectory
 from keras_sdft.runs.directory import check_separate
@@ -24,6 +25,7 @@ from keras_sdft.runs.resume import find_checkpoint
 from keras_sdft.runs.space import check_room
 
 __all__ = [
+    "ClassImageOptions",
     "RunDirectory",
     "RunRecord",
     "available_memory",

@@ -6,22 +6,68 @@ Must not know how an image is generated; what is missing is counted by
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any
 
 from keras_sdft import checks
+from keras_sdft import data
+from keras_sdft.files import check_writable
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassImageOptions:
+    """The class images: those that are missing are generated.
+
+    Args:
+        num_class_images: How many class images class_data_dir shall hold.
+        sample_batch_size: Class images that are generated at once.
+        class_num_steps: Sampling steps of a class image.
+        class_guidance_scale: Guidance of a class image.
+    """
+
+    num_class_images: int = 200
+    sample_batch_size: int = 4
+    class_num_steps: int = 50
+    class_guidance_scale: float = 7.5
+
+    def __post_init__(self) -> None:
+        checks.integer("num_class_images", self.num_class_images, 1)
+        checks.integer("sample_batch_size", self.sample_batch_size, 1)
+        checks.integer("class_num_steps", self.class_num_steps, 1, 1000)
+        checks.number("class_guidance_scale", self.class_guidance_scale, 0)
+
+    def missing(
+        self, prompt: str, directory: str, side: tuple[int, int], seed: int = 0
+    ) -> list[tuple[str, int]]:
+        """Returns names and seeds of the images still to generate.
+
+        Args:
+            prompt: String, the class prompt.
+            directory: Folder of class images; it need not exist.
+            side: Height and width in pixels.
+            seed: Integer >= 0, the first seed.
+
+        Raises:
+            OSError: If they cannot be written.
+            ValueError: If the disk has no room for them, or if those that
+                are there were generated from another prompt.
+        """
+        count = self.num_class_images
+        found = data.missing_class_images(directory, count, prompt, seed)
+        if found:
+            check_writable(directory, "class_data_dir")
+        data.check_disk_space(directory, len(found), *side)
+        return found
 
 
 def generate_class_images(
     stable_diffusion: Any,
     prompt: str,
     directory: str | os.PathLike,
-    num_images: int,
+    options: ClassImageOptions,
     *,
-    batch_size: int = 4,
     seed: int = 0,
-    num_steps: int = 50,
-    guidance_scale: float = 7.5,
     negative_prompt: str | None = None,
     progress: bool = True,
 ) -> list[str]:
@@ -37,12 +83,8 @@ def generate_class_images(
             fine-tuned.
         prompt: String, the class prompt: `"a photo of dog"`.
         directory: Folder of class images; it is made if it is missing.
-        num_images: Integer >= 1, how many it shall hold.
-        batch_size: Integer >= 1, images generated together. Defaults to `4`.
+        options: `ClassImageOptions`.
         seed: Integer >= 0, the first seed. Defaults to `0`.
-        num_steps: Integer >= 1, sampling steps. Defaults to `50`.
-        guidance_scale: Float, how closely to follow the prompt. Defaults to
-            `7.5`.
         negative_prompt: What to stay away from. Defaults to nothing.
         progress: Boolean, whether to show a bar. Defaults to `True`.
 
@@ -50,43 +92,33 @@ def generate_class_images(
         List of strings, the paths of the new images.
 
     Raises:
-        ValueError: If `num_images` or `batch_size` is less than 1, if the
-            disk has no room for the images, or if those in the folder were
-            generated from another prompt.
+        OSError, ValueError: See `ClassImageOptions.missing`.
     """
     from tqdm import tqdm
 
-    from keras_sdft import data
-
-    checks.integer("batch_size", batch_size, 1)
     directory = os.fspath(directory)
-    missing = data.missing_class_images(directory, num_images, prompt, seed)
-    data.check_disk_space(
-        directory,
-        len(missing),
-        stable_diffusion.img_height,
-        stable_diffusion.img_width,
-    )
+    side = stable_diffusion.img_height, stable_diffusion.img_width
+    missing = options.missing(prompt, directory, side, seed)
     if not missing:
         return []
     os.makedirs(directory, exist_ok=True)
     about = {
         "text": prompt,
         "negative_prompt": negative_prompt or "",
-        "num_steps": num_steps,
-        "guidance_scale": guidance_scale,
+        "num_steps": options.class_num_steps,
+        "guidance_scale": options.class_guidance_scale,
         "model": str(getattr(stable_diffusion, "base", "")),
     }
     paths: list[str] = []
     with tqdm(
-        total=num_images,
-        initial=num_images - len(missing),
+        total=options.num_class_images,
+        initial=options.num_class_images - len(missing),
         desc="class images",
         unit="image",
         disable=not progress,
     ) as bar:
         # The smallest size that all batches can have without a new trace.
-        size = min(batch_size, len(missing))
+        size = min(options.sample_batch_size, len(missing))
         for first in range(0, len(missing), size):
             batch = missing[first : first + size]
             images = _generate(
@@ -118,7 +150,6 @@ def _save(path: str, image: Any, about: dict[str, Any]) -> None:
     from PIL import Image
 
     from keras_sdft import callbacks
-    from keras_sdft import data
 
     height, width = image.shape[:2]
     row = {

@@ -4,6 +4,7 @@ from PIL import Image
 
 from keras_sdft import data
 from keras_sdft.data.sources.class_images import read_record
+from keras_sdft.runs.class_images import ClassImageOptions
 from keras_sdft.runs.class_images import generate_class_images
 
 PROMPT = "a photo of dog"
@@ -40,13 +41,18 @@ class FakeStableDiffusion:
 
 def generate(folder, model=None, num_images=6, **options):
     model = model or FakeStableDiffusion()
-    options = {"batch_size": 4, "progress": False, **options}
-    paths = generate_class_images(model, PROMPT, folder, num_images, **options)
+    given = {"progress": False}
+    names = ("seed", "negative_prompt", "progress")
+    given |= {name: options.pop(name) for name in names if name in options}
+    options = ClassImageOptions(num_class_images=num_images, **options)
+    paths = generate_class_images(model, PROMPT, folder, options, **given)
     return model, paths
 
 
 def test_images_are_generated_in_batches_of_one_size(tmp_path):
-    model, paths = generate(tmp_path / "class", num_steps=9, guidance_scale=3.0)
+    model, paths = generate(
+        tmp_path / "class", class_num_steps=9, class_guidance_scale=3.0
+    )
     sizes = [size for size, _ in model.batches]
     assert sizes == [4, 4] and model.prompt == PROMPT
     assert model.batches[0][1] == {
@@ -132,7 +138,9 @@ def test_another_prompt_s_images_are_refused_before_drawing(tmp_path):
     generate(tmp_path)
     model = FakeStableDiffusion()
     with pytest.raises(ValueError, match="another class prompt"):
-        generate_class_images(model, "a photo of cat", tmp_path, 9)
+        generate_class_images(
+            model, "a photo of cat", tmp_path, ClassImageOptions()
+        )
     assert model.batches == []
 
 
@@ -147,8 +155,8 @@ def test_a_full_disk_is_refused_before_drawing(tmp_path, monkeypatch):
 
 
 def test_a_bad_batch_size_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="batch_size=0"):
-        generate(tmp_path, batch_size=0)
+    with pytest.raises(ValueError, match="sample_batch_size=0"):
+        generate(tmp_path, sample_batch_size=0)
 
 
 def test_the_bar_begins_at_what_is_there(tmp_path, capsys):
@@ -177,9 +185,7 @@ def test_the_real_model_generates_the_same_from_the_seed(tmp_path, make_micro):
         sd,
         PROMPT,
         tmp_path,
-        3,
-        batch_size=3,
-        num_steps=2,
+        ClassImageOptions(num_class_images=3, class_num_steps=2),
         progress=False,
     )
     with Image.open(paths[1]) as image:
