@@ -29,6 +29,17 @@ def onednn_is_on() -> bool:
     return bool(_pywrap_util_port.IsMklEnabled())
 
 
+def read_tfrecord(path: str, offset: int) -> bytes:
+    """Returns the record of a TFRecord file that begins at `offset`.
+
+    Its checksums are compared. Relies on a reader without a public name
+    (TensorFlow 2.16 to 2.21); `tf.data` reads files from their beginning only.
+    """
+    from tensorflow.python.lib.io import _pywrap_record_io
+
+    return _pywrap_record_io.RandomRecordReader(path).read(offset)[0]
+
+
 # === A model's step ===
 
 

@@ -65,8 +65,19 @@ class SourceOptions:
             checks.one_of("reader", self.reader, typing.get_args(Reader))
         _check_texts(self, "split", "image_column", "caption")
         _check_texts(self, "caption_column", "mask_column", required=True)
-        check_repeats(self.repeats)
+        if not isinstance(self.repeats, str):
+            checks.integer("repeats", self.repeats, 1)
+        elif not self.repeats:
+            raise ValueError(
+                "`repeats` must be an integer >= 1, or the name of a table's "
+                f"column. Received: repeats={self.repeats!r}."
+            )
         check_templates(self.caption_template)
+
+    @property
+    def repeats_column(self) -> str | None:
+        """The column of a table that says how often an image is shown."""
+        return self.repeats if isinstance(self.repeats, str) else None
 
     @functools.cached_property
     def templates(self) -> tuple[str, ...]:
@@ -377,18 +388,6 @@ def check_templates(template: Any) -> tuple[str, ...]:
             f"Received: {template!r}."
         )
     return templates
-
-
-def check_repeats(repeats: Any) -> int | None:
-    """Returns how often each example is repeated; `None` for a column."""
-    if isinstance(repeats, str) and repeats:
-        return None
-    if isinstance(repeats, str):
-        raise ValueError(
-            "`repeats` must be an integer >= 1, or the name of a table's "
-            f"column. Received: repeats={repeats!r}."
-        )
-    return checks.integer("repeats", repeats, 1)
 
 
 def _pair(name: str, value: Any) -> tuple[Any, Any]:

@@ -32,7 +32,7 @@ from keras_sdft.data.options import LoadOptions
 from keras_sdft.data.options import Options
 from keras_sdft.data.prior import PriorRecords
 from keras_sdft.data.report import Report
-from keras_sdft.data.sources.reading import read_examples
+from keras_sdft.data.sources.reading import read_source
 from keras_sdft.data.unreadable import drop_unreadable
 
 if TYPE_CHECKING:
@@ -139,16 +139,7 @@ def load(
     """
     chosen = signature.make(LoadOptions, options)
     pipeline = Pipeline(tokenizer, chosen, cache, report)
-    examples = read_examples(
-        source,
-        reader=chosen.reader,
-        split=chosen.split,
-        image_column=chosen.image_column,
-        caption_column=chosen.caption_column,
-        mask_column=chosen.mask_column if chosen.masks == "files" else None,
-        repeats=chosen.repeats,
-        caption=chosen.caption,
-    )
+    examples = read_source(source, chosen, chosen.masks == "files")
     split = f" ({chosen.split})" if chosen.split else ""
     named = isinstance(source, (str, os.PathLike))
     name = f"{source if named else type(source).__name__}{split}"

@@ -74,7 +74,7 @@ def make(options: Any, given: dict[str, Any]) -> Any:
 def describe(options: Any) -> dict[str, str]:
     """Returns the text of each field of an options' dataclass, by name."""
     texts = {}
-    for part in options.parts:
+    for part in getattr(options, "parts", (options,)):
         section = (inspect.getdoc(part) or "").partition("Args:\n")[2]
         for name, text in _ARGUMENT.findall(section):
             texts[name] = " ".join(text.split())

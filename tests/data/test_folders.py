@@ -2,8 +2,8 @@ import os
 
 import pytest
 
+from keras_sdft.data import read_examples
 from keras_sdft.data.sources.files import walk
-from keras_sdft.data.sources.folders import read_folder
 from keras_sdft.data.sources.folders import read_photos
 
 
@@ -50,7 +50,7 @@ FAMILY = {
 @pytest.mark.parametrize("given", [True, False])
 def test_every_convention_is_found_and_can_be_named(pictures, reader, given):
     root = pictures(FAMILY[reader])
-    (example,) = read_folder(root, reader=reader if given else None)
+    (example,) = read_examples(root, reader=reader if given else None)
     assert example.captions == ("a dog",)
     assert os.path.basename(example.name) == "a.png"
     assert os.path.isfile(example.image)
@@ -63,10 +63,10 @@ def test_every_convention_reads_its_train_and_validation(pictures, reader):
     root = pictures({f"train/{name}": text for name, text in files.items()})
     pictures({f"validation/{name}": text for name, text in files.items()})
     for split, folder in [(None, "train"), ("validation", "validation")]:
-        (example,) = read_folder(root, split=split)
+        (example,) = read_examples(root, split=split)
         assert os.path.relpath(example.image, root).startswith(folder)
-    assert rows_of(read_folder(root, split="train")) == rows_of(
-        read_folder(root)
+    assert rows_of(read_examples(root, split="train")) == rows_of(
+        read_examples(root)
     )
 
 
@@ -74,7 +74,7 @@ def test_every_convention_reads_its_train_and_validation(pictures, reader):
 def test_nothing_in_the_folder_is_changed(pictures, reader):
     root = pictures(FAMILY[reader])
     before = {p: os.stat(os.path.join(root, p)).st_mtime_ns for p in walk(root)}
-    list(read_folder(root))
+    list(read_examples(root))
     after = {p: os.stat(os.path.join(root, p)).st_mtime_ns for p in walk(root)}
     assert before == after
 
@@ -90,7 +90,7 @@ def test_caption_files_of_both_kinds_and_in_folders(pictures):
             "c.txt": "",
         }
     )
-    assert rows_of(read_folder(root)) == [
+    assert rows_of(read_examples(root)) == [
         ("b.jpg", ("a cat",)),
         ("c.webp", ("",)),
         (os.path.join("x", "a.PNG"), ("one", "two")),
@@ -110,7 +110,7 @@ def test_files_of_systems_and_of_other_kinds_are_ignored(pictures):
             "__MACOSX/c.png": None,
         }
     )
-    assert rows_of(read_folder(root)) == A_DOG
+    assert rows_of(read_examples(root)) == A_DOG
 
 
 def test_validation_beside_the_images_is_not_trained_on(pictures):
@@ -122,8 +122,8 @@ def test_validation_beside_the_images_is_not_trained_on(pictures):
             "validation/v.txt": "a cat",
         }
     )
-    assert rows_of(read_folder(root)) == A_DOG
-    assert rows_of(read_folder(root, split="validation")) == [
+    assert rows_of(read_examples(root)) == A_DOG
+    assert rows_of(read_examples(root, split="validation")) == [
         ("v.png", ("a cat",))
     ]
 
@@ -137,7 +137,7 @@ def test_class_folders_repeat_and_name(pictures, caplog):
             "1_a_cat/c.png": None,
         }
     )
-    examples = read_folder(root)
+    examples = read_examples(root)
     assert [example.captions[0] for example in examples] == (
         ["a_cat"] + ["sks dog"] * 3 + ["sks dog asleep"] * 3
     )
@@ -146,7 +146,7 @@ def test_class_folders_repeat_and_name(pictures, caplog):
 
 def test_a_number_before_a_name_is_pointed_out(pictures):
     folders = {"2020_holiday/a.png": None, "0_dogs/b.png": None}
-    examples = read_folder(pictures(folders))
+    examples = read_examples(pictures(folders))
     assert len(examples) == 2020
     (note,) = examples.findings.notes
     assert "2020 times '2020_holiday'" in note
@@ -158,12 +158,12 @@ def test_a_number_before_a_name_is_pointed_out(pictures):
 def test_wild_repeats_are_refused(pictures, times):
     root = pictures({f"{times}_dog/a.png": None})
     with pytest.raises(ValueError, match="at most 10,000,000 examples"):
-        read_folder(root)
+        read_examples(root)
 
 
 def test_captions_are_split_at_newlines_alone(pictures):
     text = "a\x0bb\u2028c\x1cd\r\nsecond\n\n"
-    examples = read_folder(pictures({"a.png": None, "a.txt": text.encode()}))
+    examples = read_examples(pictures({"a.png": None, "a.txt": text.encode()}))
     assert examples[0].captions == ("a\x0bb\u2028c\x1cd", "second")
 
 
@@ -183,7 +183,7 @@ def test_captions_are_split_at_newlines_alone(pictures):
 )
 def test_formats_that_are_not_read_are_never_silent(pictures, files):
     root = pictures(files)
-    for examples in (read_folder(root), read_photos(root, "a dog")):
+    for examples in (read_examples(root), read_photos(root, "a dog")):
         assert len(examples) == 1
         ((reason, names),) = examples.findings.left_out.items()
         assert len(names) == 2
@@ -194,7 +194,7 @@ def test_formats_that_are_not_read_are_never_silent(pictures, files):
 def test_a_folder_of_other_formats_alone_is_refused_with_the_remedy(pictures):
     root = pictures({"x.heic": b"x"})
     words = "1 are images .*x.heic'; `pip install pillow-heif`"
-    for read in (read_folder, lambda path: read_photos(path, "a dog")):
+    for read in (read_examples, lambda path: read_photos(path, "a dog")):
         with pytest.raises(ValueError, match=words):
             read(root)
 
@@ -202,7 +202,7 @@ def test_a_folder_of_other_formats_alone_is_refused_with_the_remedy(pictures):
 def test_a_caption_file_of_another_kind_is_refused(pictures):
     root = pictures({"a.png": None, "a.txt": b"x" * (2**20 + 1)})
     with pytest.raises(ValueError, match="at most 1048576 bytes.*a.txt"):
-        read_folder(root)
+        read_examples(root)
 
 
 def test_linked_folders_are_read_and_loops_are_not(
@@ -217,7 +217,7 @@ def test_linked_folders_are_read_and_loops_are_not(
     (outside / "b.txt").write_text("a cat")
     os.symlink(outside, os.path.join(root, "linked"))
     os.symlink(root, os.path.join(root, "in", "loop"))
-    names = [example.name for example in read_folder(root)]
+    names = [example.name for example in read_examples(root)]
     assert names == [
         os.path.join("in", "a.png"),
         os.path.join("linked", "b.png"),
@@ -278,7 +278,7 @@ BAD = {
 def test_bad_folders_are_refused_by_name(pictures, name):
     files, kind, words = BAD[name]
     with pytest.raises(kind) as error:
-        read_folder(pictures(files))
+        read_examples(pictures(files))
     for word in words:
         assert word in str(error.value)
 
@@ -286,13 +286,13 @@ def test_bad_folders_are_refused_by_name(pictures, name):
 def test_misspelt_reader_and_split_are_offered_the_nearest(pictures):
     root = pictures(FAMILY["caption_files"])
     with pytest.raises(ValueError, match="'caption_files'?"):
-        read_folder(root, reader="caption_file")
+        read_examples(root, reader="caption_file")
     with pytest.raises(ValueError, match="Did you mean 'validation'"):
-        read_folder(root, split="valid")
+        read_examples(root, split="valid")
     with pytest.raises(FileNotFoundError, match="Splits of .*: none"):
-        read_folder(root, split="validation")
+        read_examples(root, split="validation")
     with pytest.raises(FileNotFoundError, match="reads metadata.jsonl"):
-        read_folder(root, reader="metadata_jsonl")
+        read_examples(root, reader="metadata_jsonl")
 
 
 def test_masks_stand_beside_their_images(tmp_path, write_image):
@@ -302,7 +302,7 @@ def test_masks_stand_beside_their_images(tmp_path, write_image):
     for name in ("a", "b", "sub/c"):
         (tmp_path / f"{name}.txt").write_text(name)
     masks = {
-        example.name: example.mask for example in read_folder(str(tmp_path))
+        example.name: example.mask for example in read_examples(str(tmp_path))
     }
     assert masks == {
         "a.png": str(tmp_path / "a-masklabel.png"),
@@ -314,7 +314,7 @@ def test_masks_stand_beside_their_images(tmp_path, write_image):
 def test_masks_in_class_folders(tmp_path, write_image):
     write_image(tmp_path / "2_sks dog" / "a.png")
     write_image(tmp_path / "2_sks dog" / "a-masklabel.png")
-    examples = list(read_folder(str(tmp_path)))
+    examples = list(read_examples(str(tmp_path)))
     assert len(examples) == 2
     for example in examples:
         assert example.mask == str(tmp_path / "2_sks dog/a-masklabel.png")
@@ -323,7 +323,7 @@ def test_masks_in_class_folders(tmp_path, write_image):
 def test_one_caption_for_all_images(pictures):
     root = pictures({**FAMILY["metadata_jsonl"], "sub/b.png": None})
     names = [os.path.join("pictures", n) for n in ("a.png", "sub/b.png")]
-    found = rows_of(read_folder(root, caption="<toy>"))
+    found = rows_of(read_examples(root, caption="<toy>"))
     assert found == [(name, ("<toy>",)) for name in names]
     with pytest.raises(ValueError, match="no captions or tables are read"):
-        read_folder(root, caption="<toy>", reader="metadata_jsonl")
+        read_examples(root, caption="<toy>", reader="metadata_jsonl")

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from keras_sdft.data.sources.tables import read_table
+from keras_sdft.data import read_examples
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def read(folder):
         path = folder / f"table.{kind}"
         data = text if isinstance(text, bytes) else text.encode()
         path.write_bytes(data)
-        return read_table(str(path), **columns)
+        return read_examples(str(path), **columns)
 
     return write_and_read
 
@@ -184,7 +184,7 @@ WITH_REPEATS = {
 
 @BOTH_KINDS
 def test_a_column_says_how_often_an_image_is_shown(read, kind):
-    examples = read(kind, WITH_REPEATS[kind], repeats_column="times")
+    examples = read(kind, WITH_REPEATS[kind], repeats="times")
     captions = [example.captions[0] for example in examples]
     assert captions == ["A", "A", "C"]
     plain = read(kind, WITH_REPEATS[kind])
@@ -198,7 +198,7 @@ def test_bad_repeats_are_refused_by_line(read, kind, value):
     if kind == "jsonl":
         text = text.replace(f" {value}}}", f' "{value}"}}')
     with pytest.raises(ValueError, match="Repeats must be.*line [23] of"):
-        read(kind, text, repeats_column="times")
+        read(kind, text, repeats="times")
 
 
 WITH_MASKS = {
@@ -212,7 +212,7 @@ WITH_MASKS = {
 
 @BOTH_KINDS
 def test_a_column_names_the_masks(read, folder, kind, caplog):
-    first, second = read(kind, WITH_MASKS[kind], mask_column="mask")
+    first, second = read(kind, WITH_MASKS[kind], mask_column="mask", masks=True)
     assert first.mask == str(folder / "sub" / "c.png")
     assert second.mask is None
     # The mask is no image without a row.
@@ -231,7 +231,7 @@ def test_a_column_names_the_masks(read, folder, kind, caplog):
 def test_masks_must_exist_inside_the_folder(read, kind, mask, error, words):
     text = WITH_MASKS[kind].replace("sub/c.png", mask)
     with pytest.raises(error, match=words):
-        read(kind, text, mask_column="mask")
+        read(kind, text, mask_column="mask", masks=True)
 
 
 @pytest.mark.parametrize(
@@ -297,4 +297,4 @@ def test_wild_repeats_in_a_table_are_refused(read, kind, times):
     if kind == "jsonl":
         text = f'{{"file_name": "a.png", "text": "x", "times": "{times}"}}'
     with pytest.raises(ValueError, match="10,000,000|Repeats must be"):
-        read(kind, text, repeats_column="times")
+        read(kind, text, repeats="times")

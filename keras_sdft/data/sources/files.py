@@ -15,7 +15,7 @@ IMAGE_EXTENSIONS = frozenset(
     ".avif .bmp .gif .jfif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
 )
 # Images that no reader of ours opens; a folder that holds some is told so.
-_OTHER_FORMATS = frozenset(
+_OTHER_FORMATS = HEIF_EXTENSIONS | frozenset(
     ".arw .cr2 .cr3 .dng .eps .ico .j2k .jp2 .jxl .nef .orf .psd .raf .raw "
     ".rw2 .svg .tga".split()
 )
@@ -24,17 +24,27 @@ _OTHER_FORMATS = frozenset(
 MASK_ENDING = "-masklabel"
 
 
+def stem(path: str) -> str:
+    """Returns the path without its extension."""
+    return os.path.splitext(path)[0]
+
+
+def extension(path: str) -> str:
+    """Returns the extension in lower case, with its dot."""
+    return os.path.splitext(path)[1].lower()
+
+
 def is_image(path: str) -> bool:
     """Tells whether the name ends like an image file that can be read."""
-    extension = os.path.splitext(path)[1].lower()
-    return extension in IMAGE_EXTENSIONS or (
-        extension in HEIF_EXTENSIONS and reads_heif()
+    ending = extension(path)
+    return ending in IMAGE_EXTENSIONS or (
+        ending in HEIF_EXTENSIONS and reads_heif()
     )
 
 
 def is_mask(path: str) -> bool:
     """Tells whether the name is a mask's: `"0001-masklabel.png"`."""
-    return is_image(path) and os.path.splitext(path)[0].endswith(MASK_ENDING)
+    return is_image(path) and stem(path).endswith(MASK_ENDING)
 
 
 def is_photo(path: str) -> bool:
@@ -49,17 +59,13 @@ def is_hidden(name: str) -> bool:
 
 def unread_images(files: Iterable[str]) -> list[str]:
     """Returns the files that are images in formats that are not read."""
-    formats = HEIF_EXTENSIONS | _OTHER_FORMATS
-    return [
-        path
-        for path in files
-        if os.path.splitext(path)[1].lower() in formats and not is_image(path)
-    ]
+    others = [path for path in files if extension(path) in _OTHER_FORMATS]
+    return [path for path in others if not is_image(path)]
 
 
 def format_advice(files: Iterable[str]) -> str:
     """Says how images in formats that are not read can be used."""
-    endings = {os.path.splitext(path)[1].lower() for path in files}
+    endings = set(map(extension, files))
     heif = "`pip install pillow-heif` to read HEIC"
     if endings <= HEIF_EXTENSIONS:
         return heif
@@ -73,11 +79,12 @@ def walk(root: str | os.PathLike, skip: Iterable[str] = ()) -> list[str]:
     Links to folders are followed. Folders directly under `root` that are in
     `skip` are left out. The paths are relative to `root`.
     """
-    root = os.fspath(root)
-    files = []
-    for folder, names, entries in os.walk(
-        root, followlinks=True, onerror=_raise
-    ):
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    root, files = os.fspath(root), []
+    for folder, names, entries in os.walk(root, True, refuse, True):
         names[:] = sorted(
             name
             for name in names
@@ -85,11 +92,9 @@ def walk(root: str | os.PathLike, skip: Iterable[str] = ()) -> list[str]:
             and not (folder == root and name in skip)
             and not _is_loop(folder, name)
         )
-        prefix = os.path.relpath(folder, root)
-        for entry in sorted(entries):
-            if not is_hidden(entry):
-                path = os.path.join(prefix, entry)
-                files.append(entry if prefix == os.curdir else path)
+        prefix = "" if folder == root else os.path.relpath(folder, root)
+        shown = [entry for entry in sorted(entries) if not is_hidden(entry)]
+        files += [os.path.join(prefix, entry) for entry in shown]
     return files
 
 
@@ -99,7 +104,3 @@ def _is_loop(folder: str, name: str) -> bool:
         return False
     here = os.path.realpath(folder) + os.sep
     return here.startswith(os.path.realpath(path) + os.sep)
-
-
-def _raise(error: OSError) -> None:
-    raise error

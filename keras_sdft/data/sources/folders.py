@@ -13,17 +13,19 @@ from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import Findings
 from keras_sdft.data.examples import first_five
+from keras_sdft.data.options import SourceOptions
 from keras_sdft.data.sources.files import IMAGE_EXTENSIONS
 from keras_sdft.data.sources.files import MASK_ENDING
+from keras_sdft.data.sources.files import extension
 from keras_sdft.data.sources.files import format_advice
 from keras_sdft.data.sources.files import is_mask
 from keras_sdft.data.sources.files import is_photo
+from keras_sdft.data.sources.files import stem
 from keras_sdft.data.sources.files import unread_images
 from keras_sdft.data.sources.files import walk
 from keras_sdft.data.sources.parsing import read_text
 from keras_sdft.data.sources.tables import read_table
 
-READERS = ("metadata_jsonl", "metadata_csv", "caption_files", "class_folders")
 SPLITS = ("train", "validation", "test")
 TABLES = {"metadata_jsonl": "metadata.jsonl", "metadata_csv": "metadata.csv"}
 CAPTION_EXTENSIONS = (".txt", ".caption")
@@ -38,33 +40,18 @@ CONVENTIONS = (
 _CLASS_FOLDER = re.compile(r"(\d+)_(.+)")
 
 
-def read_folder(
-    folder: str,
-    *,
-    reader: str | None = None,
-    split: str | None = None,
-    image_column: str | None = None,
-    caption_column: str = "text",
-    mask_column: str | None = None,
-    repeats_column: str | None = None,
-    caption: str | None = None,
-) -> Examples:
+def read_folder(folder: str, options: SourceOptions, masks: bool) -> Examples:
     """Reads a folder of captioned images.
+
+    Without a table, an image's mask is the file of the same name that ends in
+    `-masklabel.png`. The split `None`, like `"train"`, reads `train/` where
+    the folder itself holds neither images nor a table, and else the folder
+    without its `validation/` and `test/`.
 
     Args:
         folder: String, the folder.
-        reader: One of `READERS`. `None` finds the one that the folder follows.
-        split: `"train"`, `"validation"` or `"test"`: the sub-folder of this
-            name. `None` and `"train"` read `train/` where the folder itself
-            holds neither images nor a table, and else the folder without its
-            `validation/` and `test/`.
-        image_column: See `tables.read_table`, and so the next three.
-        caption_column: String.
-        mask_column: String. Without a table, an image's mask is the file of
-            the same name that ends in `-masklabel.png`.
-        repeats_column: String.
-        caption: String, the caption of every image; tables and caption files
-            are then not read.
+        options: `SourceOptions`.
+        masks: Boolean, whether a table's column of masks is read.
 
     Returns:
         `Examples`, in the order of the table or of the sorted paths.
@@ -74,17 +61,17 @@ def read_folder(
         ValueError: If the folder is empty, follows no convention or more than
             one, or if an image has no caption or a caption no image.
     """
-    if reader is not None:
-        checks.one_of("reader", reader, READERS)
-    root = _split_root(folder, split)
-    if caption is not None:
-        if reader is not None or repeats_column is not None:
+    root = _split_root(folder, options.split)
+    column, reader = options.repeats_column, options.reader
+    if options.caption is not None:
+        if reader is not None or column is not None:
             raise ValueError(
                 "`caption` is that of all images, and no captions or tables "
-                f"are read. Received: caption={caption!r}, reader={reader!r}, "
-                f"repeats={repeats_column!r}. Leave out the one or the other."
+                f"are read. Received: caption={options.caption!r}, "
+                f"reader={reader!r}, repeats={column!r}. Leave out the one or "
+                "the other."
             )
-        return read_photos(root, caption)
+        return read_photos(root, options.caption)
     reader = reader or _find_table(root)
     if reader in TABLES:
         table = os.path.join(root, TABLES[reader])
@@ -93,13 +80,11 @@ def read_folder(
                 f"`reader={reader!r}` reads {TABLES[reader]}, and {root} has "
                 "none. Add the file or leave `reader` out."
             )
-        return read_table(
-            table, image_column, caption_column, mask_column, repeats_column
-        )
-    if repeats_column is not None:
+        return read_table(table, options, masks)
+    if column is not None:
         raise ValueError(
             "`repeats` names a column where it is a string, and "
-            f"{root} holds no table. Received: repeats={repeats_column!r}. "
+            f"{root} holds no table. Received: repeats={column!r}. "
             "Pass an integer, or add a metadata.jsonl."
         )
     files = walk(root, skip=SPLITS[1:])
@@ -150,8 +135,7 @@ def _examples(
     root: str, files: list[str], images: list[str], captions: list
 ) -> Examples:
     """Returns the images as examples, and what was found beside them."""
-    findings = Findings()
-    unread = unread_images(files)
+    findings, unread = Findings(), unread_images(files)
     advice = format_advice(unread)
     findings.leave_out(f"in formats that are not read ({advice})", unread)
     several = [c for c in captions if isinstance(c, tuple)]
@@ -170,21 +154,20 @@ def _read_caption_files(
     root: str, files: list[str], images: list[str]
 ) -> Examples:
     """Reads images with a `.txt` or `.caption` file of the same name."""
-    texts = _caption_files(files)
+    texts = _caption_files(root, files)
     if not texts:
         raise ValueError(
             f"None of the {len(images)} images in {root} has a caption. "
             + CONVENTIONS
         )
-    _refuse_orphans(root, files, images, texts)
-    without = [path for path in images if _stem(path) not in texts]
+    without = [path for path in images if stem(path) not in texts]
     if without:
         raise ValueError(
             f"{len(without)} of {len(images)} images in {root} have no "
             f"caption file: {first_five(without)}. Add a .txt file of the "
             "same name beside each, or move the images away."
         )
-    captions = [_read_caption(root, texts[_stem(path)]) for path in images]
+    captions = [_read_caption(root, texts[stem(path)]) for path in images]
     return _examples(root, files, images, captions)
 
 
@@ -196,10 +179,8 @@ def _read_class_folders(
     The name of the folder is the caption of the images in it that have no
     caption file of their own.
     """
-    classes = [_class_of(path) for path in images]
-    outside = [
-        path for path, own in zip(images, classes, strict=True) if own is None
-    ]
+    classes = {path: own for path in images if (own := _class_of(path))}
+    outside = [path for path in images if path not in classes]
     if outside:
         raise ValueError(
             'All images must stand in folders named as "10_sks dog". '
@@ -207,32 +188,25 @@ def _read_class_folders(
             f"do not: {first_five(outside)}. Move them, or pass "
             '`reader="caption_files"` to ignore the numbers.'
         )
-    texts = _caption_files(files)
-    _refuse_orphans(root, files, images, texts)
-    captions: list[str | tuple[str, ...]] = []
-    repeats = []
-    for path, (times, caption) in zip(
-        images, filter(None, classes), strict=True
-    ):
-        text = texts.get(_stem(path))
-        captions.append(_read_caption(root, text) if text else caption)
-        repeats.append(times)
+    texts = _caption_files(root, files)
+    captions = [
+        _read_caption(root, texts[stem(path)]) if stem(path) in texts else name
+        for path, (_, name) in classes.items()
+    ]
     examples = _examples(root, files, images, captions)
-    times_of = dict(zip(map(_folder, images), repeats, strict=True))
+    times_of = {_folder(path): times for path, (times, _) in classes.items()}
     said = [f"{times} times {name!r}" for name, times in times_of.items()]
     examples.findings.notes.append(
         "An epoch shows the images of a folder as often as the number before "
         f"its name says: {', '.join(said)}."
     )
-    return examples.repeated(repeats)
+    return examples.repeated([times for times, _ in classes.values()])
 
 
 def _masks_beside(images: list[str], files: list[str]) -> dict[str, str]:
     """Returns the masks by their images: "1-masklabel.png" for "1.jpg"."""
-    masks = {_stem(path): path for path in files if is_mask(path)}
-    if not masks:
-        return {}
-    own = {path: masks.get(_stem(path) + MASK_ENDING) for path in images}
+    masks = {stem(path): path for path in files if is_mask(path)}
+    own = {path: masks.get(stem(path) + MASK_ENDING) for path in images}
     found = {path: mask for path, mask in own.items() if mask is not None}
     orphans = sorted(set(masks.values()) - set(found.values()))
     if orphans:
@@ -283,39 +257,31 @@ def _class_of(path: str) -> tuple[int, str] | None:
     return (int(match[1]), match[2].strip()) if match else None
 
 
-def _caption_files(files: list[str]) -> dict[str, str]:
-    """Maps the path without its extension to the caption file."""
+def _caption_files(root: str, files: list[str]) -> dict[str, str]:
+    """Maps an image's path without its extension to its caption file."""
     texts: dict[str, str] = {}
     for path in files:
-        if os.path.splitext(path)[1].lower() not in CAPTION_EXTENSIONS:
+        if extension(path) not in CAPTION_EXTENSIONS:
             continue
-        other = texts.setdefault(_stem(path), path)
+        other = texts.setdefault(stem(path), path)
         if other != path:
             raise ValueError(
                 "An image can have one caption file. Received both "
                 f"{other!r} and {path!r}. Move one of the two kinds away."
             )
-    return texts
-
-
-def _refuse_orphans(
-    root: str, files: list[str], images: list[str], texts: dict[str, str]
-) -> None:
     # An image that cannot be read is told of elsewhere.
-    stems = {_stem(path) for path in [*images, *unread_images(files)]}
-    orphans = [path for stem, path in texts.items() if stem not in stems]
+    stems = {stem(path) for path in files if is_photo(path)}
+    stems |= set(map(stem, unread_images(files)))
+    orphans = [path for name, path in texts.items() if name not in stems]
     if orphans:
         raise ValueError(
             f"{len(orphans)} caption files in {root} have no image: "
             f"{first_five(orphans)}. Add the images, or move these files away."
         )
+    return texts
 
 
 def _read_caption(root: str, name: str) -> str | tuple[str, ...]:
     text = read_text(os.path.join(root, name))
     lines = tuple(line.strip() for line in text.split("\n") if line.strip())
     return lines if len(lines) > 1 else "".join(lines)
-
-
-def _stem(path: str) -> str:
-    return os.path.splitext(path)[0]

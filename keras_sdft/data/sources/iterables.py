@@ -26,19 +26,19 @@ def read_pairs(source: Iterable) -> Examples:
     Raises:
         ValueError: If `source` is no iterable of such pairs.
     """
-    if isinstance(source, (list, tuple)):
-        return Examples(ListedPairs(source))
+    indexed = hasattr(source, "__getitem__")
     if isinstance(source, (Mapping, bytes)) or not (
-        hasattr(source, "__iter__") or hasattr(source, "__getitem__")
+        hasattr(source, "__iter__") or indexed
     ):
         raise ValueError(
             "`source` must be a folder, a .csv or .jsonl file, 'tfds:NAME', "
             "or an iterable of (image, caption) pairs. "
             f"Received: {type(source).__name__}."
         )
-    if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+    held = isinstance(source, (list, tuple))
+    if indexed and hasattr(source, "__len__") and not held:
         return Examples(Pairs(source))
-    return Examples(ListedPairs(list(source)))
+    return Examples(ListedPairs(source if held else list(source)))
 
 
 class Pairs:
@@ -52,16 +52,20 @@ class Pairs:
 
     def __getitem__(self, index: int) -> Example:
         where = f"item {index} of the source"
-        pair = self._pairs[index]
-        if isinstance(pair, Example):
-            return _named(pair, index)
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise ValueError(
-                "A source that is an iterable must give "
-                "`keras_sdft.data.Example`s or (image, caption) pairs. "
-                f"Received: {type(pair).__name__} ({where})."
-            )
-        return _named(Example(*pair), index)
+        example = self._pairs[index]
+        if not isinstance(example, Example):
+            if not isinstance(example, (tuple, list)) or len(example) != 2:
+                raise ValueError(
+                    "A source that is an iterable must give "
+                    "`keras_sdft.data.Example`s or (image, caption) pairs. "
+                    f"Received: {type(example).__name__} ({where})."
+                )
+            example = Example(*example)
+        captions = several(check_captions(example.captions, where))
+        named = isinstance(example.image, (str, os.PathLike))
+        name = os.fspath(example.image) if named else f"image {index}"
+        name = example.name or name
+        return dataclasses.replace(example, captions=captions, name=name)
 
 
 class ListedPairs(Pairs):
@@ -71,15 +75,3 @@ class ListedPairs(Pairs):
         super().__init__(pairs)
         count = range(len(pairs))
         self.captions = [self[index].captions for index in count]
-
-
-def _named(example: Example, index: int) -> Example:
-    where = f"item {index} of the source"
-    captions = several(check_captions(example.captions, where))
-    name = example.name or _name(example.image, index)
-    return dataclasses.replace(example, captions=captions, name=name)
-
-
-def _name(image: Any, index: int) -> str:
-    named = isinstance(image, (str, os.PathLike))
-    return os.fspath(image) if named else f"image {index}"

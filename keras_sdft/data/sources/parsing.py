@@ -11,13 +11,6 @@ from typing import Any
 MAX_BYTES = 2**20
 
 
-_TOO_LONG = (
-    f"A caption must have at most {MAX_BYTES} bytes. Received: {{}}, which has "
-    "more. Is it a file of another kind?"
-)
-_ENCODING = "Captions must be UTF-8 text."
-
-
 class BadSource(ValueError):
     """A source that is not what it must be; its text says why."""
 
@@ -39,30 +32,31 @@ def bad_source(where: str, expected: str, error: Exception) -> BadSource:
 def read_text(path: str) -> str:
     """Returns the text of a small file in UTF-8."""
     with open(path, "rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise BadSource(_TOO_LONG.format(path))
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise bad_source(path, _ENCODING, error) from error
+        return _decode(file.read(MAX_BYTES + 1), path, "utf-8-sig")
 
 
 def text_lines(path: str) -> Iterator[str]:
     """Yields the lines of a table in UTF-8, with their ends."""
-    encoding = "utf-8-sig"
-    number = 0
+    encoding, number = "utf-8-sig", 0
     with open(path, "rb") as file:
         while line := file.readline(MAX_BYTES + 1):
             number += 1
-            if len(line) > MAX_BYTES:
-                raise BadSource(_TOO_LONG.format(f"line {number} of {path}"))
-            try:
-                yield line.decode(encoding)
-            except UnicodeDecodeError as error:
-                where = f"line {number} of {path}"
-                raise bad_source(where, _ENCODING, error) from error
+            yield _decode(line, f"line {number} of {path}", encoding)
             encoding = "utf-8"
+
+
+def _decode(data: bytes, where: str, encoding: str) -> str:
+    if len(data) > MAX_BYTES:
+        raise BadSource(
+            f"A caption must have at most {MAX_BYTES} bytes. Received: "
+            f"{where}, which has more. Is it a file of another kind?"
+        )
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise bad_source(
+            where, "Captions must be UTF-8 text.", error
+        ) from error
 
 
 def inside(root: str, path: Any, where: Callable[[], str]) -> str:

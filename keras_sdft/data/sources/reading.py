@@ -9,8 +9,9 @@ import os
 import sys
 from typing import Any
 
+from keras_sdft.data import signature
 from keras_sdft.data.examples import Examples
-from keras_sdft.data.options import check_repeats
+from keras_sdft.data.options import SourceOptions
 from keras_sdft.data.sources import tfds
 from keras_sdft.data.sources.folders import CONVENTIONS
 from keras_sdft.data.sources.folders import read_folder
@@ -27,16 +28,9 @@ _ONLY_FOR = {
 }
 
 
+@signature.takes(SourceOptions)
 def read_examples(
-    source: Any,
-    *,
-    reader: str | None = None,
-    split: str | None = None,
-    image_column: str | None = None,
-    caption_column: str = "text",
-    mask_column: str | None = None,
-    repeats: int | str = 1,
-    caption: str | None = None,
+    source: Any, *, masks: bool = False, **options: Any
 ) -> Examples:
     """Reads the examples of any source, without their pixels.
 
@@ -44,50 +38,40 @@ def read_examples(
         source: A folder, a `.csv` or `.jsonl` file, `"tfds:NAME"` or
             `"tfds:NAME:SPLIT"`, a TFDS builder, or an iterable of
             `(image, caption)`. See `keras_sdft.data.load`.
-        reader: See `keras_sdft.data.load`.
-        split: See `keras_sdft.data.load`.
-        image_column: See `keras_sdft.data.load`.
-        caption_column: See `keras_sdft.data.load`.
-        mask_column: For a table, the column or key of the mask's path. `None`
-            reads no masks.
-        repeats: Integer >= 1, how often each example stands in the result; or,
-            for a table, the column or key of that number.
-        caption: See `keras_sdft.data.load`.
+        **options: The fields of `keras_sdft.data.SourceOptions`.
+        masks: Boolean, whether a table's column of masks is read.
 
     Returns:
-        `Examples`, at least one.
+        `Examples`, at least one; `caption_template` is not used yet.
 
     Raises:
         FileNotFoundError: If the folder or file, or an image that a table
             names, does not exist.
+        TypeError: If an option does not exist.
         ValueError: If the source is empty, or is not what its kind must be.
     """
-    times = check_repeats(repeats)
-    column = None if times else str(repeats)
-    columns: dict[str, Any] = {
-        "image_column": image_column,
-        "caption_column": caption_column,
-    }
-    table = {**columns, "mask_column": mask_column, "repeats_column": column}
+    return read_source(source, signature.make(SourceOptions, options), masks)
+
+
+def read_source(source: Any, options: SourceOptions, masks: bool) -> Examples:
+    """Reads the examples of any source; see `read_examples`."""
     if _is_tfds(source):
-        given = {"reader": reader, "repeats": column, "caption": caption}
-        _refuse("a TFDS dataset", **given)
-        examples = tfds.read_tfds(source, split=split, **columns)
+        _refuse("a TFDS dataset", options, ("split", "image_column"))
+        examples = tfds.read_tfds(source, options)
     elif not isinstance(source, (str, os.PathLike)):
-        given = {"reader": reader, "split": split, "repeats": column}
-        given |= {"image_column": image_column, "caption": caption}
-        _refuse("an iterable", **given)
+        _refuse("an iterable", options, ())
         examples = read_pairs(source)
     elif os.path.isdir(source):
-        folder = os.fspath(source)
-        given = {"reader": reader, "split": split, "caption": caption}
-        examples = read_folder(folder, **given, **table)
+        examples = read_folder(os.fspath(source), options, masks)
     else:
-        _refuse("a file", reader=reader, split=split, caption=caption)
-        examples = _read_table(os.fspath(source), **table)
+        _refuse("a file", options, ("image_column", "repeats"))
+        path = os.fspath(source)
+        _check_table(path)
+        examples = read_table(path, options, masks)
     if not len(examples):
         raise ValueError(f"No examples in {source}. {CONVENTIONS}")
-    return examples.repeated(times or 1)
+    times = options.repeats
+    return examples if isinstance(times, str) else examples.repeated(times)
 
 
 def validation_split(source: Any) -> str | None:
@@ -101,7 +85,7 @@ def validation_split(source: Any) -> str | None:
     return "validation" if split and os.path.isdir(split) else None
 
 
-def _read_table(path: str, **columns: Any) -> Examples:
+def _check_table(path: str) -> None:
     if not os.path.exists(path):
         raise FileNotFoundError(
             f"`source` does not exist: {os.path.abspath(path)}. Expected a "
@@ -113,7 +97,6 @@ def _read_table(path: str, **columns: Any) -> Examples:
             "A file as `source` must be a .csv or .jsonl table. "
             f"Received: {path}. For a folder of images, name the folder."
         )
-    return read_table(path, **columns)
 
 
 def _is_tfds(source: Any) -> bool:
@@ -126,11 +109,12 @@ def _is_tfds(source: Any) -> bool:
     )
 
 
-def _refuse(kind: str, **given: Any) -> None:
-    """Refuses what has no use for this kind of source."""
-    for name, value in given.items():
-        if value is not None:
+def _refuse(kind: str, options: SourceOptions, used: tuple[str, ...]) -> None:
+    """Refuses options that this kind of source has no use for."""
+    given = {**vars(options), "repeats": options.repeats_column}
+    for name, wanted in _ONLY_FOR.items():
+        if given[name] is not None and name not in used:
             raise ValueError(
-                f"`{name}` is for {_ONLY_FOR[name]} and `source` is {kind}. "
-                f"Received: {name}={value!r}. Leave it out."
+                f"`{name}` is for {wanted} and `source` is {kind}. "
+                f"Received: {name}={given[name]!r}. Leave it out."
             )

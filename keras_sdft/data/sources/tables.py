@@ -21,6 +21,7 @@ from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import Findings
 from keras_sdft.data.examples import check_captions
 from keras_sdft.data.examples import first_five
+from keras_sdft.data.options import SourceOptions
 from keras_sdft.data.sources.files import is_hidden
 from keras_sdft.data.sources.files import is_image
 from keras_sdft.data.sources.files import is_photo
@@ -36,13 +37,7 @@ IMAGE_COLUMNS = ("file_name", "image", "image_path", "path")
 _DELIMITERS = (",", ";", "\t")
 
 
-def read_table(
-    path: str,
-    image_column: str | None = None,
-    caption_column: str = "text",
-    mask_column: str | None = None,
-    repeats_column: str | None = None,
-) -> Examples:
+def read_table(path: str, options: SourceOptions, masks: bool) -> Examples:
     """Reads a `.jsonl` file of one object per line, or a `.csv` with a header.
 
     The fields of a CSV are separated by commas; by semicolons or tabs where
@@ -50,14 +45,9 @@ def read_table(
 
     Args:
         path: String, the table. Image paths are relative to its folder.
-        image_column: String, the column or key of the path. `None` takes the
-            first of `IMAGE_COLUMNS` that there is.
-        caption_column: String, the column or key of the caption; in JSON, a
-            string or a list of several. Defaults to `"text"`.
-        mask_column: String, the column or key of the mask's path, which may
-            be empty, and in JSON missing. `None` reads no masks.
-        repeats_column: String, the column or key of how often an epoch shows
-            the image, an integer >= 0. `None` shows each once.
+        options: `SourceOptions`, with the names of the columns or keys.
+        masks: Boolean, whether the column of masks is read; in it a path may
+            be empty, and in JSON missing.
 
     Returns:
         `Examples`.
@@ -76,9 +66,11 @@ def read_table(
             "path and its caption."
         )
     columns = list(first[1])
-    if image_column is None:
-        known = [name for name in IMAGE_COLUMNS if name in columns]
-        image_column = known[0] if known else IMAGE_COLUMNS[0]
+    known = [name for name in IMAGE_COLUMNS if name in columns]
+    image_column = options.image_column or (known or IMAGE_COLUMNS)[0]
+    caption_column = options.caption_column
+    mask_column = options.mask_column if masks else None
+    repeats_column = options.repeats_column
     needed = {
         "image_column": image_column,
         "caption_column": caption_column,
@@ -93,9 +85,7 @@ def read_table(
                 f"with `{argument}`, or rename it in the table."
             )
     root = os.path.dirname(os.path.abspath(path))
-    paths: list[str] = []
-    captions: list[str | tuple[str, ...]] = []
-    masks: dict[str, str] = {}
+    records = Columns(root, [], [])
     repeats: list[int] = []
 
     def where() -> str:
@@ -112,17 +102,17 @@ def read_table(
                 f"{sorted(row)}. Add the key, or name another with "
                 "`image_column` or `caption_column`."
             ) from None
-        paths.append(inside(root, image, where))
+        image = inside(root, image, where)
         # Nearly all captions are plain text: a table may have millions.
         if not isinstance(caption, str) or not caption.isascii():
             caption = check_captions(caption, where())
-        captions.append(caption)
+        records.paths.append(image)
+        records.captions.append(caption)
         if mask_column is not None and row.get(mask_column):
-            masks[paths[-1]] = inside(root, row[mask_column], where)
+            records.masks[image] = inside(root, row[mask_column], where)
         if repeats_column is not None:
             repeats.append(_repeats(times, where))
-    findings = _check_paths(path, root, paths, masks)
-    examples = Examples(Columns(root, paths, captions, masks), None, findings)
+    examples = Examples(records, None, _check_paths(path, records))
     return examples.repeated(repeats) if repeats_column else examples
 
 
@@ -190,7 +180,11 @@ def _csv_rows(path: str) -> Iterator[tuple[int, dict]]:
             _refuse_swallowed(row, f"{path}, line {first}")
         if not columns:
             columns = [name.strip() for name in row]
-            _check_names(path, columns)
+            if len(set(columns)) != len(columns):
+                raise ValueError(
+                    "Every column must have a name of its own. Received: "
+                    f"{columns} in {path}."
+                )
         elif len(row) == len(columns):
             yield rows.line_num, dict(zip(columns, row, strict=True))
         elif row:
@@ -213,21 +207,11 @@ def _refuse_swallowed(row: list[str], where: str) -> None:
             )
 
 
-def _check_names(path: str, columns: list[str]) -> None:
-    if len(set(columns)) != len(columns):
-        raise ValueError(
-            f"Every column must have a name of its own. Received: {columns} "
-            f"in {path}."
-        )
-
-
-def _check_paths(
-    path: str, root: str, paths: list[str], masks: dict[str, str]
-) -> Findings:
+def _check_paths(path: str, records: Columns) -> Findings:
     """Refuses rows without a file, and returns the files without a row."""
-    names = set(paths)
-    if len(names) != len(paths):
-        counts = collections.Counter(paths)
+    names, root = set(records.paths), records.root
+    if len(names) != len(records):
+        counts = collections.Counter(records.paths)
         repeated = [name for name in counts if counts[name] > 1]
         raise ValueError(
             "Every image must have one row. Received: "
@@ -235,7 +219,7 @@ def _check_paths(
             f"{first_five(repeated)}. Remove the repeated rows; in JSON lines, "
             "an image with several captions holds them as a list."
         )
-    names.update(masks.values())
+    names.update(records.masks.values())
     missing, unlisted = _compare(root, names)
     if missing:
         raise FileNotFoundError(

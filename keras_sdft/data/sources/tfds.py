@@ -6,35 +6,33 @@ must not know pixels, tokens or the batch.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 import re
 from typing import Any
 
 import numpy as np
 
 from keras_sdft import checks
+from keras_sdft import keras_internals
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import check_captions
 from keras_sdft.data.examples import several
 from keras_sdft.data.images import UnreadableImage
-from keras_sdft.data.sources.tfrecords import TfRecords
-from keras_sdft.data.sources.tfrecords import index_tfrecord
+from keras_sdft.data.options import SourceOptions
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "tfds:"
 
 _VERSION = re.compile(r"[\d*]+\.[\d*]+\.[\d*]+")
+# A TFRecord is a length (8 bytes), its checksum (4), the data, another (4).
+_BESIDE_DATA = 16
 
 
-def read_tfds(
-    source: Any,
-    *,
-    split: str | None = None,
-    image_column: str | None = None,
-    caption_column: str = "text",
-) -> Examples:
+def read_tfds(source: Any, options: SourceOptions) -> Examples:
     """Reads a TFDS dataset; a record is fetched when an example is needed.
 
     The records of TFRecord files (TFDS's default) are found once by walking
@@ -44,35 +42,30 @@ def read_tfds(
     Args:
         source: `"tfds:NAME"`, `"tfds:NAME:SPLIT"`, where NAME may hold a
             config and a version as TFDS writes them, or a TFDS builder.
-        split: String, any TFDS split, `"train[:80%]"` for example. Defaults to
-            the one in `source`, and else to `"train"`.
-        image_column: String, the image feature. `None` takes the only one.
-        caption_column: String, the text feature; one that is nested is written
-            `"captions/text"`. Defaults to `"text"`, or the only text feature.
+        options: `SourceOptions`. Its split, any of TFDS as `"train[:80%]"`, is
+            by default that of `source`, and else `"train"`.
 
     Raises:
         ValueError: If the dataset, split or feature is not known.
     """
     import tensorflow_datasets as tfds
 
+    builder, split = source, None
     if isinstance(source, str):
-        name, named_split = split_name(source)
-        split = split or named_split
+        name, split = split_name(source)
         try:
             builder = tfds.builder(name)
         except tfds.core.DatasetNotFoundError as error:
             raise ValueError(
                 f"TFDS knows no dataset {name!r}. {error}"
             ) from error
-    else:
-        builder = source
-    split = split or "train"
+    split = options.split or split or "train"
     if not builder.is_prepared():
         logger.warning("TFDS prepares %s now.", builder.info.full_name)
         builder.download_and_prepare()
     features = _flat_features(builder.info.features)
-    image = _choose("image_column", image_column, features, tfds, "image")
-    caption = _choose("caption_column", caption_column, features, tfds, "text")
+    image = _choose(options, "image_column", features, tfds.features.Image)
+    caption = _choose(options, "caption_column", features, tfds.features.Text)
     name = f"{PREFIX}{builder.info.full_name}:{split}"
     records = _open(builder, split, image, tfds)
     return Examples(TfdsRecords(records, image, caption, name))
@@ -110,9 +103,61 @@ class TfdsRecords:
             return Example(record[self._image], captions, name=name)
         except UnreadableImage:
             raise
-        # A reader of TFDS' may raise anything on a damaged record.
+        # A reader may raise anything on a damaged record.
         except Exception as error:
             raise UnreadableImage(f"{type(error).__name__}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class TfRecords:
+    """The records of TFRecord files on a local disk.
+
+    Args:
+        files: List of strings.
+        file_of: Integer array of shape `(N,)`, the file of each record.
+        offsets: Integer array of shape `(N,)`, where each record begins.
+        features: TFDS features, which decode the record.
+        decoders: Dict of TFDS decoders.
+    """
+
+    files: list[str]
+    file_of: np.ndarray
+    offsets: np.ndarray
+    features: Any
+    decoders: dict
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, index: int) -> dict:
+        path, offset = self.files[self.file_of[index]], self.offsets[index]
+        try:
+            data = keras_internals.read_tfrecord(path, int(offset))
+        except Exception as error:
+            raise UnreadableImage(f"a record of {path}: {error}") from error
+        return self.features.deserialize_example_np(
+            data, decoders=self.decoders
+        )
+
+
+def index_tfrecord(path: str) -> np.ndarray:
+    """Returns where each record of a TFRecord file begins, an int64 array.
+
+    Raises:
+        ValueError: If the file ends within a record.
+    """
+    offsets, position, size = [], 0, os.path.getsize(path)
+    with open(path, "rb") as file:
+        while position < size:
+            offsets.append(position)
+            file.seek(position)
+            position += int.from_bytes(file.read(8), "little") + _BESIDE_DATA
+    if position > size:
+        raise ValueError(
+            f"The TFRecord file {path} ends within a record, at byte {size} "
+            f"instead of {position}. Prepare the dataset again."
+        )
+    return np.array(offsets, np.int64)
 
 
 def _open(builder: Any, split: str, image: str, tfds: Any) -> Any:
@@ -128,24 +173,14 @@ def _open(builder: Any, split: str, image: str, tfds: Any) -> Any:
     decoders = {image: tfds.decode.SkipDecoding()}
     if info.file_format.value != "tfrecord":
         return builder.as_data_source(split, decoders=decoders)
-    parts = []
-    for number, part in enumerate(instructions):
-        rows = slice(part.skip, part.skip + part.take)
-        offsets, lengths = (
-            array[rows] for array in index_tfrecord(part.filename)
-        )
-        parts.append((np.full(len(offsets), number), offsets, lengths))
-    file_of, offsets, lengths = (
-        np.concatenate(column) for column in zip(*parts, strict=True)
-    )
-    return TfRecords(
-        files=[part.filename for part in instructions],
-        file_of=file_of,
-        offsets=offsets,
-        lengths=lengths,
-        features=info.features,
-        decoders=decoders,
-    )
+    files = [part.filename for part in instructions]
+    offsets = [
+        index_tfrecord(part.filename)[part.skip : part.skip + part.take]
+        for part in instructions
+    ]
+    file_of = np.repeat(np.arange(len(files)), list(map(len, offsets)))
+    whole = np.concatenate(offsets)
+    return TfRecords(files, file_of, whole, info.features, decoders)
 
 
 def _flat_features(features: Any, prefix: str = "") -> dict[str, Any]:
@@ -161,14 +196,14 @@ def _flat_features(features: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _choose(
-    argument: str, name: str | None, features: dict, tfds: Any, kind: str
+    options: SourceOptions, argument: str, features: dict, wanted: Any
 ) -> str:
-    classes = {"image": tfds.features.Image, "text": tfds.features.Text}
+    """Returns the feature that an option names, or the only one there is."""
+    name, kind = getattr(options, argument), wanted.__name__.lower()
     found = [
         key
         for key, feature in features.items()
-        if isinstance(feature, classes[kind])
-        and ("/" not in key or kind == "text")
+        if isinstance(feature, wanted) and ("/" not in key or kind == "text")
     ]
     if name is not None and name in found:
         return name
