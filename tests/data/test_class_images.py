@@ -64,7 +64,7 @@ def test_a_full_disk_is_refused_before_anything_is_made(tmp_path, monkeypatch):
     folder = tmp_path / "new" / "folder"
     # 512 * 512 * 3 + 4096 = 790,528 bytes an image.
     check_disk_space(folder, 12, 512, 512)
-    with pytest.raises(ValueError, match="`num_class_images`.*13 images.*0.0"):
+    with pytest.raises(OSError, match=r"`num_class_images` \(13 .*10.0 MB are"):
         check_disk_space(folder, 13, 512, 512)
     assert set(asked) == {str(tmp_path)} and not folder.exists()
 

@@ -15,8 +15,7 @@ from keras_sdft import checks
 from keras_sdft.data.examples import first_five
 from keras_sdft.data.sources.files import is_photo
 from keras_sdft.data.sources.files import walk
-from keras_sdft.files import existing_directory
-from keras_sdft.files import free_bytes
+from keras_sdft.files import check_space
 
 # Beside the images: one line for each that was generated, with its seed.
 RECORD = "class_images.jsonl"
@@ -56,10 +55,8 @@ def missing_class_images(
     """
     checks.integer("num_class_images", num_images, 1)
     checks.integer("seed", seed, 0)
-    directory = os.fspath(directory)
-    if not os.path.isdir(directory):
-        found = []
-    else:
+    directory, found = os.fspath(directory), []
+    if os.path.isdir(directory):
         found = [path for path in walk(directory) if is_photo(path)]
     if prompt is not None:
         _refuse_other_prompt(directory, found, prompt)
@@ -78,20 +75,15 @@ def check_disk_space(
     """Refuses more class images than the disk of `directory` has room for.
 
     Raises:
-        ValueError: If `num_images` still to generate may need more than is
-            free; each is counted as large as its pixels.
+        OSError: If `num_images` still to generate may need more than is free;
+            each is counted as large as its pixels.
     """
-    folder = existing_directory(os.fspath(directory))
-    needed = num_images * (height * width * 3 + _HEADER_BYTES)
-    free = free_bytes(folder)
-    if needed > free:
-        raise ValueError(
-            "`num_class_images` is larger than the disk allows. Received: "
-            f"{num_images} images of {width}x{height} pixels still to "
-            f"generate, which may take {needed / 1e9:.1f} GB, and "
-            f"{free / 1e9:.1f} GB are free in {folder}. Ask for fewer, or "
-            "name another `class_data_dir`."
-        )
+    check_space(
+        directory,
+        num_images * (height * width * 3 + _HEADER_BYTES),
+        f"`num_class_images` ({num_images} still to generate)",
+        "Or ask for fewer.",
+    )
 
 
 def read_record(directory: str | os.PathLike) -> dict[str, dict[str, Any]]:
@@ -118,16 +110,13 @@ def add_to_record(directory: str | os.PathLike, row: dict[str, Any]) -> None:
         directory: Folder of class images, which exists.
         row: Dict with `file_name`, `text`, `seed` and what else is known.
     """
-    path = os.path.join(directory, RECORD)
-    with open(path, "ab+") as file:
+    line = json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n"
+    with open(os.path.join(directory, RECORD), "ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             # A line that was cut short shall not swallow this one.
-            start = b"" if file.read(1) == b"\n" else b"\n"
-        else:
-            start = b""
-        line = json.dumps(row, ensure_ascii=False)
-        file.write(start + line.encode("utf-8") + b"\n")
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        file.write(line)
 
 
 def _refuse_other_prompt(directory: str, found: list[str], prompt: str) -> None:

@@ -55,28 +55,26 @@ def check_dreambooth_folders(
     """
     instance = os.fspath(instance_data_dir)
     photos = _photos("instance_data_dir", instance)
+    others, class_images = os.fspath(class_data_dir or ""), []
     if class_prompt is None:
-        if class_data_dir is not None:
+        if others:
             logger.warning(
                 "`class_data_dir` is not used: without a `class_prompt` there "
                 "is no prior preservation."
             )
-        _check_count(instance, len(photos))
-        return len(photos), 0
-    if class_data_dir is None:
+    elif not others:
         raise ValueError(
             "`class_prompt` asks for prior preservation, which needs "
             "`class_data_dir`, the folder of class images. Name the folder, "
             "or leave `class_prompt` out. Received: "
             f"class_prompt={class_prompt!r}."
         )
-    others = os.fspath(class_data_dir)
-    _refuse_nested(instance, others)
-    class_images: list[str] = []
-    if os.path.isdir(others) or num_class_images is None:
-        class_images = _photos("class_data_dir", others, num_class_images)
-    _refuse_shared(instance, photos, others, class_images)
-    _refuse_swapped(instance, photos, others, class_images)
+    else:
+        _refuse_nested(instance, others)
+        if os.path.isdir(others) or num_class_images is None:
+            class_images = _photos("class_data_dir", others, num_class_images)
+        _refuse_shared(instance, photos, others, class_images)
+        _refuse_swapped(instance, photos, others, class_images)
     _check_count(instance, len(photos))
     return len(photos), len(class_images)
 
@@ -92,11 +90,9 @@ def _photos(
     files = walk(folder)
     if to_come:
         return [path for path in files if is_photo(path)]
-    remedy = (
-        "Put 3 to 30 photos of the subject there."
-        if argument == "instance_data_dir"
-        else "Generate class images first, or leave `class_prompt` out."
-    )
+    remedy = "Put 3 to 30 photos of the subject there."
+    if argument == "class_data_dir":
+        remedy = "Generate class images first, or leave `class_prompt` out."
     return images_of(f"`{argument}`", folder, files, remedy)
 
 
@@ -111,8 +107,7 @@ def _check_count(folder: str, count: int) -> None:
     if count == 1:
         logger.warning(
             "%s holds one photo. The subject will be learned with its "
-            "background and pose; 3 to 30 photos in several places are "
-            "usual.",
+            "background and pose; 3 to 30 photos in several places are usual.",
             folder,
         )
     if count > MANY_PHOTOS:
@@ -128,33 +123,34 @@ def _check_count(folder: str, count: int) -> None:
 
 def _refuse_nested(instance: str, others: str) -> None:
     first, second = os.path.realpath(instance), os.path.realpath(others)
-    both = (
-        f"Received: instance_data_dir={instance!r} and "
-        f"class_data_dir={others!r}."
+    if os.path.exists(second) and os.path.samefile(first, second):
+        second = first
+    outer = os.path.commonpath([first, second])
+    if outer not in (first, second):
+        return
+    problem = (
+        "They are the same."
+        if first == second
+        else "One is inside the other, so its images would belong to both. "
+        "Move one of them out."
     )
-    same = os.path.exists(second) and os.path.samefile(first, second)
-    if same or first == second:
-        raise ValueError(
-            "`instance_data_dir` and `class_data_dir` must be two folders: "
-            "the subject's own photos, and images of its class. "
-            f"{both} They are the same."
-        )
-    for inner, outer in ((first, second), (second, first)):
-        if os.path.commonpath([inner, outer]) == outer:
-            raise ValueError(
-                "`instance_data_dir` and `class_data_dir` must be two folders "
-                f"beside each other. {both} One is inside the other, so its "
-                "images would belong to both. Move one of them out."
-            )
+    raise ValueError(
+        "`instance_data_dir` and `class_data_dir` must be two folders beside "
+        "each other: the subject's own photos, and images of its class. "
+        f"Received: instance_data_dir={instance!r} and "
+        f"class_data_dir={others!r}. {problem}"
+    )
 
 
 def _refuse_shared(
     instance: str, photos: list[str], others: str, class_images: list[str]
 ) -> None:
-    mine = [os.path.join(instance, name) for name in photos[:COMPARE_LIMIT]]
-    some = class_images[: 10 * COMPARE_LIMIT]
-    theirs = [os.path.join(others, name) for name in some]
-    shared = shared_files(mine, theirs)
+    mine = photos[:COMPARE_LIMIT]
+    theirs = class_images[: 10 * COMPARE_LIMIT]
+    shared = shared_files(
+        [os.path.join(instance, name) for name in mine],
+        [os.path.join(others, name) for name in theirs],
+    )
     if shared:
         pairs = first_five(f"{one} = {other}" for one, other in shared)
         raise ValueError(
