@@ -28,7 +28,7 @@ def main(arguments=None):
     prompts = args.instance_prompt, args.class_prompt
     token = keras_sdft.data.check_dreambooth_prompts(*prompts)
     sd = keras_sdft.StableDiffusion.from_preset(args.model)
-    print(keras_sdft.data.check_token(token, sd.tokenizer).problem)
+    print(keras_sdft.data.check_token(token, sd.tokenizer))
 
     def generate(text, seed, path):
         image = sd.text_to_image(text, num_steps=args.num_steps, seed=seed)[0]

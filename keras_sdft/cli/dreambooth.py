@@ -90,7 +90,7 @@ class Subject(Source):
     def load(self, start: Start) -> Data:
         token = _token(self.options)
         if token is not None:
-            problem = data.check_token(token, self.sd.tokenizer).problem
+            problem = data.check_token(token, self.sd.tokenizer)
             if problem:
                 print(f"Note: {problem}", file=sys.stderr, flush=True)
         # What the model predicts until it is set to be trained.

@@ -14,7 +14,6 @@ from keras_sdft.data.options import TagOptions
 from keras_sdft.data.pipeline import load
 from keras_sdft.data.prompts import check_dreambooth_prompts
 from keras_sdft.data.prompts import fill_prompt
-from keras_sdft.data.rare_tokens import TokenReport
 from keras_sdft.data.rare_tokens import check_token
 from keras_sdft.data.rare_tokens import rare_tokens
 from keras_sdft.data.report import Report
@@ -38,7 +37,6 @@ __all__ = [
     "SourceOptions",
     "SubjectOptions",
     "TagOptions",
-    "TokenReport",
     "add_to_record",
     "cause_of",
     "check_disk_space",

@@ -6,9 +6,10 @@ knows sizes alone. It must not know pixels, captions or TensorFlow.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -62,8 +63,7 @@ def bucket_sizes(options: Options) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(found, key=lambda pair: (pair[1] / pair[0], pair)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Assignment:
+class Assignment(NamedTuple):
     """The buckets that a data set uses, and the bucket of each example.
 
     Attributes:
@@ -122,11 +122,10 @@ def nearest_sizes(
     """
     # The table's larger sizes first, since `argmin` takes the first of equals.
     order = np.argsort([-height * width for height, width in table])
-    aspects = np.array([_log_aspect(table[index]) for index in order])
-    own = np.array([_log_aspect(size) for size in sizes])
+    own, aspects = _log_aspects(sizes), _log_aspects(table)[order]
     distances = np.abs(own[:, None] - aspects[None, :]).round(9)
     return order[distances.argmin(axis=1)].astype(np.int64)
 
 
-def _log_aspect(size: tuple[int, int]) -> float:
-    return math.log(size[1] / size[0])
+def _log_aspects(sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    return np.array([math.log(width / height) for height, width in sizes])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import logging
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -79,15 +78,11 @@ def shuffle_tags(
     Args:
         caption: String, tags between separators: `"sks dog, sofa, indoors"`.
         separator: String. Spaces around tags, and empty tags, are dropped.
+            In the result, a space follows it (unless it ends in one).
         keep: Integer >= 0, how many tags stay first, in their order.
         draws: NumPy's `Generator`, for the order of the others.
-
-    Returns:
-        String, the tags joined by the separator and a space (by the separator
-        alone if that is a space).
     """
-    tags = [tag.strip() for tag in caption.split(separator)]
-    tags = [tag for tag in tags if tag]
+    tags = list(filter(None, map(str.strip, caption.split(separator))))
     kept, others = tags[:keep], tags[keep:]
     order = draws.permutation(len(others))
     joint = separator if separator.endswith(" ") else separator + " "
@@ -144,7 +139,10 @@ def warn_about_captions(
             len(captions),
         )
     counted = captions[:COUNT_LIMIT]
-    cut = sum(_is_cut(caption, tokens, templates) for caption in counted)
+    cut = sum(
+        any(tokens.is_cut(t.replace(PLACEHOLDER, caption)) for t in templates)
+        for caption in counted
+    )
     if cut:
         logger.warning(
             "%d of %d captions are longer than the text encoder takes and are "
@@ -166,15 +164,4 @@ def _captions(examples: Examples) -> list[str]:
             # What cannot be read is told of elsewhere.
             with contextlib.suppress(UnreadableImage):
                 held.append(examples.records[int(record)].captions)
-    if all(isinstance(entry, str) for entry in held):
-        return held
-    return list(itertools.chain.from_iterable(map(several, held)))
-
-
-def _is_cut(
-    caption: str, tokens: CaptionTokens, templates: Sequence[str]
-) -> bool:
-    return any(
-        tokens.is_cut(template.replace(PLACEHOLDER, caption))
-        for template in templates
-    )
+    return [caption for captions in held for caption in several(captions)]

@@ -6,17 +6,17 @@ It must not know models or losses, nor how class images are generated.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import TYPE_CHECKING
 from typing import Any
 
 from keras_sdft.data import signature
 from keras_sdft.data.captions import Tokenizer
+from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.options import DreamboothLoadOptions
 from keras_sdft.data.pipeline import Pipeline
-from keras_sdft.data.prior import PriorRecords
-from keras_sdft.data.prior import Recaptioned
 from keras_sdft.data.prompts import check_dreambooth_prompts
 from keras_sdft.data.report import Report
 from keras_sdft.data.sources.dreambooth import check_dreambooth_folders
@@ -92,10 +92,53 @@ def load_dreambooth(
     photos = photos.repeated(chosen.repeats)
     if chosen.class_prompt is None:
         return pipeline.batches(photos)
+    classes, caption = photos, chosen.class_prompt
     if chosen.needs_class_images:
-        classes = read_photos(folder, chosen.class_prompt)
+        classes = read_photos(folder, caption)
         classes = pipeline.checked(os.fspath(folder), classes, needs_mask=False)
-    else:
-        classes = Examples(Recaptioned(photos, chosen.class_prompt))
     weight = chosen.prior_loss_weight
-    return pipeline.batches(photos, PriorRecords(photos, classes, weight))
+    return pipeline.batches(
+        photos, PriorRecords(photos, classes, caption, weight)
+    )
+
+
+class PriorRecords:
+    """Instance examples, then class examples, with their weights.
+
+    A batch holds as many of the one as of the other. Instance examples weigh
+    2 and class examples `2 * prior_loss_weight`, so the batch's mean of
+    (weight * loss) is the mean over the instance examples plus
+    `prior_loss_weight` times the mean over the class examples.
+
+    References:
+        Ruiz et al., DreamBooth, 2022, section 3.3.
+    """
+
+    def __init__(
+        self,
+        instances: Examples,
+        classes: Examples,
+        class_prompt: str,
+        prior_loss_weight: float,
+    ):
+        self._parts = (instances, classes)
+        self._class_captions = (class_prompt,)
+        self._weights = (2.0, 2.0 * prior_loss_weight)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getitem__(self, index: int) -> Example:
+        count = len(self._parts[0])
+        part = int(index >= count)
+        example = self._parts[part][index - part * count]
+        captions = self._class_captions if part else example.captions
+        weight = example.weight * self._weights[part]
+        return dataclasses.replace(example, captions=captions, weight=weight)
+
+    @property
+    def captions(self) -> list[Any]:
+        """List of the captions of every example."""
+        instances, classes = self._parts
+        held = [example.captions for example in instances]
+        return held + [self._class_captions] * len(classes)

@@ -6,14 +6,13 @@ without those before it. This file must not know pixels, text or TensorFlow.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
 # First words of the random streams, so that no two can coincide.
 ORDER_STREAM, EXAMPLE_STREAM, CLASS_STREAM, TAG_STREAM = 1, 2, 3, 4
-
-REMAINDERS = ("drop", "pad", "fill")
 
 
 class Row(NamedTuple):
@@ -41,12 +40,6 @@ class Row(NamedTuple):
 COLUMNS = len(Row._fields)
 # Those of a plan; the place is that of the rows in a batch.
 _PLANNED = COLUMNS - 1
-
-
-def permutation(stream: int, seed: int, epoch: int, count: int) -> np.ndarray:
-    """Returns a random order of `count` things, the same for each epoch."""
-    draws = np.random.default_rng([stream, seed, int(epoch)])
-    return draws.permutation(count)
 
 
 class EpochPlan:
@@ -88,9 +81,8 @@ class EpochPlan:
         over = 0 if remainder == "drop" else batch_size - 1
         self._lengths = (counts + over) // batch_size * batch_size
         self.length = int(self._lengths.sum())
-        self.weight = 1.0
-        if remainder == "fill":
-            self.weight = self.length / len(bucket_of)
+        fills = remainder == "fill"
+        self.weight = self.length / len(bucket_of) if fills else 1.0
 
     def __call__(self, epoch: int) -> np.ndarray:
         """Returns int64 of shape `(length, 5)`, whose rows are `Row`s."""
@@ -118,8 +110,7 @@ class EpochPlan:
             return rows
         copy, place = np.divmod(np.arange(length), len(members))
         rows[:, 0] = members[place]
-        rows[:, 1] = epoch
-        rows[:, 2] = bucket
+        rows[:, 1:3] = epoch, bucket
         rows[:, 3] = copy
         rows[:, 4] = 1 if self._pads else np.bincount(place)[place]
         if self._pads:
@@ -127,6 +118,7 @@ class EpochPlan:
         return rows
 
 
+@dataclasses.dataclass
 class PriorPlan:
     """Each row of a plan followed by a class image: prior preservation.
 
@@ -142,63 +134,50 @@ class PriorPlan:
         shuffle: Boolean.
     """
 
-    def __init__(
-        self,
-        instances: EpochPlan,
-        num_instances: int,
-        num_classes: int,
-        *,
-        seed: int,
-        shuffle: bool,
-    ):
-        self._instances = instances
-        self._num_instances = num_instances
-        self._num_classes = num_classes
-        self._seed = seed
-        self._shuffle = shuffle
-        self.length = 2 * instances.length
-        self.weight = instances.weight
+    instances: EpochPlan
+    num_instances: int
+    num_classes: int
+    seed: int
+    shuffle: bool
+
+    def __post_init__(self) -> None:
+        self.length = 2 * self.instances.length
+        self.weight = self.instances.weight
 
     def __call__(self, epoch: int) -> np.ndarray:
         """Returns int64 of shape `(length, 5)`, whose rows are `Row`s."""
-        own = self._instances(epoch)
+        own = self.instances(epoch)
         others = np.zeros_like(own)
-        first = int(epoch) * len(own)
-        places = first + np.arange(len(own))
-        rounds, place = np.divmod(places, self._num_classes)
+        places = int(epoch) * len(own) + np.arange(len(own))
+        rounds, place = np.divmod(places, self.num_classes)
         for number in np.unique(rounds):
-            now = rounds == number
-            others[now, 0] = self._order(int(number))[place[now]]
-        others[:, 0] += self._num_instances
+            now, order = rounds == number, np.arange(self.num_classes)
+            if self.shuffle:
+                key = [CLASS_STREAM, self.seed, int(number)]
+                order = np.random.default_rng(key).permutation(order)
+            others[now, 0] = self.num_instances + order[place[now]]
         others[:, 1] = rounds
         others[:, 2] = own[:, 2]
         others[:, 4] = 1
         return np.stack([own, others], axis=1).reshape(-1, _PLANNED)
 
-    def _order(self, number: int) -> np.ndarray:
-        count = self._num_classes
-        if not self._shuffle:
-            return np.arange(count)
-        return permutation(CLASS_STREAM, self._seed, number, count)
 
-
+@dataclasses.dataclass
 class RegroupedPlan:
     """Epochs of `length` rows, cut from those of a plan in their order.
 
     A pass over few images is too short for a validation or a line of logs.
     """
 
-    def __init__(self, plan: EpochPlan | PriorPlan, length: int):
-        self._plan = plan
-        self.length = length
+    plan: EpochPlan | PriorPlan
+    length: int
 
     def __call__(self, epoch: int) -> np.ndarray:
         """Returns int64 of shape `(length, 5)`, whose rows are `Row`s."""
-        first = int(epoch) * self.length
-        number, skipped = divmod(first, self._plan.length)
+        number, skipped = divmod(int(epoch) * self.length, self.plan.length)
         parts: list[np.ndarray] = []
         while sum(map(len, parts)) < skipped + self.length:
-            parts.append(self._plan(number + len(parts)))
+            parts.append(self.plan(number + len(parts)))
         return np.concatenate(parts)[skipped : skipped + self.length]
 
 

@@ -7,7 +7,6 @@ them. It must not know files, pixels, tokens or TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import re
 from collections.abc import Iterable
@@ -173,7 +172,10 @@ def check_captions(value: Any, where: str) -> str | tuple[str, ...]:
         ValueError: If `value`, which stands at `where`, is not text.
     """
     items = value if isinstance(value, (list, tuple)) else [value]
-    if items and all(_is_text(item) for item in items):
+    # Half a pair of UTF-16, as JSON may hold it, is no text.
+    if items and all(
+        isinstance(item, str) and not _SURROGATE.search(item) for item in items
+    ):
         return items[0] if len(items) == 1 else tuple(items)
     raise ValueError(
         "A caption must be a string, or a non-empty list of strings. "
@@ -182,18 +184,13 @@ def check_captions(value: Any, where: str) -> str | tuple[str, ...]:
     )
 
 
-def _is_text(value: Any) -> bool:
-    # Half a pair of UTF-16, as JSON may hold it, is no text.
-    return isinstance(value, str) and not _SURROGATE.search(value)
-
-
 def several(captions: str | tuple[str, ...]) -> tuple[str, ...]:
     """Returns one caption or several as a tuple."""
     return (captions,) if isinstance(captions, str) else captions
 
 
 def first_five(names: Iterable[str]) -> str:
-    """Returns `"a, b, c, d, e and 7 more"` for the text of an error."""
+    """Returns `"'a', 'b', 'c', 'd', 'e' and 7 more"` for a message."""
     names = list(names)
-    text = ", ".join(repr(name) for name in itertools.islice(names, 5))
+    text = ", ".join(map(repr, names[:5]))
     return text if len(names) <= 5 else f"{text} and {len(names) - 5} more"

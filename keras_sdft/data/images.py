@@ -47,7 +47,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
-_CHANNELS = (1, 3, 4)
 
 # A Pillow image of the caller's is decoded once, in place, when first used;
 # two threads must not do so at the same time.
@@ -140,50 +139,32 @@ def read_as(
     size: tuple[int, int] | None = None,
 ) -> Image.Image:
     """Reads an image in another form than RGB, upright; see `read_rgb`."""
-    try:
-        with DECODING.held(), _opened(source) as image:
-            _check_pixels(image.size, MAX_PIXELS)
-            orientation = _orientation(image)
-            if size is not None and image is not source:
-                _draft(image, size, orientation)
-            _check_pixels(image.size, MAX_DECODED)
-            DECODING.take(image.size[0] * image.size[1])
-            with _CALLERS_IMAGES if image is source else nullcontext():
-                image.load()
-            converted = convert(image)
+    with _told(source), DECODING.held(), _opened(source) as image:
+        _check_pixels(image.size, MAX_PIXELS)
+        orientation = _orientation(image)
+        if size is not None and image is not source:
+            _draft(image, size, orientation)
+        _check_pixels(image.size, MAX_DECODED)
+        DECODING.take(image.size[0] * image.size[1])
+        with _CALLERS_IMAGES if image is source else nullcontext():
+            image.load()
+        converted = convert(image)
         turn = _TURNS.get(orientation)
         return converted if turn is None else converted.transpose(turn)
-    except UnreadableImage:
-        raise
-    # Decoders raise nearly every class of error on a damaged file.
-    except Exception as error:
-        raise UnreadableImage(_reason(source, error)) from error
 
 
 def image_size(source: Any) -> tuple[int, int]:
     """Returns `(height, width)` of the upright image, not decoding it."""
-
-    def size_of(image: Image.Image) -> tuple[int, int]:
+    with _told(source), _opened(source) as image:
         width, height = image.size
         sideways = _orientation(image) in _SIDEWAYS
         return (width, height) if sideways else (height, width)
 
-    return _look(size_of, source)
-
 
 def has_alpha(source: Any) -> bool:
     """Tells whether an image has transparency, not decoding it."""
-    return _look(lambda image: image.has_transparency_data, source)
-
-
-def _look(function: Callable[[Image.Image], Any], source: Any) -> Any:
-    try:
-        with _opened(source) as image:
-            return function(image)
-    except UnreadableImage:
-        raise
-    except Exception as error:
-        raise UnreadableImage(_reason(source, error)) from error
+    with _told(source), _opened(source) as image:
+        return image.has_transparency_data
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -198,12 +179,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _from_range(np.asarray(image), 1, image.mode)
     if not image.has_transparency_data:
         return image.convert("RGB")
-    # Premultiplied modes convert only to their own plain form.
-    plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
-    image = (image.convert(plain) if plain else image).convert("RGBA")
+    image = to_rgba(image)
     white = Image.new("RGB", image.size, "white")
     white.paste(image, mask=image.getchannel("A"))
     return white
+
+
+def to_rgba(image: Image.Image) -> Image.Image:
+    """Converts an image with transparency to RGBA."""
+    # Premultiplied modes convert only to their own plain form.
+    plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+    return (image.convert(plain) if plain else image).convert("RGBA")
 
 
 def cut(
@@ -214,7 +200,7 @@ def cut(
     flip: bool = False,
     resample: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> Image.Image:
-    """Resizes a part of an image to the size, antialiased.
+    """Resizes the part of an image in `box`, antialiased, and mirrors it.
 
     Args:
         image: `PIL.Image.Image`.
@@ -271,6 +257,18 @@ def _offset(slack: float, fraction: float | None) -> int:
     return slack // 2 if fraction is None else int(fraction * (slack + 1))
 
 
+@contextlib.contextmanager
+def _told(source: Any) -> Iterator[None]:
+    """Context manager in which every failure is an `UnreadableImage`."""
+    try:
+        yield
+    except UnreadableImage:
+        raise
+    # Decoders raise nearly every class of error on a damaged file.
+    except Exception as error:
+        raise UnreadableImage(_reason(source, error)) from error
+
+
 def _opened(source: Any):
     """Returns a context that holds the Pillow image, and closes only ours."""
     if isinstance(source, Image.Image):
@@ -287,16 +285,15 @@ def _opened(source: Any):
 
 def _from_array(array: np.ndarray) -> Image.Image:
     grey = array.ndim == 2
-    colour = array.ndim == 3 and array.shape[2] in _CHANNELS
+    colour = array.ndim == 3 and array.shape[2] in (1, 3, 4)
     if array.dtype != np.uint8 or not (grey or colour):
         raise UnreadableImage(
             "an array must be uint8 of shape (H, W), (H, W, 1), (H, W, 3) or "
             f"(H, W, 4), not {array.dtype} of shape {array.shape}"
         )
     _check_pixels(array.shape[1::-1], MAX_DECODED)
-    if colour and array.shape[2] == 1:
-        array = array[..., 0]
-    return Image.fromarray(array)
+    one = colour and array.shape[2] == 1
+    return Image.fromarray(array[..., 0] if one else array)
 
 
 def _check_pixels(size: tuple[int, int], most: int) -> None:
@@ -319,12 +316,10 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _draft(image: Image.Image, size: tuple[int, int], orientation: int) -> None:
-    height, width = size
-    if orientation in _SIDEWAYS:
-        height, width = width, height
-    ratio = 2 * max(width / image.size[0], height / image.size[1])
+    height, width = size[::-1] if orientation in _SIDEWAYS else size
+    columns, rows = image.size
+    ratio = 2 * max(width / columns, height / rows)
     if ratio < 1:
-        columns, rows = image.size
         image.draft(None, (math.ceil(columns * ratio), math.ceil(rows * ratio)))
 
 
@@ -351,9 +346,9 @@ def _reason(source: Any, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         if _is_empty(source):
             return "the file is empty (0 bytes)"
-        if str(source)[-5:].lower().endswith(tuple(HEIF_EXTENSIONS)):
-            if not reads_heif():
-                return "HEIC, which `pip install pillow-heif` makes readable"
+        ending = os.path.splitext(str(source))[1].lower()
+        if ending in HEIF_EXTENSIONS and not reads_heif():
+            return "HEIC, which `pip install pillow-heif` makes readable"
         return (
             "not an image: corrupt, without pixels, or of a format that is "
             f"not read (read are {', '.join(_formats())})"

@@ -21,11 +21,10 @@ from keras_sdft.data.images import image_size
 from keras_sdft.data.images import read_as
 from keras_sdft.data.images import read_rgb
 from keras_sdft.data.images import to_rgb
+from keras_sdft.data.images import to_rgba
 from keras_sdft.data.unreadable import CHECK_LIMIT
 from keras_sdft.data.unreadable import attempts
 from keras_sdft.data.unreadable import sample_records
-
-KINDS = ("files", "alpha")
 
 # Pixels on a side that one latent stands for; part of the batch's contract.
 PIXELS_PER_LATENT = 8
@@ -80,9 +79,6 @@ def read_cropped(
     Returns:
         `(pixels, mask)`: uint8 array of shape `(H, W, 3)`; and float32 array
         of shape `(H/8, W/8, 1)` or `None`.
-
-    Raises:
-        UnreadableImage: If one of the two cannot be read.
     """
     mask = None
     if masks is None:
@@ -193,9 +189,7 @@ def rgb_and_alpha(image: Image.Image) -> Image.Image:
     """Converts any mode to RGBA, with the colours as they are on white."""
     rgb = to_rgb(image)
     if image.has_transparency_data:
-        plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
-        alpha = (image.convert(plain) if plain else image).convert("RGBA")
-        rgb.putalpha(alpha.getchannel("A"))
+        rgb.putalpha(to_rgba(image).getchannel("A"))
     return rgb.convert("RGBA")
 
 

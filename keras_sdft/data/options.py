@@ -319,7 +319,7 @@ class Options(EpochOptions, ImageOptions, TagOptions, BatchOptions):
 
     @property
     def remainder(self) -> str:
-        """One of `epochs.REMAINDERS`; what no example is lost by."""
+        """What `EpochPlan` does with the last examples; loses none unasked."""
         if self.drop_remainder:
             return "drop"
         return "fill" if self.buckets else "pad"
@@ -346,7 +346,7 @@ class DreamboothLoadOptions(Options, SubjectOptions):
 
     @property
     def remainder(self) -> str:
-        """One of `epochs.REMAINDERS`; a photo is never left out unasked."""
+        """What `EpochPlan` does with the last photos; loses none unasked."""
         return "drop" if self.drop_remainder else "fill"
 
 

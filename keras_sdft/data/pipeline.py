@@ -27,10 +27,10 @@ from keras_sdft.data.epochs import PriorPlan
 from keras_sdft.data.epochs import RegroupedPlan
 from keras_sdft.data.example_builder import ExampleBuilder
 from keras_sdft.data.examples import Examples
+from keras_sdft.data.examples import Records
 from keras_sdft.data.masks import check_masks
 from keras_sdft.data.options import LoadOptions
 from keras_sdft.data.options import Options
-from keras_sdft.data.prior import PriorRecords
 from keras_sdft.data.report import Report
 from keras_sdft.data.sources.reading import read_source
 from keras_sdft.data.unreadable import drop_unreadable
@@ -44,11 +44,9 @@ logger = logging.getLogger(__name__)
 class EncodingCache(Protocol):
     """What is asked of a cache; see `keras_sdft.encoding.Cache`."""
 
-    def check(self, options: Options) -> None:
-        """Refuses options that cannot be cached."""
+    def check(self, options: Options) -> None: ...
 
-    def has_read(self, examples: Examples, options: Options) -> bool:
-        """Returns whether it has decoded all these images already."""
+    def has_read(self, examples: Examples, options: Options) -> bool: ...
 
     def plan(
         self,
@@ -56,11 +54,9 @@ class EncodingCache(Protocol):
         assignment: Assignment,
         options: Options,
         num_rows: int,
-    ) -> bool:
-        """Looks at the data; returns whether the cache is to be used."""
+    ) -> bool: ...
 
-    def example_builder(self, *args: Any, **kwargs: Any) -> ExampleBuilder:
-        """Returns an `ExampleBuilder` that reads from the cache."""
+    def example_builder(self, *args: Any, **kwargs: Any) -> ExampleBuilder: ...
 
 
 @signature.takes(LoadOptions)
@@ -140,9 +136,9 @@ def load(
     chosen = signature.make(LoadOptions, options)
     pipeline = Pipeline(tokenizer, chosen, cache, report)
     examples = read_source(source, chosen, chosen.masks == "files")
-    split = f" ({chosen.split})" if chosen.split else ""
     named = isinstance(source, (str, os.PathLike))
-    name = f"{source if named else type(source).__name__}{split}"
+    name = str(source) if named else type(source).__name__
+    name += f" ({chosen.split})" if chosen.split else ""
     return pipeline.batches(pipeline.checked(name, examples))
 
 
@@ -176,23 +172,23 @@ class Pipeline:
             needs_mask: Boolean, whether one at least must have a mask where
                 `masks` asks for them.
         """
-        options = self._options
+        options, report = self._options, self._report
         if self._cache is not None and self._cache.has_read(examples, options):
-            self._source = self._report.add_source(name, examples, ())
+            self._source = report.add_source(name, examples, ())
             return examples
         examples, unreadable = drop_unreadable(
             examples,
             options.size,
-            self._report,
+            report,
             options.max_unreadable,
             buckets=options.buckets,
         )
-        self._source = self._report.add_source(name, examples, unreadable)
+        self._source = report.add_source(name, examples, unreadable)
         if self._logs and unreadable:
             logger.warning(
                 "%d images cannot be read and are left out:\n%s",
                 len(unreadable),
-                self._report.table(10),
+                report.table(10),
             )
         if not len(examples):
             raise ValueError(
@@ -211,69 +207,33 @@ class Pipeline:
         return examples
 
     def batches(
-        self, examples: Examples, classes: PriorRecords | None = None
+        self, examples: Examples, classes: Records | None = None
     ) -> tf.data.Dataset:
         """Returns the batches of examples that were checked.
 
-        With `classes`, `PriorRecords` of the same examples and of class images,
-        each batch shows as many of these.
+        With `classes`, records of the same examples and of class images behind
+        them, each batch shows as many of these.
         """
-        options = self._options
-        assignment = self._assigned(examples)
-        plan: Any = EpochPlan(
-            assignment.bucket_of,
-            options.batch_size,
-            seed=options.seed,
-            shuffle=options.shuffle,
-            remainder=options.remainder,
-        )
-        _check_plan(plan, assignment, options)
-        self._tell(assignment)
-        if classes is None:
-            return self._dataset(examples, plan, assignment)
-        first_class = len(examples)
-        plan = PriorPlan(
-            plan,
-            first_class,
-            len(classes) - first_class,
-            seed=options.seed,
-            shuffle=options.shuffle,
-        )
-        return self._dataset(Examples(classes), plan, assignment, first_class)
-
-    def _assigned(self, examples: Examples) -> Assignment:
-        """Returns the buckets of the examples; one without `buckets`."""
-        options = self._options
-        if not options.buckets:
-            return one_bucket(len(examples), options.size)
-        return assign(examples, bucket_sizes(options), options.size)
-
-    def _tell(self, assignment: Assignment) -> None:
-        """Notes the buckets, and logs what nobody asked a report for."""
-        if self._options.buckets:
-            self._source.buckets = assignment.counts()
-            table = assignment.table().replace("\n", ", ")
-            self._source.notes.append(
-                f"{len(assignment.sizes)} buckets (width x height: images): "
-                f"{table}"
-            )
-        if self._logs:
-            level = logging.WARNING if self._source.left_out else logging.INFO
-            logger.log(level, "%s", self._source.summary())
-
-    def _dataset(
-        self,
-        examples: Examples,
-        plan: EpochPlan | PriorPlan,
-        assignment: Assignment,
-        first_class: int | None = None,
-    ) -> tf.data.Dataset:
         # TensorFlow takes seconds to import, and the options need none.
         from keras_sdft.data.batches import batched
 
-        options = self._options
-        size = options.batch_size * (1 if first_class is None else 2)
-        shown: Any = plan
+        options, size = self._options, self._options.batch_size
+        order: Any = {"seed": options.seed, "shuffle": options.shuffle}
+        assignment = one_bucket(len(examples), options.size)
+        if options.buckets:
+            assignment = assign(examples, bucket_sizes(options), options.size)
+        plan: Any = EpochPlan(
+            assignment.bucket_of, size, remainder=options.remainder, **order
+        )
+        _check_plan(plan, assignment, options)
+        self._tell(assignment)
+        first_class = None
+        if classes is not None:
+            first_class = len(examples)
+            examples, size = Examples(classes), 2 * size
+            num_classes = len(classes) - first_class
+            plan = PriorPlan(plan, first_class, num_classes, **order)
+        shown = plan
         if options.batches_per_epoch is not None:
             shown = RegroupedPlan(plan, size * options.batches_per_epoch)
         rows = EpochRows(shown, size, options.start, options.worker)
@@ -294,6 +254,19 @@ class Pipeline:
             whole=size,
         )
         return batched(rows, builder, options.repeat)
+
+    def _tell(self, assignment: Assignment) -> None:
+        """Notes the buckets, and logs what nobody asked a report for."""
+        if self._options.buckets:
+            self._source.buckets = assignment.counts()
+            table = assignment.table().replace("\n", ", ")
+            self._source.notes.append(
+                f"{len(assignment.sizes)} buckets (width x height: images): "
+                f"{table}"
+            )
+        if self._logs:
+            level = logging.WARNING if self._source.left_out else logging.INFO
+            logger.log(level, "%s", self._source.summary())
 
 
 def _check_plan(

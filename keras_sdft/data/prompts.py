@@ -42,17 +42,16 @@ def fill_prompt(
     keras_sdft.data.fill_prompt(template, "sks", "dog")  # a photo of sks dog
     ```
     """
-    valid = [*_TOKEN_FIELDS, *_CLASS_FIELDS]
 
     def value(match: re.Match) -> str:
         field = match[0].lower()
         if field in _TOKEN_FIELDS and token is not None:
             return token
-        if field not in valid:
+        if field not in _TOKEN_FIELDS + _CLASS_FIELDS:
+            near = checks.did_you_mean(field, _TOKEN_FIELDS + _CLASS_FIELDS)
             raise ValueError(
-                f"A prompt's template may hold {{token}} and {{class}}. "
-                f"Received: {match[0]!r} in {template!r}."
-                f"{checks.did_you_mean(field, valid)}"
+                "A prompt's template may hold {token} and {class}. "
+                f"Received: {match[0]!r} in {template!r}.{near}"
             )
         kind, example = "token", "'sks'"
         if field in _CLASS_FIELDS:
@@ -65,12 +64,6 @@ def fill_prompt(
         )
 
     return " ".join(_FIELD.sub(value, template).split())
-
-
-def own_words(instance_prompt: str, class_prompt: str) -> tuple[str, ...]:
-    """Returns the words that only the instance prompt has, in lower case."""
-    others = set(_words(class_prompt))
-    return tuple(word for word in _words(instance_prompt) if word not in others)
 
 
 def check_dreambooth_prompts(
@@ -96,19 +89,19 @@ def check_dreambooth_prompts(
         _check_text("class_prompt", class_prompt)
     if token is not None:
         _check_given(instance_prompt, class_prompt, token)
-        return token
-    if class_prompt is None:
-        return None
-    own = own_words(instance_prompt, class_prompt)
-    if not own:
-        raise ValueError(
-            "`instance_prompt` must name the subject with a rare token that "
-            "`class_prompt` does not have. Received: "
-            f"instance_prompt={instance_prompt!r} and "
-            f"class_prompt={class_prompt!r}, which has every word of it. For "
-            "example: 'a photo of sks dog' and 'a photo of dog'."
-        )
-    return own[0]
+    elif class_prompt is not None:
+        others = _words(class_prompt)
+        own = [word for word in _words(instance_prompt) if word not in others]
+        if not own:
+            raise ValueError(
+                "`instance_prompt` must name the subject with a rare token "
+                "that `class_prompt` does not have. Received: "
+                f"instance_prompt={instance_prompt!r} and "
+                f"class_prompt={class_prompt!r}, which has every word of it. "
+                "For example: 'a photo of sks dog' and 'a photo of dog'."
+            )
+        return own[0]
+    return token
 
 
 def _check_given(
@@ -149,9 +142,8 @@ def _words(text: str) -> list[str]:
 
 
 def _holds(prompt: str, token: str) -> bool:
-    words = " ".join(_words(prompt))
     wanted = " ".join(_words(token))
     if not wanted:
         # A token of signs alone, as "<*>".
         return token.strip() in prompt
-    return f" {wanted} " in f" {words} "
+    return f" {wanted} " in f" {' '.join(_words(prompt))} "

@@ -7,8 +7,6 @@ files or TensorFlow.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
 from typing import Protocol
 
 # A word among this share of the vocabulary, the most frequent, has a meaning.
@@ -18,7 +16,6 @@ HABITS = ("sks", "ohwx")
 
 _END = "</w>"
 _VOWELS = frozenset("aeiouy")
-_MOST_LETTERS = 4
 # In a smaller vocabulary the order tells little of how frequent a word is.
 _MANY_ENTRIES = 10_000
 _NEVER = frozenset({"fck"})
@@ -33,57 +30,12 @@ class VocabularyTokenizer(Protocol):
         """Returns the ids from the start to the end token."""
 
 
-@dataclasses.dataclass(frozen=True)
-class TokenReport:
-    """What a tokenizer makes of a subject's token.
-
-    Attributes:
-        token: String, the token.
-        pieces: Tuple of strings, the vocabulary entries that it becomes.
-        rank: Float in `[0, 1]`, where the entry stands in the vocabulary, 0
-            for the most frequent; `None` if it is not one entry.
-        is_common: Boolean, whether it is one entry, and one that is frequent.
-        suggestions: Tuple of strings, rare tokens of this vocabulary.
-    """
-
-    token: str
-    pieces: tuple[str, ...]
-    rank: float | None
-    is_common: bool
-    suggestions: tuple[str, ...]
-
-    @property
-    def is_single(self) -> bool:
-        """Whether the token is one entry of the vocabulary."""
-        return len(self.pieces) == 1
-
-    @property
-    def problem(self) -> str:
-        """Returns what speaks against the token; `""` if nothing does."""
-        if not self.is_single:
-            what = (
-                f"The token {self.token!r} is not one entry of the model's "
-                f"vocabulary but {len(self.pieces)}: {list(self.pieces)}. "
-                "The subject is then tied to pieces that other words share."
-            )
-        elif self.is_common:
-            what = (
-                f"The token {self.token!r} is a common word of the model's "
-                "vocabulary, so it has a meaning that the subject must first "
-                "replace."
-            )
-        else:
-            return ""
-        if self.suggestions:
-            return f"{what} Rare tokens: {', '.join(self.suggestions)}."
-        return f"{what} This vocabulary has no rare token to suggest."
-
-
-def check_token(token: str, tokenizer: VocabularyTokenizer) -> TokenReport:
+def check_token(token: str, tokenizer: VocabularyTokenizer) -> str:
     """Looks a subject's token up in the vocabulary of a model's tokenizer.
 
     Returns:
-        `TokenReport`, whose `problem` is a text for a person.
+        String, what speaks against the token, with others that are rare;
+        `""` if it is one entry, and a rare one.
 
     Raises:
         ValueError: If `token` is no text.
@@ -91,8 +43,8 @@ def check_token(token: str, tokenizer: VocabularyTokenizer) -> TokenReport:
     Example:
 
     ```python
-    report = keras_sdft.data.check_token("dog", stable_diffusion.tokenizer)
-    print(report.problem or "a rare token")
+    problem = keras_sdft.data.check_token("dog", stable_diffusion.tokenizer)
+    print(problem or "a rare token")
     ```
     """
     if not isinstance(token, str) or not token.strip():
@@ -102,13 +54,24 @@ def check_token(token: str, tokenizer: VocabularyTokenizer) -> TokenReport:
         )
     names = {number: name for name, number in tokenizer.encoder.items()}
     ids = list(tokenizer.encode(token))[1:-1]
-    pieces = tuple(names.get(number, f"<{number}>") for number in ids)
-    ranks = _ranks(tokenizer)
-    rank = ranks.get(pieces[0], 0.0) if len(ids) == 1 else None
-    common = len(ids) == 1 and not _is_rare(pieces[0], ranks)
-    return TokenReport(
-        token, pieces, rank, common, tuple(rare_tokens(tokenizer))
-    )
+    pieces = [names.get(number, f"<{number}>") for number in ids]
+    if len(pieces) != 1:
+        problem = (
+            f"The token {token!r} is not one entry of the model's vocabulary "
+            f"but {len(pieces)}: {pieces}. The subject is then tied to pieces "
+            "that other words share."
+        )
+    elif not _is_rare(pieces[0], _ranks(tokenizer)):
+        problem = (
+            f"The token {token!r} is a common word of the model's vocabulary, "
+            "so it has a meaning that the subject must first replace."
+        )
+    else:
+        return ""
+    suggestions = rare_tokens(tokenizer)
+    if suggestions:
+        return f"{problem} Rare tokens: {', '.join(suggestions)}."
+    return f"{problem} This vocabulary has no rare token to suggest."
 
 
 def rare_tokens(tokenizer: VocabularyTokenizer, count: int = 5) -> list[str]:
@@ -135,7 +98,8 @@ def rare_tokens(tokenizer: VocabularyTokenizer, count: int = 5) -> list[str]:
         fits = entry != word and _is_short_consonants(word)
         if word in found or word in _NEVER or len(found) == count:
             continue
-        if fits and _is_rare(entry, ranks) and _is_one(word, tokenizer):
+        is_one = fits and len(tokenizer.encode(word)) == 3
+        if is_one and _is_rare(entry, ranks):
             found.append(word)
     return found
 
@@ -147,20 +111,17 @@ def _is_rare(entry: str, ranks: dict[str, float]) -> bool:
 
 
 def _is_short_consonants(word: str) -> bool:
-    plain = word.isascii() and word.isalpha()
     consonants = not _VOWELS & set(word) or word in HABITS
-    return plain and consonants and 3 <= len(word) <= _MOST_LETTERS
+    return (
+        word.isascii() and word.isalpha() and consonants and 3 <= len(word) <= 4
+    )
 
 
-def _is_one(word: str, tokenizer: VocabularyTokenizer) -> bool:
-    return len(tokenizer.encode(word)) == 3
-
-
-def _ranks(tokenizer: Any) -> dict[str, float]:
+def _ranks(tokenizer: VocabularyTokenizer) -> dict[str, float]:
     """Maps each merged entry to its place, from 0 to 1."""
     entries = [
         name
-        for name in sorted(tokenizer.encoder, key=tokenizer.encoder.get)
+        for name in sorted(tokenizer.encoder, key=tokenizer.encoder.__getitem__)
         if len(name.removesuffix(_END)) > 1 and not name.startswith("<|")
     ]
     last = max(1, len(entries) - 1)

@@ -103,7 +103,7 @@ class Report:
     def add_source(
         self, name: str, examples: Examples, unreadable: Iterable[str]
     ) -> SourceReport:
-        """Adds a source; one of the same name takes the earlier one's place.
+        """Adds a source, or replaces the one of the same name.
 
         Args:
             name: String.
@@ -111,8 +111,7 @@ class Report:
             unreadable: Names of its images that cannot be read.
         """
         left_out = dict(examples.findings.left_out)
-        bad = list(unreadable)
-        if bad:
+        if bad := list(unreadable):
             left_out["that cannot be read"] = bad
         used = len(np.unique(examples.rows))
         notes = list(examples.findings.notes)
@@ -172,17 +171,11 @@ def shared_files(
 
     Only files whose sizes occur on both sides are read.
     """
-    sizes = [_sizes(paths) for paths in (first, second)]
-    common = set(sizes[0].values()) & set(sizes[1].values())
-    known = {
-        _digest(path): path for path, size in sizes[0].items() if size in common
-    }
-    pairs = []
-    for path, size in sizes[1].items():
-        other = known.get(_digest(path)) if size in common else None
-        if other is not None:
-            pairs.append((other, path))
-    return pairs
+    own, others = _sizes(first), _sizes(second)
+    common = set(own.values()) & set(others.values())
+    known = {_digest(p): p for p, size in own.items() if size in common}
+    digests = {p: _digest(p) for p, size in others.items() if size in common}
+    return [(known[d], p) for p, d in digests.items() if d in known]
 
 
 def _paths(examples: Examples) -> list[str]:
@@ -192,13 +185,9 @@ def _paths(examples: Examples) -> list[str]:
 
 
 def _sizes(paths: Iterable[str]) -> dict[str, int]:
-    files = filter(os.path.isfile, paths)
-    return {path: os.path.getsize(path) for path in files}
+    return {p: os.path.getsize(p) for p in paths if os.path.isfile(p)}
 
 
 def _digest(path: str) -> bytes:
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.digest()
+        return hashlib.file_digest(file, "sha256").digest()

@@ -27,11 +27,11 @@ class Calls:
     """Counts calls, and cuts them short after `close`."""
 
     def __init__(self) -> None:
+        self.failures: collections.deque = collections.deque(maxlen=8)
         self._lock = threading.Lock()
         self._closed = False
         self._begun = 0
         self._running = 0
-        self._failures: collections.deque = collections.deque(maxlen=8)
 
     def guard(
         self,
@@ -53,20 +53,13 @@ class Calls:
                     return at_end(*arguments)
                 return function(*arguments)
             except Exception as error:
-                self._failures.append(error)
+                self.failures.append(error)
                 raise
             finally:
                 with self._lock:
                     self._running -= 1
 
         return guarded
-
-    def cause_of(self, error: BaseException) -> Exception | None:
-        """Returns the exception of a call that an error speaks of."""
-        for failure in reversed(self._failures):
-            if failure is not error and str(failure) in str(error):
-                return failure
-        return None
 
     def close(self) -> None:
         """Cuts calls short, and waits until none runs and none comes."""
@@ -94,4 +87,7 @@ def cause_of(error: BaseException) -> Exception | None:
     Returns:
         The exception whose text the error holds, or `None` if there is none.
     """
-    return CALLS.cause_of(error)
+    for failure in reversed(CALLS.failures):
+        if failure is not error and str(failure) in str(error):
+            return failure
+    return None

@@ -8,13 +8,13 @@ from keras_sdft.data.batches import batched
 from keras_sdft.data.buckets import assign
 from keras_sdft.data.buckets import bucket_sizes
 from keras_sdft.data.captions import CaptionTokens
+from keras_sdft.data.dreambooth import PriorRecords
 from keras_sdft.data.epochs import EpochPlan
 from keras_sdft.data.epochs import EpochRows
 from keras_sdft.data.epochs import PriorPlan
 from keras_sdft.data.epochs import Row
 from keras_sdft.data.example_builder import ExampleBuilder
 from keras_sdft.data.options import LoadOptions
-from keras_sdft.data.prior import PriorRecords
 
 
 @pytest.fixture
@@ -60,7 +60,8 @@ def make_parts(examples, tokenizer):
         both, first_class = examples, None
         if prior:
             first_class = len(examples)
-            both = type(examples)(PriorRecords(examples, examples, 0.5))
+            records = PriorRecords(examples, examples, "class", 0.5)
+            both = type(examples)(records)
             plan = PriorPlan(plan, 5, 5, seed=0, shuffle=True)
         maker = ExampleBuilder(
             both,

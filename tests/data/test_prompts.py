@@ -2,7 +2,6 @@ import pytest
 
 from keras_sdft.data import check_dreambooth_prompts
 from keras_sdft.data import fill_prompt
-from keras_sdft.data.prompts import own_words
 
 
 @pytest.mark.parametrize(
@@ -41,23 +40,12 @@ def test_a_class_field_needs_a_class():
 
 
 @pytest.mark.parametrize(
-    ("instance", "of_class", "expected"),
-    [
-        ("a photo of sks dog", "a photo of dog", ("sks",)),
-        ("A photo of SKS dog.", "a photo of a dog", ("sks",)),
-        ("photo of a red ohwx man", "photo of a man", ("red", "ohwx")),
-        ("a dog", "a photo of a dog", ()),
-    ],
-)
-def test_own_words(instance, of_class, expected):
-    assert own_words(instance, of_class) == expected
-
-
-@pytest.mark.parametrize(
     ("prompts", "token", "expected"),
     [
         (("a photo of sks dog", "a photo of dog"), None, "sks"),
         (("a photo of sks dog", "a photo of dog"), "sks", "sks"),
+        (("A photo of SKS dog.", "a photo of a dog"), None, "sks"),
+        (("photo of a red ohwx man", "photo of a man"), None, "red"),
         (("a photo of sks dog", None), None, None),
         (("a photo of <*> dog", None), "<*>", "<*>"),
         (("a photo of Bob Smith", "a person"), "bob smith", "bob smith"),
