@@ -154,6 +154,13 @@ def multiple_of(name: str, value: Any, step: int, unit: str = "") -> int:
     )
 
 
+def counts(options: Any, *names: str) -> None:
+    """Refuses fields that are given and no integers of at least 1."""
+    for name in names:
+        if getattr(options, name) is not None:
+            integer(name, getattr(options, name), 1)
+
+
 def exclusive(**given: Any) -> str:
     """Returns the name of the one argument that is not `None`.
 

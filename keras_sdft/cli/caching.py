@@ -13,16 +13,21 @@ from typing import Any
 import keras_sdft
 from keras_sdft import data
 from keras_sdft import files
+from keras_sdft import models
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.options import DataOptions
-from keras_sdft.cli.options import ModelOptions
 
 # Beside the runs, so that those on the same data share what is in it.
 DEFAULT_FOLDER = "keras_sdft_cache"
 # Of the free space, what is taken without being asked to.
 _SHARE = 0.5
 # Options that decide what is encoded, for the name of a default cache.
-_DECIDING = (DataOptions, data.SourceOptions, data.ImageOptions, ModelOptions)
+_DECIDING = (
+    DataOptions,
+    data.SourceOptions,
+    data.ImageOptions,
+    models.ModelOptions,
+)
 # How often an image is shown, and when to give up, decides nothing.
 _NOT_DECIDING = ("repeats", "max_unreadable", "weights_directory")
 

@@ -7,10 +7,9 @@ from typing import Literal
 
 from keras_sdft import adapters
 from keras_sdft import formats
+from keras_sdft import models
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
-from keras_sdft.cli.options import ModelOptions
-from keras_sdft.cli.options import PredictionOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,9 @@ def convert(options: Options) -> None:
 
 def merge(options: Options) -> None:
     """Adds LoRAs to a model's weights, and writes it."""
-    sd = options.of(ModelOptions).load(prediction_type=options.prediction_type)
+    sd = options.of(models.ModelOptions).load(
+        prediction_type=options.prediction_type
+    )
     options.of(adapters.AdapterFileOptions).load_into(sd)
     if not sd.has_adapters:
         raise ValueError(
@@ -83,7 +84,7 @@ def merge(options: Options) -> None:
 
 CONVERT = Command(
     run=convert,
-    groups=(ConvertOptions, OutputOptions, PredictionOptions),
+    groups=(ConvertOptions, OutputOptions, models.PredictionOptions),
     example=(
         "keras-sdft convert --model runs/first --output model.safetensors "
         "--format ldm"
@@ -93,9 +94,9 @@ MERGE = Command(
     run=merge,
     groups=(
         OutputOptions,
-        ModelOptions,
+        models.ModelOptions,
         adapters.AdapterFileOptions,
-        PredictionOptions,
+        models.PredictionOptions,
     ),
     example=(
         "keras-sdft merge --model sd1.4 --lora style.safetensors:0.8 "

@@ -11,6 +11,7 @@ import os
 import sys
 from typing import Any
 
+from keras_sdft import checks
 from keras_sdft import data
 from keras_sdft import runs
 from keras_sdft import training
@@ -18,12 +19,10 @@ from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.options import COMMON
 from keras_sdft.cli.options import TRAINING
-from keras_sdft.cli.options import check_counts
 from keras_sdft.cli.resume import with_saved_flags
 from keras_sdft.cli.run import Source
 from keras_sdft.cli.run import run
 from keras_sdft.cli.training import parts_of
-from keras_sdft.cli.training_data import Data
 from keras_sdft.cli.training_data import Start
 from keras_sdft.cli.training_data import load_photos
 from keras_sdft.cli.training_data import load_subject
@@ -52,7 +51,7 @@ class PhotoOptions:
     )
 
     def __post_init__(self) -> None:
-        check_counts(self, "validation_every_steps")
+        checks.counts(self, "validation_every_steps")
 
 
 class Subject(Source):
@@ -87,7 +86,7 @@ class Subject(Source):
                 options.seed,
             )
 
-    def load(self, start: Start) -> Data:
+    def load(self, start: Start) -> runs.RunData:
         token = _token(self.options)
         if token is not None:
             problem = data.check_token(token, self.sd.tokenizer)
@@ -97,7 +96,7 @@ class Subject(Source):
         self.base = self.sd.spec
         return load_photos(self.options, self.sd)
 
-    def prepare(self, data: Data, start: Start) -> Data:
+    def prepare(self, data: runs.RunData, start: Start) -> runs.RunData:
         self._generate_class_images()
         return load_subject(self.options, self.sd, data, start)
 

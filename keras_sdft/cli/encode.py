@@ -7,13 +7,12 @@ from typing import Literal
 
 from keras_sdft import checks
 from keras_sdft import data
+from keras_sdft import models
 from keras_sdft.cli import train
 from keras_sdft.cli.caching import make_caches
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.options import DataOptions
-from keras_sdft.cli.options import ModelOptions
-from keras_sdft.cli.options import PredictionOptions
 from keras_sdft.cli.training import load_for_training
 from keras_sdft.cli.training_data import load_data
 
@@ -70,8 +69,8 @@ COMMAND = Command(
     run=encode,
     groups=(
         EncodeOptions,
-        ModelOptions,
-        PredictionOptions,
+        models.ModelOptions,
+        models.PredictionOptions,
         DataOptions,
         data.SourceOptions,
         data.ImageOptions,

@@ -10,10 +10,9 @@ import numpy as np
 
 from keras_sdft import adapters
 from keras_sdft import checks
+from keras_sdft import models
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
-from keras_sdft.cli.options import ModelOptions
-from keras_sdft.cli.options import PredictionOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,7 @@ def generate(options: Options) -> None:
     asked = [(prompt, seed) for prompt in options.prompt for seed in seeds]
     *paths, last = _paths(options, len(asked))
     given = ("height", "width", "prediction_type")
-    sd = options.of(ModelOptions).load(
+    sd = options.of(models.ModelOptions).load(
         **{name: getattr(options, name) for name in given}
     )
     options.of(adapters.AdapterFileOptions).load_into(sd)
@@ -139,9 +138,9 @@ COMMAND = Command(
     run=generate,
     groups=(
         GenerateOptions,
-        ModelOptions,
+        models.ModelOptions,
         adapters.AdapterFileOptions,
-        PredictionOptions,
+        models.PredictionOptions,
     ),
     example=(
         'keras-sdft generate --model tiny --prompt "a red heart" '

@@ -19,14 +19,12 @@ from keras_sdft import runs
 from keras_sdft import training
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
-from keras_sdft.cli.memory import check_memory
 from keras_sdft.cli.training import check_training
 from keras_sdft.cli.training import load_for_training
-from keras_sdft.cli.training import make_callbacks
 from keras_sdft.cli.training import make_trainer
 from keras_sdft.cli.training import parts_of
+from keras_sdft.cli.training import remedies
 from keras_sdft.cli.training import resolve_defaults
-from keras_sdft.cli.training_data import Data
 from keras_sdft.cli.training_data import Start
 
 
@@ -50,11 +48,11 @@ class Source:
     def check(options: Options, spec: dict[str, Any]) -> None:
         """Checks what needs the model's spec alone, and no run directory."""
 
-    def load(self, start: Start) -> Data:
+    def load(self, start: Start) -> runs.RunData:
         """Reads what is there, to know how long the run is."""
         raise NotImplementedError
 
-    def prepare(self, data: Data, start: Start) -> Data:
+    def prepare(self, data: runs.RunData, start: Start) -> runs.RunData:
         """Makes what is not there yet; returns the data from `start` on."""
         raise NotImplementedError
 
@@ -88,13 +86,15 @@ def run(command: Command, kind: type[Source], options: Options) -> None:
             saved = resolved(options, inputs, kind.made)
             flags = command.flags.by_name
             saved = {n: value for n, value in saved.items() if n in flags}
-            changed = runs.changed_settings(saved, command.defaults_by_flag)
-            runs.note_facts(directory.path, settings=changed)
-            _run(options, kind, directory, saved)
+            _run(command, options, kind, directory, saved)
 
 
 def _run(
-    options: Options, kind: type[Source], run: Any, saved: dict[str, Any]
+    command: Command,
+    options: Options,
+    kind: type[Source],
+    run: runs.RunDirectory,
+    saved: dict[str, Any],
 ) -> None:
     checkpoint, content = None, dict[str, Any](position=(0, 0, 0))
     if options.resume is not None:
@@ -113,76 +113,32 @@ def _run(
         batch = data.steps_per_epoch
         data = source.load((epoch, batch))
     trainer = make_trainer(options, sd, data.steps)
-    check_memory(options, trainer, data)
+    runs.check_memory(trainer, data, remedies(options), options.check_memory)
     data = source.prepare(data, (epoch, batch))
-    callbacks = make_callbacks(options, run, data)
+    previews = options.of(runs.PreviewOptions)
+    checkpoints = options.of(training.CheckpointOptions)
+    callbacks = runs.make_callbacks(
+        run, data, options.of(runs.RunOptions), previews, checkpoints
+    )
     if checkpoint is not None:
         runs.check_data(content["about"]["data"], runs.data_state(data.report))
         trainer.restore_checkpoint(checkpoint)
-    prompts = len(options.preview_prompts or ())
-    previews = (3 + data.steps // options.preview_every_steps) * prompts
-    best = options.keep_best is not None
     room = runs.check_room(
-        run, trainer, options.keep_checkpoints, best, previews
+        run, trainer, checkpoints, previews.count(data.steps)
     )
-    again = f"Again: keras-sdft {run.record.command} --config THIS_FILE"
+    again = f"Again: keras-sdft {command.name} --config THIS_FILE"
     run.write_config(saved, f"{again} --output_dir ANOTHER")
+    changed = runs.changed_settings(saved, command.defaults_by_flag)
     prompt = (options.preview_prompts or [source.prompt])[0]
-    seen = runs.data_facts(data.report, sd.tokenizer)
-    runs.note_facts(run.path, steps=data.steps, prompt=prompt, data=seen)
-    run.begin()
+    runs.note_facts(run.path, settings=changed, prompt=prompt)
     print(_opening(options, kind, trainer, data), flush=True)
     print(f"  {_plan(options)}; {room}", flush=True)
     for earlier in run.earlier:
         print(f"  the earlier run stays in {earlier} until this one is done")
     if checkpoint is not None:
         print(f"  goes on after step {done:,}", flush=True)
-    _fit(run, trainer, data, callbacks)
+    runs.fit(run, trainer, data, callbacks)
     print(_closing(options, run, callbacks, prompt), flush=True)
-
-
-def _fit(run: Any, trainer: Any, data: Data, callbacks: dict[str, Any]) -> None:
-    """Trains for exactly `data.steps` steps, and exports."""
-    with callbacks["Checkpoint"].interruption:
-        try:
-            trainer.fit(
-                data.training,
-                epochs=data.epochs,
-                validation_data=data.validation,
-                validation_freq=data.validation_freq,
-                callbacks=list(callbacks.values()),
-                verbose=0,
-                # The data is shuffled already; Keras warns if it is asked to.
-                shuffle=False,
-            )
-        except training.Interrupted:
-            _export_interrupted(run, trainer)
-            raise
-        finally:
-            callbacks["Progress"].close()
-            if len(data.report):
-                data.report.write(os.fspath(run.skipped))
-                print(f"Unreadable images, left out (see {run.skipped}):")
-                print(data.report.table(20))
-        trainer.export(os.fspath(run.weights), overwrite=True)
-    last = callbacks["HistoryFile"].rows[-1]
-    values = {name: value for name, value in last.items() if "loss" in name}
-    run.finish(step=data.steps, **values, best=callbacks["Checkpoint"].best)
-
-
-def _export_interrupted(run: Any, trainer: Any) -> None:
-    step = int(trainer.step)
-    try:
-        trainer.export(os.fspath(run.weights), overwrite=True)
-        where = run.weights
-    except (OSError, ValueError) as error:
-        where = f"not exported: {error}"
-    run.update(state="interrupted", step=step)
-    print(
-        f"Interrupted after step {step:,}, with a checkpoint.\n"
-        f"  weights   {where}\nGo on with:\n  {runs.command_to_resume(run)}",
-        flush=True,
-    )
 
 
 # === The flags ===
@@ -240,7 +196,7 @@ def _open(
 def each_warning_once() -> Iterator[None]:
     """Context manager in which the library logs each message once.
 
-    Data is read more than once where it is completed on the way.
+    runs.RunData is read more than once where it is completed on the way.
     """
     seen: set[str] = set()
 
@@ -274,7 +230,7 @@ def _plan(options: Options) -> str:
 
 
 def _opening(
-    options: Options, kind: type[Source], trainer: Any, data: Data
+    options: Options, kind: type[Source], trainer: Any, data: runs.RunData
 ) -> str:
     import tensorflow as tf
 

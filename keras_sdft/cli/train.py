@@ -19,7 +19,6 @@ from keras_sdft.cli.run import Source
 from keras_sdft.cli.run import inputs_of
 from keras_sdft.cli.run import run
 from keras_sdft.cli.training import needs_captions
-from keras_sdft.cli.training_data import Data
 from keras_sdft.cli.training_data import Start
 from keras_sdft.cli.training_data import check_data
 from keras_sdft.cli.training_data import load_data
@@ -38,12 +37,12 @@ class Captioned(Source):
             inputs = inputs_of(options, Captioned.inputs)
             runs.check_separate(options.cache, inputs, {}, flag="cache")
 
-    def load(self, start: Start) -> Data:
+    def load(self, start: Start) -> runs.RunData:
         captions = not needs_captions(self.options)
         self.caches = make_caches(self.options, self.sd, captions)
         return load_data(self.options, self.sd, self.caches, start)
 
-    def prepare(self, data: Data, start: Start) -> Data:
+    def prepare(self, data: runs.RunData, start: Start) -> runs.RunData:
         previews = bool(self.options.preview_prompts)
         self.caches.fill(self.sd, keep_text_encoder=previews)
         return data

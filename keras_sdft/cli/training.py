@@ -11,16 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras_sdft
-from keras_sdft import runs
+from keras_sdft import models
 from keras_sdft import training
 from keras_sdft.cli.command import Options
-from keras_sdft.cli.options import ModelOptions
-from keras_sdft.cli.training_data import Data
-
-_NOTICE = (
-    "Finishing this step; then a checkpoint and the weights are written. "
-    "A second signal ends at once."
-)
 
 
 def check_training(options: Options) -> dict[str, Any]:
@@ -37,7 +30,7 @@ def check_training(options: Options) -> dict[str, Any]:
             f"weights by itself. Received: ema_decay={options.ema_decay}. "
             "Leave it out."
         )
-    spec = keras_sdft.models.describe(options.model)["spec"]
+    spec = models.describe(options.model)["spec"]
     options.of(training.Objective).resolve(
         spec["prediction_type"], spec.get("zero_terminal_snr", False)
     )
@@ -84,9 +77,9 @@ def load_for_training(options: Options) -> Any:
     A model that declares what it predicts is loaded as that, and may be
     trained towards `prediction_type`; for one that does not, it says both.
     """
-    declared = keras_sdft.models.describe(options.model)["spec"]
+    declared = models.describe(options.model)["spec"]
     is_missing = declared["prediction_type"] is None
-    sd = options.of(ModelOptions).load(
+    sd = options.of(models.ModelOptions).load(
         height=options.resolution,
         width=options.resolution,
         prediction_type=options.prediction_type if is_missing else None,
@@ -114,46 +107,25 @@ def make_trainer(options: Options, sd: Any, steps: int) -> Any:
     return trainer
 
 
-def make_callbacks(options: Options, run: Any, data: Data) -> dict[str, Any]:
-    """Makes the callbacks of a run, by class; none writes before `fit`.
-
-    They are in the order in which they depend on each other's logs.
-    """
-    from keras_sdft import callbacks
-
-    found = [
-        # First, so that nothing is made or saved of weights that broke.
-        callbacks.StopOnNaN(),
-        callbacks.Throughput(data.images_per_step),
-        callbacks.StopAtStep(data.steps),
-        callbacks.HistoryFile(run.history),
-        callbacks.TensorBoard(run.logs, options.log_every_steps),
-    ]
-    if options.preview_prompts:
-        previews = callbacks.Previews(
-            options.preview_prompts,
-            run.previews,
-            every_steps=options.preview_every_steps,
-            num_steps=options.preview_num_steps,
-            guidance_scale=options.preview_guidance_scale,
-            seed=options.seed,
-            tensorboard_directory=run.logs / "previews",
-        )
-        found.append(previews)
-    found.append(runs.report_callback(run.path))
-    if options.save_every_steps:
-        found.append(callbacks.Export(run.weights, options.save_every_steps))
-    by_steps = options.checkpoint_every_steps
-    by_minutes = None if by_steps else options.checkpoint_every_minutes
-    keeper = callbacks.Checkpoint(
-        run.checkpoints,
-        every_steps=by_steps,
-        every_minutes=by_minutes or None,
-        keep_last=options.keep_checkpoints,
-        keep_best=options.keep_best,
-        best_directory=run.best,
-        interruption=callbacks.Interruption(_NOTICE),
-        about={"data": runs.data_state(data.report)},
-    )
-    progress = callbacks.Progress(data.steps, data.images_per_step)
-    return {type(c).__name__: c for c in [*found, keeper, progress]}
+def remedies(options: Options) -> str:
+    """Returns what would need less memory, what saves most first."""
+    size, parts = options.batch_size, options.gradient_accumulation_steps
+    half = size // 2
+    others = [part.name.replace("_", " ") for part in parts_of(options)[1:]]
+    found = {
+        f"`--batch_size {half} --gradient_accumulation_steps "
+        f"{parts * size // max(half, 1)}`, the same step in smaller parts": (
+            size > 1 and size % 2 == 0
+        ),
+        "a smaller `--batch_size`": size > 1 and size % 2 == 1,
+        "`--remat`, which computes activations twice": not options.remat,
+        "a smaller `--resolution`": True,
+        "`--mixed_precision bf16`": options.mixed_precision == "no",
+        "`--optimizer lion`, which keeps half of AdamW's state": (
+            options.optimizer != "lion"
+        ),
+        "no `--ema_decay`": options.ema_decay is not None,
+        f"without the {' and the '.join(others)}": bool(others),
+        "no `--gradient_accumulation_steps`": size == 1 and parts > 1,
+    }
+    return "; ".join(text for text, applies in found.items() if applies)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from typing import Any
 
 from keras_sdft import data
 from keras_sdft.cli.caching import Caches
 from keras_sdft.cli.command import Options
+from keras_sdft.runs import RunData
 
 Start = tuple[int, int]
 
@@ -21,43 +21,6 @@ _OF_VALIDATION = (
     "caption_template",
     "max_unreadable",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """The data of a run, and how long it is.
-
-    Attributes:
-        training: `tf.data.Dataset` of the batches of one epoch.
-        validation: The same for validation, or `None`.
-        report: `keras_sdft.data.Report`.
-        images_per_step: Integer, images in one optimizer step.
-        steps_per_epoch: Integer, optimizer steps in one epoch.
-        steps: Integer, optimizer steps of the run.
-        is_pass: Boolean, whether an epoch is one pass over the images.
-        validation_every_epochs: Integer, epochs between two validations.
-    """
-
-    training: Any
-    validation: Any
-    report: Any
-    images_per_step: int
-    steps_per_epoch: int
-    steps: int
-    is_pass: bool = True
-    validation_every_epochs: int = 1
-
-    @property
-    def epochs(self) -> int:
-        """Epochs that `steps` need; the last one may be cut short."""
-        return math.ceil(self.steps / self.steps_per_epoch)
-
-    @property
-    def validation_freq(self) -> list[int]:
-        """Epochs, counted from 1, after which is validated; the last is."""
-        every = self.validation_every_epochs
-        found = set(range(every, self.epochs + 1, every))
-        return sorted(found | {self.epochs})
 
 
 def check_data(options: Options) -> None:
@@ -78,7 +41,7 @@ def check_data(options: Options) -> None:
 
 def load_data(
     options: Options, sd: Any, caches: Caches, start: Start = (0, 0)
-) -> Data:
+) -> RunData:
     """Reads captioned images, from the epoch and batch of `start` on."""
     report = data.Report()
     training = data.load(
@@ -106,7 +69,7 @@ def load_data(
         _label(report, "validation")
         report.compare_held_out()
     per_epoch = int(training.cardinality())
-    return Data(
+    return RunData(
         training,
         validation,
         report,
@@ -117,7 +80,7 @@ def load_data(
     )
 
 
-def load_photos(options: Options, sd: Any) -> Data:
+def load_photos(options: Options, sd: Any) -> RunData:
     """Reads the photos of a subject once, before there are class images.
 
     What is wrong with them, and how long the run is, is known after it.
@@ -144,7 +107,7 @@ def load_photos(options: Options, sd: Any) -> Data:
         )
         report.compare_held_out()
     steps = _steps(options, int(training.cardinality()))
-    return Data(
+    return RunData(
         training,
         validation,
         report,
@@ -157,8 +120,8 @@ def load_photos(options: Options, sd: Any) -> Data:
 
 
 def load_subject(
-    options: Options, sd: Any, photos: Data, start: Start = (0, 0)
-) -> Data:
+    options: Options, sd: Any, photos: RunData, start: Start = (0, 0)
+) -> RunData:
     """Reads photos and class images together, from `start` on."""
     subject = options.values_of(data.SubjectOptions)
     if options.class_prompt is None:

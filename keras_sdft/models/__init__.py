@@ -8,6 +8,8 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from keras_sdft.models.options import ModelOptions
+from keras_sdft.models.options import PredictionOptions
 from keras_sdft.models.presets import PRESETS
 from keras_sdft.models.sources import describe
 from keras_sdft.models.sources import resolve
@@ -27,7 +29,9 @@ __all__ = [
     "AutoencoderSpec",
     "DiffusionModel",
     "DiffusionModelSpec",
+    "ModelOptions",
     "NonFiniteImage",
+    "PredictionOptions",
     "StableDiffusion",
     "StableDiffusionSpec",
     "TextEncoderSpec",

@@ -8,7 +8,12 @@ from keras_sdft.runs.class_images import ClassImageOptions
 from keras_sdft.runs.class_images import generate_class_images
 from keras_sdft.runs.directory import RunDirectory
 from keras_sdft.runs.directory import check_separate
-from keras_sdft.runs.memory import available_memory
+from keras_sdft.runs.fitting import RunData
+from keras_sdft.runs.fitting import fit
+from keras_sdft.runs.fitting import make_callbacks
+from keras_sdft.runs.memory import check_memory
+from keras_sdft.runs.options import PreviewOptions
+from keras_sdft.runs.options import RunOptions
 from keras_sdft.runs.record import RunRecord
 from keras_sdft.runs.record import read_record
 from keras_sdft.runs.report import changed_settings
@@ -26,11 +31,14 @@ from keras_sdft.runs.space import check_room
 
 __all__ = [
     "ClassImageOptions",
+    "PreviewOptions",
+    "RunData",
     "RunDirectory",
+    "RunOptions",
     "RunRecord",
-    "available_memory",
     "changed_settings",
     "check_data",
+    "check_memory",
     "check_room",
     "check_separate",
     "command_to_resume",
@@ -38,7 +46,9 @@ __all__ = [
     "data_state",
     "describe",
     "find_checkpoint",
+    "fit",
     "generate_class_images",
+    "make_callbacks",
     "note_facts",
     "read_record",
     "report_callback",

@@ -10,13 +10,13 @@ import numpy as np
 from keras_sdft.files import check_space
 from keras_sdft.files import size_text
 from keras_sdft.runs.directory import RunDirectory
+from keras_sdft.training import CheckpointOptions
 
 
 def check_room(
     run: RunDirectory,
     trainer: Any,
-    keep_checkpoints: int,
-    keep_best: bool = False,
+    checkpoints: CheckpointOptions,
     num_previews: int = 0,
 ) -> str:
     """Refuses to begin a run that the disk has no room for.
@@ -26,8 +26,7 @@ def check_room(
     Args:
         run: `RunDirectory`.
         trainer: A compiled `Trainer`.
-        keep_checkpoints: Integer, how many stay.
-        keep_best: Boolean, whether the best weights are exported as well.
+        checkpoints: `CheckpointOptions`.
         num_previews: Integer, images of all previews together.
 
     Returns:
@@ -46,8 +45,8 @@ def check_room(
     )
     sd = trainer.stable_diffusion
     needed = (
-        (keep_checkpoints + 1) * checkpoint
-        + (3 if keep_best else 2) * export
+        (checkpoints.keep_checkpoints + 1) * checkpoint
+        + (3 if checkpoints.keep_best else 2) * export
         + num_previews * sd.img_height * sd.img_width * 3
     )
     check_space(

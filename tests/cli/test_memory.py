@@ -4,9 +4,9 @@ import pytest
 import tensorflow as tf
 
 from keras_sdft import runs
-from keras_sdft.cli.memory import check_memory
-from keras_sdft.cli.training_data import Data
+from keras_sdft.cli.training import remedies
 from keras_sdft.data import Report
+from keras_sdft.runs import memory
 from tests.cli.options import options_of
 
 GB = 10**9
@@ -36,7 +36,7 @@ def data():
     """Batches of two, of steps that will have four."""
     batch = {"images": tf.zeros((2, 8, 8, 3))}
     dataset = tf.data.Dataset.from_tensors(batch)
-    return Data(dataset, None, Report(), 4, 1, 1)
+    return runs.RunData(dataset, None, Report(), 4, 1, 1)
 
 
 @pytest.fixture
@@ -44,9 +44,13 @@ def has(monkeypatch):
     """Sets what the machine has."""
 
     def set_memory(where, size):
-        monkeypatch.setattr(runs, "available_memory", lambda: (where, size))
+        monkeypatch.setattr(memory, "available_memory", lambda: (where, size))
 
     return set_memory
+
+
+def check_memory(options, trainer, data):
+    runs.check_memory(trainer, data, remedies(options), options.check_memory)
 
 
 def test_enough_is_told_and_begun(trainer, data, has, capsys):

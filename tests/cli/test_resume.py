@@ -10,7 +10,7 @@ from keras_sdft.cli.command_line import parse
 from keras_sdft.cli.parser import UsageError
 from keras_sdft.cli.run import resolved
 from keras_sdft.cli.train import Captioned
-from keras_sdft.cli.training_data import Data
+from keras_sdft.runs import RunData
 from keras_sdft.runs import RunDirectory
 from keras_sdft.runs import find_checkpoint
 
@@ -84,7 +84,7 @@ def test_where_the_data_begins(saved, monkeypatch, position, starts):
     class Photos(Captioned):
         def load(self, start):
             found.append(start)
-            return Data(None, None, None, 1, 5, 12)
+            return RunData(None, None, None, 1, 5, 12)
 
     def make_trainer(*arguments):
         raise Stop

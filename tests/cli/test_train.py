@@ -18,8 +18,8 @@ from keras_sdft.cli import train as train_module
 from keras_sdft.cli.command_line import parse
 from keras_sdft.cli.run import inputs_of
 from keras_sdft.cli.run import resolved
-from keras_sdft.cli.training_data import Data
 from keras_sdft.data import Report
+from keras_sdft.runs import RunData
 from tests.cli.options import options_of
 
 
@@ -67,7 +67,7 @@ def fakes(monkeypatch):
     def load_data(options, model, caches, start):
         steps = options.max_train_steps or 4 * options.num_train_epochs
         validation = batches if options.validation_data else None
-        return Data(batches, validation, report, 2, 4, steps)
+        return RunData(batches, validation, report, 2, 4, steps)
 
     def make_trainer(options, model, steps):
         return FakeTrainer(options.learning_rate)
@@ -76,7 +76,7 @@ def fakes(monkeypatch):
     monkeypatch.setattr(run_module, "load_for_training", lambda options: sd)
     monkeypatch.setattr(train_module, "load_data", load_data)
     monkeypatch.setattr(run_module, "make_trainer", make_trainer)
-    monkeypatch.setattr(run_module, "check_memory", lambda *_: None)
+    monkeypatch.setattr(runs, "check_memory", lambda *_: None)
     monkeypatch.setattr(runs, "check_room", lambda *_: "room")
     return types.SimpleNamespace(report=report)
 
@@ -261,26 +261,26 @@ def test_the_data_folder_is_never_written_into(
 def test_packages_refuse_before_anything_is_made(
     photos, tmp_path, monkeypatch, changes, message
 ):
-    real = run_module.make_callbacks
+    real = runs.make_callbacks
 
     def no_training(*arguments):
         real(*arguments)
         raise AssertionError("nothing was refused")
 
-    monkeypatch.setattr(run_module, "make_callbacks", no_training)
+    monkeypatch.setattr(runs, "make_callbacks", no_training)
     given = {"data": str(photos), "output_dir": str(tmp_path / "run")}
     options = options_of(**given | {"max_train_steps": 1} | changes)
     if "ema_decay" not in changes and "offset_noise" not in changes:
         trainer = types.SimpleNamespace()
         monkeypatch.setattr(run_module, "make_trainer", lambda *a: trainer)
-        monkeypatch.setattr(run_module, "check_memory", lambda *_: None)
+        monkeypatch.setattr(runs, "check_memory", lambda *_: None)
     with pytest.raises((ValueError, OSError), match=message):
         train_module.train(options)
     assert not (tmp_path / "run").exists()
 
 
 def test_epochs_are_rounded_up():
-    data = Data(None, None, None, 2, steps_per_epoch=4, steps=9)
+    data = RunData(None, None, None, 2, steps_per_epoch=4, steps=9)
     assert data.epochs == 3
     assert math.isclose(data.steps / data.steps_per_epoch, 2.25)
 

@@ -10,7 +10,7 @@ from keras_sdft.cli.training import make_trainer
 from keras_sdft.cli.training import needs_captions
 from keras_sdft.cli.training import parts_of
 from keras_sdft.cli.training import resolve_defaults
-from keras_sdft.cli.training_data import Data
+from keras_sdft.runs import RunData
 from tests.cli.options import options_of
 from tests.cli.options import subject_of
 
@@ -108,7 +108,7 @@ def test_what_the_optimizer_uses_is_saved(name, rate, decay):
 
 def test_the_last_epoch_is_validated_too():
     def frequency(steps, every):
-        data = Data(
+        data = RunData(
             None, None, None, 1, 2, steps, validation_every_epochs=every
         )
         return data.validation_freq

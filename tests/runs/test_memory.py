@@ -2,8 +2,8 @@
 
 import pytest
 
-from keras_sdft import runs
 from keras_sdft.host_memory import available_on_host
+from keras_sdft.runs.memory import available_memory
 
 
 @pytest.fixture
@@ -76,6 +76,6 @@ def test_elsewhere_nothing_is_known(tmp_path):
 
 
 def test_this_machine_has_memory():
-    where, room = runs.available_memory()
+    where, room = available_memory()
     assert where in ("CPU", "GPU")
     assert room is None or room > 100 * 2**20
