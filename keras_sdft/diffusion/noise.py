@@ -29,12 +29,12 @@ class StatelessSeed(keras.random.SeedGenerator):
     """Keras seed that is a value: it has no state and never advances.
 
     Args:
-        key: Int32 tensor of shape `(2,)` (uint32 under JAX).
+        key: Int32 tensor of shape `(2,)`.
     """
 
     def __init__(self, key: Any):
         # The parent would create a variable; a value needs none.
-        self.key = key
+        self.key = ops.cast(key, _key_dtype())
 
     def next(self, ordered: bool = True) -> Any:
         return self.key
@@ -56,11 +56,15 @@ def stateless_seed(seed: int, stream: str, step: Any) -> StatelessSeed:
     """
     entropy = [int(seed), STREAMS[stream]]
     word = np.random.SeedSequence(entropy).generate_state(1)[0] >> 1
-    # JAX takes unsigned keys alone.
-    dtype = "uint32" if keras.backend.backend() == "jax" else "int32"
+    dtype = _key_dtype()
     first = ops.convert_to_tensor(int(word), dtype=dtype)
     second = ops.cast(step, dtype)
     return StatelessSeed(ops.stack([first, second]))
+
+
+def _key_dtype() -> str:
+    # JAX takes unsigned keys alone.
+    return "uint32" if keras.backend.backend() == "jax" else "int32"
 
 
 def gaussian(shape: Any, seed: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_sdft.data.captions import CaptionTokens
+from keras_sdft.models import network_calls
 
 # So many pixels are encoded at once, or so many captions: always as many, so
 # that nothing depends on where an encoding was interrupted.
@@ -52,7 +53,7 @@ class Encoders:
         # As `batches.scale_images` does it, to the bit.
         scaled = images.astype(np.float32) / np.float32(127.5) - np.float32(1)
         model = self._model.moments_model
-        result = model.predict_on_batch(_filled(scaled, at_once))
+        result = network_calls.predict(model, _filled(scaled, at_once))
         return np.asarray(result, np.float32)[: len(images)]
 
     def contexts(self, texts: list[str]) -> np.ndarray:
@@ -61,8 +62,9 @@ class Encoders:
         ids = np.stack([tokens(text) for text in texts])
         ids = _filled(ids, TEXTS_AT_ONCE)
         positions = np.arange(ids.shape[1], dtype=np.int32)
-        result = self._model.text_encoder.predict_on_batch(
-            {"tokens": ids, "positions": np.tile(positions, (len(ids), 1))}
+        result = network_calls.predict(
+            self._model.text_encoder,
+            {"tokens": ids, "positions": np.tile(positions, (len(ids), 1))},
         )
         return np.asarray(result, np.float32)[: len(texts)]
 

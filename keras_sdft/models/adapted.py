@@ -135,5 +135,6 @@ def forget_graphs(model: Any) -> None:
     Args:
         model: A `keras.Model` whose layers got or lost adapters.
     """
-    for name in ("predict_function", "train_function", "test_function"):
-        setattr(model, name, None)
+    for name in ("predict", "train", "test"):
+        setattr(model, f"{name}_function", None)
+    model.compiled_call = None

@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_sdft import checks
 from keras_sdft import diffusion
+from keras_sdft.models import network_calls
 from keras_sdft.models.spec import StableDiffusionSpec
 
 
@@ -151,14 +152,15 @@ def guided_prediction(
         if guided:
             latents = ops.concatenate([latents, latents])
             timesteps = ops.concatenate([timesteps, timesteps])
-        prediction = diffusion_model.predict_on_batch(
+        prediction = network_calls.predict(
+            diffusion_model,
             {
                 "latent": latents,
                 "timestep_embedding": diffusion.timestep_embedding(
                     timesteps, timestep_width
                 ),
                 "context": context,
-            }
+            },
         )
         prediction = ops.cast(prediction, "float32")
         if not guided:

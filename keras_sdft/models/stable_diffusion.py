@@ -20,6 +20,7 @@ import numpy as np
 from keras_sdft import checks
 from keras_sdft.diffusion import NoiseSchedule
 from keras_sdft.models import keras_cv_parts
+from keras_sdft.models import network_calls
 from keras_sdft.models import packaged
 from keras_sdft.models.adapter_methods import AdapterMethods
 from keras_sdft.models.exact_numerics import use_exact_numerics
@@ -462,8 +463,8 @@ class StableDiffusion(AdapterMethods, keras_cv_parts.KerasCVStableDiffusion):
         """Encodes token ids `(B, 77)` to a context `(B, 77, D)`."""
         rows, length = token_ids.shape
         positions = np.tile(np.arange(length, dtype="int32"), (rows, 1))
-        return self.text_encoder.predict_on_batch(
-            {"tokens": token_ids, "positions": positions}
+        return network_calls.predict(
+            self.text_encoder, {"tokens": token_ids, "positions": positions}
         )
 
     def generate_image(
@@ -538,7 +539,8 @@ class StableDiffusion(AdapterMethods, keras_cv_parts.KerasCVStableDiffusion):
         Raises:
             NonFiniteImage: If the decoder's output is not finite.
         """
-        images = np.asarray(self.decoder.predict_on_batch(latents), "float32")
+        images = network_calls.predict(self.decoder, latents)
+        images = np.asarray(images, "float32")
         check_finite(images, "pixels")
         return np.clip(np.round((images + 1) * 127.5), 0, 255).astype("uint8")
 
