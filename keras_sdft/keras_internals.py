@@ -19,6 +19,43 @@ def flatten_layers(layer: Any) -> list[Any]:
     return list(layer._flatten_layers())
 
 
+def replace_kernel(layer: Any, kernel: Any) -> None:
+    """Puts another variable in the place of a built layer's kernel.
+
+    Its place among the layer's weights, by which files find it, stays.
+    Relies on `Dense._kernel`, `BaseConv._kernel` and the lists of variables
+    that `Layer` tracks (Keras 3.4 to 3.15).
+
+    Args:
+        layer: A built dense or convolutional layer.
+        kernel: A `keras.Variable` of the same shape that does not learn.
+    """
+    tracked = layer._trainable_variables
+    place = [id(v) for v in tracked].index(id(layer._kernel))
+    locked = layer._tracker.locked
+    kernel._path = layer._kernel.path
+    layer._untrack_variable(layer._kernel)
+    layer._tracker.unlock()
+    # Keras' flag alone, by which it is tracked; TensorFlow's stays.
+    kernel.trainable = True
+    layer._kernel = kernel
+    tracked.insert(place, tracked.pop())
+    if locked:
+        layer._tracker.lock()
+    kernel.trainable = False
+
+
+def without_autocast() -> Any:
+    """Returns a context manager in which variables have their own dtype.
+
+    Relies on `AutocastScope` (Keras 3.0 to 3.15): in a layer of mixed
+    precision, reading a variable casts it.
+    """
+    from keras.src.backend.common.variables import AutocastScope
+
+    return AutocastScope(None)
+
+
 def onednn_is_on() -> bool:
     """Returns whether TensorFlow uses oneDNN's kernels.
 

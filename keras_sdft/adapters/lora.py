@@ -29,6 +29,7 @@ from keras_sdft.diffusion import stateless_seed
 from keras_sdft.formats import lora_files
 from keras_sdft.formats.lora_files import LowRankWeights
 from keras_sdft.models import adapted
+from keras_sdft.models.spec import FROZEN_DTYPES
 from keras_sdft.models.weight_names import modules
 
 # By component of diffusers, then by its module name.
@@ -78,17 +79,10 @@ class AttachedLoRA:
         """Writes the additions into the base's kernels and detaches all.
 
         Raises:
-            ValueError: If a kernel is held in int8.
+            ValueError: If kernels are held in fewer bits: what is merged
+                would be rounded away.
         """
-        for layers in self.layers.values():
-            for name, adapter in layers.items():
-                kernel = adapter.layer.kernel
-                if keras.backend.standardize_dtype(kernel.dtype) == "int8":
-                    raise ValueError(
-                        f"The layer {name!r} is held in int8, and what is "
-                        "merged would be rounded away. Merge before the "
-                        "layer is quantized."
-                    )
+        self.stable_diffusion.check_full_precision()
         for layers in self.layers.values():
             for adapter in layers.values():
                 kernel = adapter.layer.kernel
@@ -200,6 +194,8 @@ class LoRA(Part):
             directions (DoRA).
         rank_stabilized: Boolean, whether additions are scaled by
             `alpha / sqrt(rank)`.
+        frozen_dtype: `"float32"`, `"bfloat16"` or `"int8"`, what the
+            kernels of the adapted networks are held in.
         up_learning_rate: Float > 0, another rate for the matrices `up`
             (LoRA+); only with `learning_rate`.
         seed: Integer >= 0, of the first values.
@@ -229,6 +225,7 @@ class LoRA(Part):
         dropout: float = 0.0,
         use_dora: bool = False,
         rank_stabilized: bool = False,
+        frozen_dtype: str = "float32",
         up_learning_rate: float | None = None,
         seed: int = 0,
         learning_rate: float | None = None,
@@ -264,12 +261,18 @@ class LoRA(Part):
         self.dropout = dropout
         self.use_dora = use_dora
         self.rank_stabilized = rank_stabilized
+        self.frozen_dtype = checks.one_of(
+            "frozen_dtype", frozen_dtype, FROZEN_DTYPES
+        )
         self.up_learning_rate = up_learning_rate
         self.seed = checks.integer("seed", seed, 0)
         self.attached: AttachedLoRA | None = None
 
     def attach(self, stable_diffusion: Any) -> None:
         """Attaches fresh adapters to the model's frozen layers."""
+        for component in self.components:
+            network = target_layers.NETWORKS[component]
+            stable_diffusion.hold_kernels(network, self.frozen_dtype)
         self.attached = AttachedLoRA(stable_diffusion)
         self.dropout_seed = keras.Variable(
             np.zeros(2, "int32"), trainable=False, name="dropout_seed"

@@ -21,6 +21,7 @@ from keras import ops
 
 from keras_sdft.diffusion import StatelessSeed
 from keras_sdft.formats.lora_files import LowRankWeights
+from keras_sdft.models.frozen_kernels import full_kernel
 
 
 class LowRank:
@@ -70,7 +71,8 @@ class LowRank:
         self.up = _variable(f"{name}/up", np.zeros(up, "float32"))
         self.magnitude = None
         if use_dora:
-            norm = ops.convert_to_numpy(_column_norms(_matrix(layer.kernel)))
+            kernel = full_kernel(layer)
+            norm = ops.convert_to_numpy(_column_norms(_matrix(kernel)))
             self.magnitude = _variable(f"{name}/magnitude", norm)
 
     @property
@@ -177,7 +179,7 @@ class LowRank:
 
         The norm is a constant for the gradient (section 4.3 of the paper).
         """
-        kernel = ops.cast(_matrix(self.layer.kernel), "float32")
+        kernel = _matrix(full_kernel(self.layer))
         down, up = (
             ops.cast(_matrix(part), "float32") for part in (self.down, self.up)
         )

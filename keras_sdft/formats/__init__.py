@@ -267,6 +267,7 @@ def save(
         checkpoint = model
     else:
         _refuse_adapters(model)
+        model.check_full_precision()
         checkpoint = _with_scheduler(from_model(model), model.origin)
     FORMATS[format].save(checkpoint, path, dtype=dtype, overwrite=overwrite)
     _warn(losses(checkpoint, format))

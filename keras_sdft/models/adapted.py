@@ -62,8 +62,10 @@ def adapters_disabled() -> Iterator[None]:
 class _Slot:
     """The adapters of one layer, and the layer's own `call`."""
 
-    def __init__(self, call: Any):
-        self.base_call = call
+    def __init__(self, layer: Any):
+        # What the layer, and not its class, was given, see `frozen_kernels`.
+        self.own_call = vars(layer).get("call")
+        self.base_call = layer.call
         self.adapters: list[Adapter] = []
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -89,7 +91,7 @@ def attach(layer: Any, adapter: Adapter) -> None:
     slot = getattr(layer, "adapter_slot", None)
     if slot is None:
         # A plain object: Keras tracks neither it nor what it holds.
-        slot = _Slot(layer.call)
+        slot = _Slot(layer)
         layer.adapter_slot = slot
         layer.call = slot.call
     slot.adapters.append(adapter)
@@ -108,6 +110,8 @@ def detach(layer: Any, adapter: Adapter) -> None:
         # Instance attributes; the class' own `call` is underneath.
         del layer.call
         del layer.adapter_slot
+        if slot.own_call is not None:
+            layer.call = slot.own_call
 
 
 def adapters_of(layer: Any) -> list[Adapter]:
@@ -117,9 +121,13 @@ def adapters_of(layer: Any) -> list[Adapter]:
 
 
 def variables_read(layer: Any) -> list[Any]:
-    """Returns what a layer reads: its variables and those of its adapters."""
+    """Returns what a layer reads: its variables and those of its adapters.
+
+    Kernels of int8 have a scale beside them, see `frozen_kernels`.
+    """
     return [
         *layer.variables,
+        *(v.scale for v in layer.variables if hasattr(v, "scale")),
         *(
             variable
             for part in keras_internals.flatten_layers(layer)

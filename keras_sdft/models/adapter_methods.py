@@ -1,4 +1,7 @@
-"""What a `StableDiffusion` does with LoRA and embedding files."""
+"""What a `StableDiffusion` does with LoRA and embedding files.
+
+And with the weights that stay as they are beside them.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_sdft import checks
+from keras_sdft.models import frozen_kernels
+from keras_sdft.models.spec import FROZEN_DTYPES
+
 
 class AdapterMethods:
     """Loads, scales, merges and unloads adapters of the networks."""
 
     _adapters: Any = None
+    trained_parts: set[str]
 
     @property
     def adapters(self) -> Any:
@@ -91,3 +99,55 @@ class AdapterMethods:
             names: Names of LoRAs and tokens. Defaults to all.
         """
         self.adapters.unload(names)
+
+    # === Frozen weights ===
+
+    @property
+    def _held(self) -> dict[str, str]:
+        """The dtypes that kernels of networks are held in, by part."""
+        return vars(self).setdefault("_held_dtypes", {})
+
+    def hold_kernels(self, part: str, dtype: str) -> None:
+        """Holds the kernels of a network that does not learn in fewer bits.
+
+        They are rounded for good: to merge or to write the model, load it
+        again.
+
+        Args:
+            part: `"diffusion_model"` or `"text_encoder"`.
+            dtype: `"float32"`, which changes nothing, `"bfloat16"`, or
+                `"int8"` with a scale for each output.
+
+        Raises:
+            ValueError: If an export must hold the network's weights.
+        """
+        checks.one_of("dtype", dtype, FROZEN_DTYPES)
+        if dtype != "float32" and part in self.trained_parts:
+            raise ValueError(
+                f"The weights of the {part} were trained, and an export "
+                "must hold them as they are, so they cannot be held in "
+                f"{dtype}. If they are in a file, write a whole model first "
+                "(`keras-sdft convert --model RUN --output BASE --format "
+                "diffusers`) and train on that; else use float32."
+            )
+        if getattr(self, f"_{part}", None) is not None:
+            frozen_kernels.hold(getattr(self, part), dtype)
+        self._held[part] = dtype
+
+    def check_full_precision(self, parts: Iterable[str] | None = None) -> None:
+        """Refuses a network whose kernels are held in fewer bits.
+
+        Args:
+            parts: Names of networks. Defaults to all.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        for part, dtype in self._held.items():
+            if dtype != "float32" and (parts is None or part in parts):
+                raise ValueError(
+                    f"The kernels of the {part} are held in {dtype}, and "
+                    "were rounded. Load the model again with "
+                    "`StableDiffusion.from_preset`; to merge a LoRA that was "
+                    "trained on them, save it, and `load_adapter` it there."
+                )

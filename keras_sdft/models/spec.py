@@ -9,6 +9,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+# What kernels that do not learn can be held in.
+FROZEN_DTYPES = ("float32", "bfloat16", "int8")
+
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionModelSpec:

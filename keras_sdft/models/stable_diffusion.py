@@ -19,6 +19,7 @@ import numpy as np
 
 from keras_sdft import checks
 from keras_sdft.diffusion import NoiseSchedule
+from keras_sdft.models import frozen_kernels
 from keras_sdft.models import keras_cv_parts
 from keras_sdft.models import network_calls
 from keras_sdft.models import packaged
@@ -326,8 +327,12 @@ class StableDiffusion(AdapterMethods, keras_cv_parts.KerasCVStableDiffusion):
     def _part(self, part: str) -> Any:
         """Returns a network, built and loaded when first asked for."""
         if not self.is_built(part):
-            model = self._build(part)
+            dtype = self._held.get(part)
+            with frozen_kernels.new_kernels_held_in(dtype):
+                model = self._build(part)
             self._load(part, model)
+            if dtype is not None:
+                frozen_kernels.hold(model, dtype)
             setattr(self, f"_{part}", model)
         return getattr(self, f"_{part}")
 

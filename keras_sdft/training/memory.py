@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from keras_sdft import onednn
 from keras_sdft.encoding import build_encoders
+from keras_sdft.models import frozen_kernels
 from keras_sdft.models.kernels import gate
 from keras_sdft.training.conditioning import check_batch_spec
 from keras_sdft.training.denoising import ENCODED
@@ -60,7 +61,8 @@ class MemoryEstimate:
         activations: What the diffusion model (and a text encoder that
             learns) holds for the backward pass of one micro-batch, and
             makes on the way, at most.
-        encoders: What the frozen encoders make while they run in the step.
+        encoders: What the frozen encoders make while they run in the step,
+            or the frozen base, where `prior_preservation` asks it.
         program: TensorFlow, the models' Python objects and the step's
             graph, measured on a CPU. On a GPU most of it is in the host's
             memory.
@@ -143,6 +145,8 @@ def estimate(trainer: Any, batch: dict[str, Any]) -> MemoryEstimate:
         if network not in trainer.networks and name not in batch
     ]
     encoders = sum(_ENCODER_BYTES[network](sd, place) for network in frozen)
+    if "base_target" in batch:
+        encoders = max(encoders, forward_bytes(found))
     average = trainer.weight_average
     several = steps > 1
     return MemoryEstimate(
@@ -299,6 +303,16 @@ def peak(found: list[Stage], slack: float = 1.0) -> tuple[int, int]:
     return max(activations), max(together)
 
 
+def forward_bytes(found: list[Stage]) -> int:
+    """Returns the most bytes of a forward pass without gradients.
+
+    At most all inputs of layers, which the way up reads again, and what the
+    largest layer makes.
+    """
+    largest = max(stage.held + stage.working for stage in found)
+    return sum(stage.entry for stage in found) + largest
+
+
 def weight_bytes(weights: Any) -> int:
     """Returns the bytes of a list of variables, each in its own dtype."""
     return sum(
@@ -319,9 +333,21 @@ def _stage(
     if size < _FLOAT32:
         # The half-precision copy of the kernels is read again on the way
         # back.
-        held += weight_bytes(layer.trainable_weights) * size // _FLOAT32
+        wide = [w for w in layer.weights if itemsize(w.dtype) == _FLOAT32]
+        held += weight_bytes(wide) * size // _FLOAT32
+    working += _converted(layer)
     gradients = weight_bytes(layer.trainable_weights)
     return Stage(entry, held, working, gradients, remat)
+
+
+def _converted(layer: Any) -> int:
+    """The largest kernel that is held in fewer bits than it computes with."""
+    sizes = [
+        math.prod(inner.kernel.shape) * itemsize(inner.compute_dtype)
+        for inner in frozen_kernels.held_layers(layer)
+        if inner.compute_dtype != inner.kernel.dtype
+    ]
+    return max(sizes, default=0)
 
 
 def _convolution(layer: Any, place: Place) -> tuple[Stage, Place]:

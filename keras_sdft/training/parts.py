@@ -22,6 +22,7 @@ class _Network(Part):
     """All weights of one network."""
 
     def attach(self, stable_diffusion: Any) -> None:
+        stable_diffusion.check_full_precision([self.name])
         self._network = getattr(stable_diffusion, self.name)
         if not self._network.trainable:
             # Another trainer's adapters froze it as a whole.

@@ -49,7 +49,7 @@ OPTIMIZATION = {
         "--text_encoder_stop_step 1",
         "--lora_rank 2",
         "--lora_rank 2 --lora_alpha 1 --lora_targets all --lora_dropout 0.1 "
-        "--lora_text_encoder --dora",
+        "--lora_text_encoder --dora --frozen_dtype int8",
     ],
     "parts": ["", "--gradient_accumulation_steps 2"],
     "average": ["", "--ema_decay 0.9"],

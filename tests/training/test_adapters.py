@@ -103,6 +103,20 @@ def test_a_graph_with_accumulation_average_and_remat(make_micro, make_dataset):
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
+def test_losses_with_a_frozen_base_in_fewer_bits(make_micro, make_dataset):
+    losses, exported = {}, []
+    for dtype in ("float32", "bfloat16", "int8"):
+        sd = make_micro(remat=True)
+        lora = adapters.LoRA(2, text_encoder=True, frozen_dtype=dtype)
+        trainer = Trainer(sd, train=lora)
+        losses[dtype] = fit(trainer, make_dataset(3), 3, graph=True)
+        exported.append([v.dtype for v in lora.variables])
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=4e-3)
+    np.testing.assert_allclose(losses["int8"], losses["float32"], rtol=2e-2)
+    assert losses["int8"] != losses["bfloat16"] != losses["float32"]
+    assert exported[0] == exported[2] and set(exported[2]) == {"float32"}
+
+
 def test_the_export_is_what_diffusers_reads_and_loads_here(unloaded, tmp_path):
     sd = unloaded
     lora = adapters.LoRA(2, text_encoder=True)

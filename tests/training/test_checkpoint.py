@@ -1,6 +1,7 @@
 """A resumed training equals one that was never interrupted, bit for bit."""
 
 import json
+import types
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sdft.adapters import LoRA
+from keras_sdft.adapters import TextualInversion
 from keras_sdft.callbacks import Checkpoint
 from keras_sdft.callbacks import HistoryFile
 from keras_sdft.callbacks import Throughput
@@ -33,7 +35,9 @@ CASES = {
     "schedule-free": {"optimizer": "schedule_free_adamw"},
     "bfloat16": {"precision": "mixed_bfloat16"},
     "float16": {"precision": "mixed_float16"},
-    "adapters": {"lora": True, "ema_decay": 0.9},
+    "adapters": {"lora": {}, "ema_decay": 0.9},
+    "adapters of int8 kernels": {"lora": {"frozen_dtype": "int8"}},
+    "new word": {"word": "<new>"},
     "text encoder with a stop": {"text_encoder": True, "ema_decay": 0.9},
     "in a graph": {"eager": False, "ema_decay": 0.9},
 }
@@ -64,17 +68,22 @@ def make(make_micro):
         optimizer=None,
         precision="float32",
         text_encoder=False,
-        lora=False,
+        lora=None,
+        word=None,
         eager=True,
         **arguments,
     ):
         if text_encoder:
             part = TextEncoder(learning_rate=1e-3, stop_step=2)
             arguments["train"] = ["diffusion_model", part]
-        if lora:
+        if lora is not None or word is not None:
             # Adapters would stay in the model.
             models.clear()
-            arguments["train"] = [LoRA(rank=2, dropout=0.5, learning_rate=1e-3)]
+        if lora is not None:
+            part = LoRA(rank=2, dropout=0.5, learning_rate=1e-3, **lora)
+            arguments["train"] = [part]
+        if word is not None:
+            arguments["train"] = TextualInversion(word, init="cat", vectors=2)
         if optimizer == "schedule":
             rate = schedules.get("cosine", 1e-2, num_steps=4, warmup_steps=1)
             optimizer = keras.optimizers.Adam(rate, global_clipnorm=1.0)
@@ -90,23 +99,44 @@ def make(make_micro):
 def data(make_dataset):
     """Makes batches from one of an epoch on, as `data.load(start=)` does."""
 
-    def data(batch=0):
+    def data(batch=0, trainer=None):
         dataset = make_dataset(BATCHES, batch_size=2)
+        if trainer is not None:
+            dataset = with_words(dataset, trainer.stable_diffusion.tokenizer)
         if not batch:
             return dataset
-        passes = iter([batch])
+        left = [batch]
 
         def rest(_):
             first = tf.numpy_function(
-                lambda: np.int64(next(passes, 0)), [], "int64"
+                lambda: np.int64(left.pop() if left else 0), [], "int64"
             )
             return dataset.skip(first)
 
         result = tf.data.Dataset.range(1).flat_map(rest)
         result.cardinality = dataset.cardinality
+        # A new word's captions are looked at first.
+        result.passes = types.SimpleNamespace(
+            begin=lambda: left.__setitem__(slice(None), [batch])
+        )
         return result
 
     return data
+
+
+def with_words(dataset, tokenizer):
+    """Captions that begin with all words that were added."""
+    ids = sorted(tokenizer.encode(" ".join(tokenizer.added_tokens))[1:-1])
+
+    def changed(batch):
+        tokens = batch["token_ids"]
+        rows = tf.tile(tf.constant([ids], tokens.dtype), [len(tokens), 1])
+        return {
+            **batch,
+            "token_ids": tf.concat([rows, tokens[:, len(ids) :]], 1),
+        }
+
+    return dataset.map(changed) if ids else dataset
 
 
 class SaveAfter(keras.callbacks.Callback):
@@ -142,12 +172,13 @@ def assert_equal(found, expected):
 def test_a_resumed_training_is_bit_equal(make, data, tmp_path, case, step):
     whole, history = make(**CASES[case]), HistoryFile(tmp_path / "a.csv")
     save = SaveAfter(step, tmp_path / "checkpoint")
-    whole.fit(data(), epochs=2, verbose=0, callbacks=[history, save])
+    batches = data(trainer=whole)
+    whole.fit(batches, epochs=2, verbose=0, callbacks=[history, save])
     expected = values(whole)
     again, ended = make(**CASES[case]), HistoryFile(tmp_path / "b.csv")
     position = again.restore_checkpoint(tmp_path / "checkpoint")
     assert position == (step, 0, step)
-    rest = data(position.batch)
+    rest = data(position.batch, trainer=again)
     again.fit(rest, epochs=2, verbose=0, callbacks=[ended])
     assert_equal(values(again), expected)
     assert ended.rows == history.rows

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_sdft.adapters import LoRA
 from keras_sdft.training import TextEncoder
 from keras_sdft.training import Trainer
 from keras_sdft.training import optimizers
@@ -170,6 +171,44 @@ def test_the_table_shows_what_there_is(make_micro, encoded):
     assert "weight average" not in text
     assert lines[-1].split()[:2] == ["in", "all"]
     assert len({len(line) for line in lines[1:]}) == 1
+
+
+def test_what_adapters_and_their_frozen_base_take(make_micro, encoded):
+    found = {
+        dtype: estimate_of(
+            make_micro(), encoded(), train=LoRA(2, frozen_dtype=dtype)
+        )
+        for dtype in ("float32", "bfloat16", "int8")
+    }
+    full, half, quarter = found.values()
+    # Only adapters have gradients and a state.
+    assert full.gradients < full.weights["diffusion_model"] / 20
+    assert full.optimizer_state == 2 * full.gradients
+    assert half.gradients == quarter.gradients == full.gradients
+    weights = [e.weights["diffusion_model"] for e in found.values()]
+    kernels = 2 * (weights[0] - weights[1])
+    assert weights[0] - weights[2] == kernels * 3 // 4 > weights[0] / 2
+    # A kernel at a time is converted.
+    assert 0 < half.activations - full.activations < kernels / 5
+    mixed = estimate_of(
+        make_micro(dtype="mixed_bfloat16"),
+        encoded(),
+        train=LoRA(2, frozen_dtype="bfloat16"),
+    )
+    copied = estimate_of(
+        make_micro(dtype="mixed_bfloat16"), encoded(), train=LoRA(2)
+    )
+    assert mixed.activations < copied.activations
+
+
+def test_asking_the_base_takes_a_forward_pass(make_micro, encoded):
+    batch = {**encoded(), "base_target": tf.TensorSpec((4,))}
+    plain = estimate_of(make_micro(), encoded(), train=LoRA(2))
+    asked = estimate_of(make_micro(), batch, train=LoRA(2))
+    assert plain.encoders == 0 < asked.encoders
+    # It is over before activations are kept, of which there are more.
+    assert asked.total == plain.total
+    assert asked.encoders < asked.activations
 
 
 @pytest.mark.parametrize(

@@ -82,9 +82,12 @@ class TracedBlocks:
             self._functions[kind] = _function(layer, remat)
         function = self._functions[kind]
         if function is not None:
-            weights = [
-                tf.convert_to_tensor(v.value) for v in variables_read(layer)
-            ]
+            # Not cast to the compute dtype here, where copies of all weights
+            # would be kept until the gradient.
+            with keras_internals.without_autocast():
+                weights = [
+                    tf.convert_to_tensor(v.value) for v in variables_read(layer)
+                ]
             try:
                 return function(weights, inputs)
             except _ReachesOutside:
@@ -134,7 +137,9 @@ def _function(layer: Any, remat: bool) -> Callable[..., Any]:
         return outputs
 
     forward.__name__ = type(layer).__name__
-    return _rematerialised(forward) if remat else _traced(forward)
+    if not remat:
+        return _traced(forward)
+    return _rematerialised(forward, [v.trainable for v in variables])
 
 
 def _traced(function: Callable[..., Any]) -> Any:
@@ -146,8 +151,15 @@ def _traced(function: Callable[..., Any]) -> Any:
     )
 
 
-def _rematerialised(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes the backward pass begin from the inputs."""
+def _rematerialised(
+    forward: Callable[..., Any], learns: list[bool]
+) -> Callable[..., Any]:
+    """Makes the backward pass begin from the inputs.
+
+    Args:
+        forward: Function of weights and inputs.
+        learns: List of booleans, which of the weights have gradients.
+    """
 
     def backward(
         weights: list[Any], inputs: list[Any], upstream: list[Any]
@@ -156,12 +168,16 @@ def _rematerialised(forward: Callable[..., Any]) -> Callable[..., Any]:
         # Nothing may begin before the gradient is there, nor be shared with
         # the forward pass: a compiler sees that they are the same.
         inputs = [first + _zero_after(upstream[0]), *others]
+        learning = [w for w, yes in zip(weights, learns, strict=True) if yes]
         with tf.GradientTape() as tape:
-            tape.watch([*weights, *inputs])
+            tape.watch([*learning, *inputs])
             outputs = forward(weights, inputs)
-        return tape.gradient(
-            outputs, [*weights, *inputs], output_gradients=upstream
+        found = iter(
+            tape.gradient(
+                outputs, [*learning, *inputs], output_gradients=upstream
+            )
         )
+        return [next(found) if yes else None for yes in learns] + list(found)
 
     backward.__name__ = f"{forward.__name__}_again"
     ahead, again = _traced(forward), _traced(backward)

@@ -16,6 +16,7 @@ from typing import Any
 from keras import layers
 from keras import ops
 
+from keras_sdft.models import frozen_kernels
 from keras_sdft.models.kernels.attention import attend
 from keras_sdft.models.kernels.convolution import convolve
 from keras_sdft.models.kernels.custom_gradients import gated_gelu
@@ -87,6 +88,10 @@ class Dense(layers.Dense):
         kwargs.setdefault("kernel_initializer", _first_kernels.get())
         super().__init__(units, **kwargs)
 
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        frozen_kernels.hold_new(self)
+
 
 class Conv2D(layers.Conv2D):
     """Keras' layer, see `convolve`; kernels can add the bias as it is."""
@@ -94,6 +99,10 @@ class Conv2D(layers.Conv2D):
     def __init__(self, filters: int, kernel_size: int, **kwargs: Any):
         kwargs.setdefault("kernel_initializer", _first_kernels.get())
         super().__init__(filters, kernel_size, **kwargs)
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        frozen_kernels.hold_new(self)
 
     def call(self, inputs: Any) -> Any:
         if self.strides == (1, 1) and self.padding == "same":
