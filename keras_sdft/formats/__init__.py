@@ -29,6 +29,8 @@ from keras_sdft.formats.recognise import find_snapshot
 from keras_sdft.formats.recognise import recognise
 from keras_sdft.formats.safetensors_files import DTYPES
 from keras_sdft.models import sources
+from keras_sdft.models.model_card import hub_name
+from keras_sdft.models.model_card import read_card
 from keras_sdft.models.prediction_types import check_prediction_type
 from keras_sdft.models.sources import Resolved
 from keras_sdft.models.sources import register_resolver
@@ -153,7 +155,7 @@ def load(
     if vae is not None:
         checkpoint = _with_vae(checkpoint, vae)
     _warn(checkpoint.notes)
-    return checkpoint
+    return _with_card(checkpoint, path)
 
 
 def _load_keras(path: Any, prediction_type: Any, *rest: Any) -> Checkpoint:
@@ -169,7 +171,16 @@ def _load_keras(path: Any, prediction_type: Any, *rest: Any) -> Checkpoint:
     )
     model = make()
     _refuse_adapters(model)
-    return _with_scheduler(from_files(make), model.origin)
+    checkpoint = _with_scheduler(from_files(make), model.origin)
+    return _with_card(checkpoint, path)
+
+
+def _with_card(checkpoint: Checkpoint, path: str | Path) -> Checkpoint:
+    """Adds what the card beside the weights says, if there is one."""
+    card = read_card(path)
+    base = card.base_model or checkpoint.card.base_model or hub_name("", path)
+    card = dataclasses.replace(card, base_model=base)
+    return dataclasses.replace(checkpoint, card=card)
 
 
 def _refuse_adapters(model: Any) -> None:

@@ -20,6 +20,8 @@ import numpy as np
 from keras_sdft.checks import one_of
 from keras_sdft.formats.safetensors_files import NAMES
 from keras_sdft.formats.safetensors_files import Tensor
+from keras_sdft.models.model_card import ModelCard
+from keras_sdft.models.model_card import hub_name
 from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.weight_files import check_finite
 from keras_sdft.models.weight_layout import find_variables
@@ -47,6 +49,7 @@ class Checkpoint:
         scheduler: diffusers' configuration of the scheduler, or `None`
             where the format holds none.
         notes: What is on disk and not in this checkpoint, a sentence each.
+        card: Its `keras_sdft.models.ModelCard`.
     """
 
     format: str
@@ -56,6 +59,7 @@ class Checkpoint:
     make_tokenizer: Callable[[int, Any], Any] | None = None
     scheduler: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    card: ModelCard = ModelCard()
 
     def load_network(self, name: str, model: Any) -> None:
         """Loads the weights of one network into a built model.
@@ -205,6 +209,9 @@ def _of_model(
             for component in COMPONENTS
         },
         lambda max_length, pad_token: stable_diffusion.tokenizer,
+        card=ModelCard(
+            base_model=hub_name(stable_diffusion.base, stable_diffusion.origin)
+        ),
     )
 
 

@@ -6,6 +6,7 @@ the years. Configurations are `diffusers_configs`'s.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from keras_sdft.formats.safetensors_files import Tensor
 from keras_sdft.formats.safetensors_files import open_tensors
 from keras_sdft.formats.safetensors_files import read_header
 from keras_sdft.formats.safetensors_files import write
+from keras_sdft.models.model_card import card_files
 from keras_sdft.models.spec import AutoencoderSpec
 from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.spec_check import check_spec
@@ -374,7 +376,9 @@ def save(
     """
     spec = checkpoint.spec
     blocks = vae_layers_per_block(spec.autoencoder)
-    with staged_directory(path, overwrite, ENTRIES) as directory:
+    entries = (*ENTRIES, *card_files(path))
+    with staged_directory(path, overwrite, entries) as directory:
+        dataclasses.replace(checkpoint.card, kind="pipeline").write(directory)
         for name in FOLDERS:
             (directory / name).mkdir()
         tokenizer = _tokenizer(checkpoint)

@@ -6,6 +6,7 @@ were published.
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -18,6 +19,7 @@ from keras_sdft.formats.tokenizer_files import merges_text
 from keras_sdft.models.exported import FORMAT_VERSION
 from keras_sdft.models.exported import METADATA_FILE
 from keras_sdft.models.exported import PARTS
+from keras_sdft.models.model_card import card_files
 from keras_sdft.version import __version__
 
 NETWORKS = PARTS
@@ -57,7 +59,9 @@ def save(
             f"loading would restore. Received: dtype={dtype!r}."
         )
     files = {name: f"{name}.weights.h5" for name in NETWORKS}
-    with staged_directory(path, overwrite, ENTRIES) as directory:
+    entries = (*ENTRIES, *card_files(path))
+    with staged_directory(path, overwrite, entries) as directory:
+        dataclasses.replace(checkpoint.card, kind="model").write(directory)
         added: list[str] = []
         if checkpoint.make_tokenizer is not None:
             added = _write_merges(directory / MERGES_FILE, checkpoint)

@@ -8,6 +8,7 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from keras_sdft.models.model_card import ModelCard
 from keras_sdft.models.options import ModelOptions
 from keras_sdft.models.options import PredictionOptions
 from keras_sdft.models.presets import PRESETS
@@ -30,6 +31,7 @@ __all__ = [
     "DiffusionModel",
     "DiffusionModelSpec",
     "ModelOptions",
+    "ModelCard",
     "NonFiniteImage",
     "PredictionOptions",
     "StableDiffusion",

@@ -16,6 +16,8 @@ import numpy as np
 
 from keras_sdft.files import check_space
 from keras_sdft.files import staged_directory
+from keras_sdft.models.model_card import CARD_FILE
+from keras_sdft.models.model_card import is_free
 from keras_sdft.version import __version__
 
 FORMAT_VERSION = 1
@@ -126,6 +128,9 @@ def _written(directory: Path) -> list[str]:
         # What does not say what belongs to it keeps everything.
         return []
     ours = [n for n in names if isinstance(n, str) and Path(n).name == n]
+    if not is_free(directory):
+        # Somebody has changed it since.
+        ours = [name for name in ours if name != CARD_FILE]
     return [*ours, METADATA_FILE]
 
 

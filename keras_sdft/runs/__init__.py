@@ -4,6 +4,7 @@ A run is a training from its first check to its last export. Must not know
 flags, nor how anything is trained.
 """
 
+from keras_sdft.runs.cards import model_card
 from keras_sdft.runs.class_images import ClassImageOptions
 from keras_sdft.runs.class_images import generate_class_images
 from keras_sdft.runs.directory import RunDirectory
@@ -49,6 +50,7 @@ __all__ = [
     "fit",
     "generate_class_images",
     "make_callbacks",
+    "model_card",
     "note_facts",
     "read_record",
     "report_callback",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from typing import Any
 
+from keras_sdft.runs.cards import model_card
 from keras_sdft.runs.directory import RunDirectory
 from keras_sdft.runs.options import PreviewOptions
 from keras_sdft.runs.options import RunOptions
@@ -143,7 +143,7 @@ def fit(
                 data.report.write(run.skipped)
                 print(f"Unreadable images, left out (see {run.skipped}):")
                 print(data.report.table(20))
-        trainer.export(os.fspath(run.weights), overwrite=True)
+        trainer.export(run.weights, overwrite=True, card=model_card(run))
     last = callbacks["HistoryFile"].rows[-1]
     values = {name: value for name, value in last.items() if "loss" in name}
     run.finish(step=data.steps, **values, best=callbacks["Checkpoint"].best)
@@ -152,7 +152,7 @@ def fit(
 def _export_interrupted(run: RunDirectory, trainer: Any) -> None:
     step, where = int(trainer.step.numpy()), str(run.weights)
     try:
-        trainer.export(where, overwrite=True)
+        trainer.export(where, overwrite=True, card=model_card(run))
     except (OSError, ValueError) as error:
         where = f"not exported: {error}"
     run.update(state="interrupted", step=step)

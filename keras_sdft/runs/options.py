@@ -32,6 +32,8 @@ class RunOptions:
         save_every_steps: Optimizer steps between two exports of the
             weights; each replaces the last. Null for the end only.
         log_every_steps: Optimizer steps between two TensorBoard points.
+        license: License of the weights in their model card, as the Hub
+            spells it. Defaults to unknown.
         overwrite: Replace an earlier run in output_dir.
     """
 
@@ -48,6 +50,7 @@ class RunOptions:
     seed: int = 0
     save_every_steps: int | None = None
     log_every_steps: int = 10
+    license: str | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 from keras_sdft.files import files_in
 from keras_sdft.files import write_text
+from keras_sdft.models.model_card import CARD_FILE
+from keras_sdft.models.model_card import is_free
 from keras_sdft.parsing import DamagedFile
 from keras_sdft.parsing import read_json
 from keras_sdft.version import __version__
@@ -29,7 +31,8 @@ _OURS = re.compile(
     r"index\.html|report\.json|config\.yaml|history\.csv|skipped\.csv"
     r"|logs/(.+/)?events\.out\.tfevents\.[^/]+"
     r"|previews/(step_\d+|before_and_after)\.png"
-    r"|(weights|best)/(\w+\.weights\.h5|[\w.-]+\.safetensors|keras_sdft\.json)"
+    r"|(weights|best)/(\w+\.weights\.h5|[\w.-]+\.safetensors|keras_sdft\.json"
+    r"|README\.md|image_\d\.png)"
     r"|checkpoints/step_\d+/(state\.safetensors|checkpoint\.json)"
 )
 
@@ -124,7 +127,8 @@ def written_files(
 ) -> list[str]:
     """Returns the files of a run that this library wrote, the record last.
 
-    Those that it lists, and what a killed process wrote after the list.
+    Those that it lists, and what a killed process wrote after the list. A
+    model card that somebody has changed is theirs.
 
     Args:
         directory: The directory.
@@ -136,4 +140,10 @@ def written_files(
     present = files_in(directory)
     listed = set(record.files)
     ours = [n for n in present if n in listed or _OURS.fullmatch(n)]
-    return [*(n for n in ours if n != RECORD), RECORD]
+    theirs = {
+        name
+        for name in ours
+        if Path(name).name == CARD_FILE
+        and not is_free((Path(directory) / name).parent)
+    }
+    return [*(n for n in ours if n not in theirs | {RECORD}), RECORD]

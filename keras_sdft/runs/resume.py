@@ -39,6 +39,7 @@ CHANGEABLE = (
     "keep_checkpoints",
     "keep_best",
     "weights_directory",
+    "license",
 )
 
 

@@ -16,6 +16,9 @@ from keras_sdft.adapters import Group
 from keras_sdft.adapters import LoRAOptions
 from keras_sdft.adapters import Part
 from keras_sdft.adapters import TextualInversionOptions
+from keras_sdft.formats import lora_files
+from keras_sdft.models.model_card import ModelCard
+from keras_sdft.models.model_card import hub_name
 
 
 class _Network(Part):
@@ -182,6 +185,35 @@ def prepare(parts: list[Any], step: Any, training: bool) -> None:
 def files(parts: list[Any]) -> dict[str, Callable[[Path], None]]:
     """Returns what an export holds of all parts, as `Part.files`."""
     return {name: write for p in parts for name, write in p.files().items()}
+
+
+def card(
+    stable_diffusion: Any, parts: list[Any], steps: int, given: ModelCard | None
+) -> ModelCard:
+    """Returns the model card of an export, with what the trainer knows.
+
+    Args:
+        stable_diffusion: A `keras_sdft.StableDiffusion`.
+        parts: List of `Part`s.
+        steps: Integer, optimizer steps that were trained.
+        given: `ModelCard` with what it does not know, or `None`.
+    """
+    given, sd = given or ModelCard(), stable_diffusion
+    names, networks = list(files(parts)), sorted(sd.trained_parts)
+    kind: Any = "model"
+    if names and not networks:
+        kind = "lora" if lora_files.FILE in names else "embedding"
+    details = {
+        "what was trained": ", ".join([*networks, *names]).replace("_", " "),
+        "optimizer steps": f"{steps:,}",
+        "resolution": f"{sd.img_width} x {sd.img_height}",
+        "predicts": sd.spec.prediction_type,
+        **given.details,
+    }
+    base = given.base_model or hub_name(sd.base, sd.origin)
+    return dataclasses.replace(
+        given, kind=kind, base_model=base, details=details
+    )
 
 
 # === The command's options ===

@@ -14,6 +14,7 @@ import keras
 from keras_sdft import checks
 from keras_sdft.models.exported import check_finite
 from keras_sdft.models.exported import write_export
+from keras_sdft.models.model_card import ModelCard
 from keras_sdft.training import backend
 from keras_sdft.training import checkpoint
 from keras_sdft.training import parts
@@ -229,17 +230,23 @@ class Trainer(_TrainStep, ValidationStep, keras.Model):
         return evaluation_weights(self.weight_average, optimizer)
 
     def export(  # type: ignore[override]
-        self, directory: str | Path, overwrite: bool = False
+        self,
+        directory: str | Path,
+        overwrite: bool = False,
+        card: ModelCard | None = None,
     ) -> Path:
         """Writes the fine-tuned weights, of the average where one is kept.
 
         The directory then works with `StableDiffusion.from_preset`, and
         its `diffusion_model.weights.h5` with `load_weights` of KerasCV's
-        own diffusion model of the same size.
+        own diffusion model of the same size. A model card goes with them as
+        `README.md`, unless one of somebody else is there.
 
         Args:
             directory: Path to create.
             overwrite: Boolean, whether an earlier export there is replaced.
+            card: `keras_sdft.models.ModelCard` with what the trainer does
+                not know: a license, prompts and their images.
 
         Returns:
             The directory.
@@ -249,12 +256,14 @@ class Trainer(_TrainStep, ValidationStep, keras.Model):
         """
         with self.averaged_weights():
             check_finite({p.name: p.variables for p in self.parts if p.files()})
+            sd, step = self.stable_diffusion, int(self.step)
+            card = parts.card(sd, self.parts, step, card)
             return write_export(
                 directory,
-                self.stable_diffusion,
-                steps=int(self.step),
+                sd,
+                steps=step,
                 overwrite=overwrite,
-                extra=parts.files(self.parts),
+                extra=parts.files(self.parts) | card.files(directory),
             )
 
     # === Going on ===

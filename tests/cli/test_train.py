@@ -49,7 +49,7 @@ class FakeTrainer(keras.Model):
     def averaged_weights(self):
         yield
 
-    def export(self, directory, overwrite=False):
+    def export(self, directory, overwrite=False, card=None):
         os.makedirs(directory, exist_ok=overwrite)
         with open(os.path.join(directory, "keras_sdft.json"), "w") as file:
             json.dump({"steps": int(self.optimizer.iterations)}, file)

@@ -123,6 +123,7 @@ def test_everything_a_pipeline_needs_is_written(tmp_path):
     path = tmp_path / "again"
     formats.convert(GOLDEN / "sd2", path, "diffusers")
     assert {p.relative_to(path).as_posix() for p in path.rglob("*.*")} == {
+        "README.md",
         "model_index.json",
         "scheduler/scheduler_config.json",
         "text_encoder/config.json",

@@ -1,5 +1,6 @@
 """Every format into every other, bit for bit."""
 
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import keras_sdft
 from keras_sdft import formats
 from keras_sdft.formats import keras_cv
+from keras_sdft.models import ModelCard
 from keras_sdft.models import StableDiffusion
 
 ALL = sorted(formats.FORMATS)
@@ -135,3 +137,19 @@ def test_how_the_library_is_imported_decides_nothing(name, saved):
         timeout=120,
     )
     assert found.stdout.strip() == formats.FORMATS[name].kind, found.stderr
+
+
+def test_a_card_goes_along_to_another_format(saved, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(saved["keras_cv"], source)
+    ModelCard(license="mit", details={"images": 3}).write(source)
+    target = tmp_path / "pipeline"
+    formats.convert(source, target, "diffusers")
+    text = (target / "README.md").read_text(encoding="utf-8")
+    for part in ("license: mit", "library_name: diffusers", "| images | 3 |"):
+        assert part in text
+    formats.convert(source, target, "diffusers", overwrite=True)
+    # Somebody has changed it: the folder is theirs.
+    (target / "README.md").write_text("mine", encoding="utf-8")
+    with pytest.raises(FileExistsError, match="README.md"):
+        formats.convert(source, target, "diffusers", overwrite=True)

@@ -124,7 +124,7 @@ def test_the_export_is_what_diffusers_reads_and_loads_here(unloaded, tmp_path):
     fit(trainer, captioned(sd, ["a cat", "a dog"]), 1)
     trainer.export(tmp_path / "run")
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert names == ["keras_sdft.json", lora_files.FILE]
+    assert names == ["README.md", "keras_sdft.json", lora_files.FILE]
     keys = load_file(tmp_path / "run" / lora_files.FILE)
     assert len(keys) == 2 * len(lora.variables) / 2
     tokens = sd.tokenizer(["a cat"])

@@ -3,8 +3,10 @@ import json
 import keras_cv
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_sdft.adapters import LoRA
+from keras_sdft.models import ModelCard
 from keras_sdft.models import StableDiffusion
 from keras_sdft.models import describe
 from keras_sdft.models.exported import DIFFUSION_MODEL_FILE
@@ -87,7 +89,7 @@ def test_files_of_others_in_an_export_stay(trained, tmp_path):
     (directory / "sub" / "a.png").write_bytes(b"mine")
     trained.export(directory, overwrite=True)
     found = sorted(p.name for p in directory.rglob("*") if p.is_file())
-    ours = [DIFFUSION_MODEL_FILE, METADATA_FILE]
+    ours = [DIFFUSION_MODEL_FILE, METADATA_FILE, "README.md"]
     assert found == sorted([*ours, "notes.txt", "old_best.weights.h5", "a.png"])
 
 
@@ -200,3 +202,33 @@ def test_plain_keras_cv_loads_a_full_size_export(tmp_path, monkeypatch):
         np.zeros((77, 768), "float32"), num_steps=1, seed=0
     )
     assert images.shape == (1, 128, 128, 3)
+
+
+def test_a_card_goes_with_an_export_and_stays_where_it_was_changed(
+    trained, tmp_path
+):
+    given = ModelCard(
+        license="mit", images=(("a dog", Image.new("RGB", (8, 8))),)
+    )
+    directory = trained.export(tmp_path / "out", card=given)
+    card = directory / "README.md"
+    text = card.read_text(encoding="utf-8")
+    for part in ("license: mit", "| optimizer steps | 1 |", "![a dog]"):
+        assert part in text
+    assert "| what was trained | diffusion model |" in text
+    # Ours is replaced, with its images.
+    trained.export(directory, overwrite=True)
+    assert "license: unknown" in card.read_text(encoding="utf-8")
+    assert not (directory / "image_0.png").exists()
+    card.write_text("mine", encoding="utf-8")
+    trained.export(directory, overwrite=True)
+    assert card.read_text(encoding="utf-8") == "mine"
+
+
+def test_the_card_of_a_lora_is_for_diffusers(make_micro, tmp_path):
+    trainer = Trainer(make_micro(), train=[LoRA(rank=2)])
+    trainer.compile("sgd")
+    directory = trainer.export(tmp_path / "out")
+    text = (directory / "README.md").read_text(encoding="utf-8")
+    assert "library_name: diffusers" in text and "- lora\n" in text
+    assert "load_lora_weights" in text
