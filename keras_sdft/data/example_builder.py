@@ -6,9 +6,9 @@ file must not know TensorFlow, or how rows are ordered.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from keras_sdft.data.unreadable import attempt
 logger = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(kw_only=True, eq=False)
 class ExampleBuilder:
     """Makes one example of an epoch.
 
@@ -40,6 +41,7 @@ class ExampleBuilder:
         options: `Options`.
         report: `Report`, which receives the images that cannot be read.
         first_class: Integer, where class images begin among the examples.
+            `None` (the default) has none.
         weight: Float, by which the weights of all others are multiplied.
         whole: Integer, rows of the whole batch.
 
@@ -47,32 +49,21 @@ class ExampleBuilder:
         keys: Tuple of strings, the keys of an example.
     """
 
+    examples: Examples
+    tokens: CaptionTokens
+    sizes: tuple[tuple[int, int], ...]
+    options: Options
+    report: Report
+    first_class: int | None = None
+    weight: float = 1.0
+    whole: int = 0
+
     max_attempts = 100
 
-    def __init__(
-        self,
-        examples: Examples,
-        tokens: CaptionTokens,
-        sizes: tuple[tuple[int, int], ...],
-        options: Options,
-        report: Report,
-        *,
-        first_class: int | None = None,
-        weight: float = 1.0,
-        whole: int = 0,
-    ):
-        self._examples = examples
-        self._tokens = tokens
-        self.sizes = sizes
-        self._options = options
-        self._report = report
-        self._has_classes = first_class is not None
-        self._first_class = (
-            len(examples) if first_class is None else first_class
-        )
-        self._weight = weight
+    def __post_init__(self) -> None:
+        options = self.options
         self.keys: tuple[str, ...] = ("images", "token_ids", "example_weight")
-        if self._has_classes:
+        if self.first_class is not None:
             self.keys += ("prior",)
         if getattr(options, "prior_preservation", None) == "base":
             self.keys += ("base_target",)
@@ -80,7 +71,6 @@ class ExampleBuilder:
             self.keys += ("loss_mask",)
         if options.worker is not None:
             self.keys += ("place", "whole")
-        self._whole = whole
 
     def __call__(self, numbers: np.ndarray) -> tuple[Any, ...]:
         """Makes the example of a row, six integers.
@@ -91,27 +81,40 @@ class ExampleBuilder:
         Raises:
             OSError: If 100 images in a row cannot be read.
         """
-        row = Row(*(int(number) for number in numbers))
+        row, options = Row(*(int(number) for number in numbers)), self.options
         if not row.copies:
             return self.padding(row)
-        draws = np.random.default_rng(self._key(EXAMPLE_STREAM, row))
+        draws = self._draws(EXAMPLE_STREAM, row)
         # All are drawn, used or not: an option does not move the others.
         caption, template, dropout, top, left, flip = draws.random(6)
-        corner = (top, left) if self._options.crop == "random" else (None, None)
-        flips = bool(self._options.horizontal_flip and flip < 0.5)
-        example, made = self._found(row, draws, corner, flips)
+        corner = (top, left) if options.crop == "random" else (None, None)
+        flips = bool(options.horizontal_flip and flip < 0.5)
+        first_class = self.first_class or len(self.examples)
+        is_class = row.example >= first_class
+        # An unreadable one is replaced by another of its own kind.
+        kind = (0, first_class)
+        if is_class:
+            kind = (first_class, len(self.examples))
+        example, made = self._found(row, draws, kind, corner, flips)
+        arrange = None
+        if options.shuffle_tags:
+            arrange = functools.partial(
+                shuffle_tags,
+                separator=options.tag_separator,
+                keep=options.keep_tokens,
+                draws=self._draws(TAG_STREAM, row),
+            )
         text = choose_caption(
             example.captions,
-            self._options.templates,
-            self._options.caption_dropout,
+            options.templates,
+            options.caption_dropout,
             (caption, template, dropout),
-            self._tag_order(row),
+            arrange,
         )
         made.update(self._said(text))
-        is_class = row.example >= self._first_class
         weight = example.weight / row.copies
         made["example_weight"] = np.float32(
-            weight if is_class else weight * self._weight
+            weight if is_class else weight * self.weight
         )
         made["prior"] = made["base_target"] = np.float32(is_class)
         return self._placed(made, row)
@@ -123,7 +126,7 @@ class ExampleBuilder:
 
     def _placed(self, made: dict[str, Any], row: Row) -> tuple[Any, ...]:
         made["place"] = np.int32(row.place)
-        made["whole"] = np.int32(self._whole)
+        made["whole"] = np.int32(self.whole)
         return tuple(made[key] for key in self.keys)
 
     def specs(
@@ -134,81 +137,60 @@ class ExampleBuilder:
         A side of `size`, in pixels, is `None` where it varies.
         """
         latents = tuple(side and side // PIXELS_PER_LATENT for side in size)
+        numbers = ("example_weight", "prior", "base_target")
         return {
             "images": ((*size, 3), np.uint8),
-            "token_ids": ((self._tokens.max_length,), np.int32),
-            "example_weight": ((), np.float32),
-            "prior": ((), np.float32),
-            "base_target": ((), np.float32),
+            "token_ids": ((self.tokens.max_length,), np.int32),
             "loss_mask": ((*latents, 1), np.float32),
-            "place": ((), np.int32),
-            "whole": ((), np.int32),
+            **{name: ((), np.float32) for name in numbers},
+            **{name: ((), np.int32) for name in ("place", "whole")},
         }
 
+    def _draws(self, stream: int, row: Row) -> np.random.Generator:
+        key = [stream, self.options.seed, row.epoch, row.example]
+        # A second showing in one epoch has draws of its own.
+        return np.random.default_rng([*key, row.copy] if row.copy else key)
+
     def _found(
-        self, row: Row, draws: np.random.Generator, corner: Any, flips: bool
+        self,
+        row: Row,
+        draws: np.random.Generator,
+        kind: tuple[int, int],
+        corner: Any,
+        flips: bool,
     ) -> tuple[Example, dict[str, Any]]:
         """Returns what is seen of a row's example, or of one in its place."""
-        index, kind = row.example, self._kind(row.example)
+        index = row.example
         for _ in range(self.max_attempts):
             seen = self._seen(index, row, corner, flips)
             if seen is not None:
                 return seen
-            # Another of its own kind: a class image for a class image.
             index = int(draws.integers(*kind))
         raise OSError(
             f"{self.max_attempts} images in a row could not be read while "
             "training. Are the files still there? Among them are:\n"
-            f"{self._report.table(5)}"
+            f"{self.report.table(5)}"
         )
 
     def _seen(
         self, index: int, row: Row, corner: Any, flips: bool
     ) -> tuple[Example, dict[str, Any]] | None:
-        """Returns an example with its pixels and mask; `None` if it has none.
-
-        Args:
-            index: Integer, the example.
-            row: `Row`, at whose size it is shown.
-            corner: See `images.crop_box`.
-            flips: Boolean, whether the image is mirrored.
-        """
-        masks, size = self._options.masks, self.sizes[row.bucket]
+        """Returns an example with its pixels and mask, if it can be shown."""
+        masks, size = self.options.masks, self.sizes[row.bucket]
 
         def read(example: Example) -> tuple[Example, dict[str, Any]]:
             pixels, mask = read_cropped(example, masks, size, corner, flips)
             return example, {"images": pixels, "loss_mask": mask}
 
-        name, found, reason = attempt(self._examples, index, read)
+        name, found, reason = attempt(self.examples, index, read)
         if reason:
             self._note(name, reason)
         return found
 
     def _said(self, text: str) -> dict[str, Any]:
         """Returns what is made of a caption, by key."""
-        return {"token_ids": self._tokens(text)}
-
-    def _key(self, stream: int, row: Row) -> list[int]:
-        key = [stream, self._options.seed, row.epoch, row.example]
-        # A second showing in one epoch has draws of its own.
-        return [*key, row.copy] if row.copy else key
-
-    def _kind(self, index: int) -> tuple[int, int]:
-        """Returns the first and the end of the examples of the same kind."""
-        if index < self._first_class:
-            return 0, self._first_class
-        return self._first_class, len(self._examples)
-
-    def _tag_order(self, row: Row) -> Callable[[str], str] | None:
-        if not self._options.shuffle_tags:
-            return None
-        return functools.partial(
-            shuffle_tags,
-            separator=self._options.tag_separator,
-            keep=self._options.keep_tokens,
-            draws=np.random.default_rng(self._key(TAG_STREAM, row)),
-        )
+        return {"token_ids": self.tokens(text)}
 
     def _note(self, name: str, reason: str) -> None:
-        if self._report.add(name, reason):
+        if self.report.add(name, reason):
             logger.warning("Unreadable image, skipped: %s: %s", name, reason)

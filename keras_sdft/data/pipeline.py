@@ -56,7 +56,7 @@ class EncodingCache(Protocol):
         num_rows: int,
     ) -> bool: ...
 
-    def example_builder(self, *args: Any, **kwargs: Any) -> ExampleBuilder: ...
+    def example_builder(self, **arguments: Any) -> ExampleBuilder: ...
 
 
 @signature.takes(LoadOptions)
@@ -244,11 +244,11 @@ class Pipeline:
         if cache and cache.plan(examples, assignment, options, plan.length):
             make = cache.example_builder
         builder = make(
-            examples,
-            tokens,
-            assignment.sizes,
-            options,
-            self._report,
+            examples=examples,
+            tokens=tokens,
+            sizes=assignment.sizes,
+            options=options,
+            report=self._report,
             first_class=first_class,
             weight=plan.weight,
             whole=size,

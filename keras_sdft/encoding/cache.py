@@ -231,14 +231,9 @@ class Cache:
             self.fill()
         return True
 
-    def example_builder(
-        self, *arguments: Any, **options: Any
-    ) -> CachedExampleBuilder:
-        """Returns what makes examples, with the arguments of `ExampleBuilder`.
-
-        The cache may be filled later.
-        """
-        return CachedExampleBuilder(self, *arguments, **options)
+    def example_builder(self, **arguments: Any) -> CachedExampleBuilder:
+        """Returns an `ExampleBuilder` that reads from it, once it is filled."""
+        return CachedExampleBuilder(cache=self, **arguments)
 
     # === Filling ===
 

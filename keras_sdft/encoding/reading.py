@@ -6,6 +6,7 @@ the epoch without it. This file must not know TensorFlow or encoders.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -39,24 +40,26 @@ class CacheReader:
         self.unreadable = {int(k): v for k, v in state.unreadable.items()}
 
 
+@dataclasses.dataclass(kw_only=True, eq=False)
 class CachedExampleBuilder(ExampleBuilder):
-    """Makes one example of an epoch from a `Cache`, with its arguments."""
+    """Makes one example of an epoch from a `Cache`."""
+
+    cache: Any
 
     # Most may be of another size.
     max_attempts = 10_000
 
-    def __init__(self, cache: Any, *arguments: Any, **options: Any):
-        super().__init__(*arguments, **options)
-        self._cache = cache
+    def __post_init__(self) -> None:
+        super().__post_init__()
         names = {"images": "moments"}
-        if cache.contents.contexts:
+        if self.cache.contents.contexts:
             names["token_ids"] = "context"
         self.keys = tuple(names.get(key, key) for key in self.keys)
 
     def specs(
         self, size: tuple[int | None, int | None]
     ) -> dict[str, tuple[tuple[int | None, ...], Any]]:
-        specs, encoders = super().specs(size), self._cache.encoders
+        specs, encoders = super().specs(size), self.cache.encoders
         latents = specs["loss_mask"][0][:2]
         specs["moments"] = ((*latents, encoders.moments_channels), np.float32)
         specs["context"] = (encoders.context_shape, np.float32)
@@ -65,8 +68,8 @@ class CachedExampleBuilder(ExampleBuilder):
     def _seen(
         self, index: int, row: Row, corner: Any, flips: bool
     ) -> tuple[Example, dict[str, Any]] | None:
-        contents, reader = self._cache.contents, self._cache.reader
-        record = int(self._examples.rows[index])
+        contents, reader = self.cache.contents, self.cache.reader
+        record = int(self.examples.rows[index])
         # Another image has moments of its own bucket's size alone.
         if contents.bucket_of[record] != row.bucket:
             return None
@@ -80,14 +83,14 @@ class CachedExampleBuilder(ExampleBuilder):
         for rows in masks:
             mask = loaded_mask(rows[place])
             made["loss_mask"] = mask[:, ::-1] if flips else mask
-        return self._examples.records[record], made
+        return self.examples.records[record], made
 
     def _said(self, text: str) -> dict[str, Any]:
-        if not self._cache.contents.contexts:
+        if not self.cache.contents.contexts:
             return super()._said(text)
-        key, keys = np.uint64(text_key(text)), self._cache.contents.keys
+        key, keys = np.uint64(text_key(text)), self.cache.contents.keys
         place = int(np.searchsorted(keys, key))
         if place == len(keys) or keys[place] != key:
             raise RuntimeError(f"The cache holds no caption {text!r}.")
-        (rows,) = self._cache.reader.contexts
+        (rows,) = self.cache.reader.contexts
         return {"context": rows[place].astype(np.float32)}

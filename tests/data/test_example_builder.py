@@ -64,11 +64,11 @@ def make_parts(examples, tokenizer):
             both = type(examples)(records)
             plan = PriorPlan(plan, 5, 5, seed=0, shuffle=True)
         maker = ExampleBuilder(
-            both,
-            CaptionTokens(tokenizer),
-            assignment.sizes,
-            options,
-            Report(),
+            examples=both,
+            tokens=CaptionTokens(tokenizer),
+            sizes=assignment.sizes,
+            options=options,
+            report=Report(),
             first_class=first_class,
             weight=plan.weight,
         )
