@@ -9,22 +9,11 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from keras_sdft.data import images
+from keras_sdft.data import unreadable
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import first_five
-from keras_sdft.data.images import DECODING
-from keras_sdft.data.images import UnreadableImage
-from keras_sdft.data.images import crop_box
-from keras_sdft.data.images import cut
-from keras_sdft.data.images import has_alpha
-from keras_sdft.data.images import image_size
-from keras_sdft.data.images import read_as
-from keras_sdft.data.images import read_rgb
-from keras_sdft.data.images import to_rgb
-from keras_sdft.data.images import to_rgba
-from keras_sdft.data.unreadable import CHECK_LIMIT
-from keras_sdft.data.unreadable import attempts
-from keras_sdft.data.unreadable import sample_records
 
 # Pixels on a side that one latent stands for; part of the batch's contract.
 PIXELS_PER_LATENT = 8
@@ -47,19 +36,19 @@ def read_masked(
             another size than the image.
     """
     if kind == "alpha":
-        both = read_as(rgb_and_alpha, example.image, size)
+        both = images.read_as(rgb_and_alpha, example.image, size)
         return both.convert("RGB"), both.getchannel("A")
-    image = read_as(to_rgb, example.image, size)
+    image = images.read_as(images.to_rgb, example.image, size)
     if example.mask is None:
         return image, Image.new("L", image.size, 255)
     _refuse_other_size(example)
     try:
-        return image, read_as(_to_grey, example.mask)
-    except UnreadableImage as error:
-        raise UnreadableImage(f"its mask: {error}") from error
+        return image, images.read_as(_to_grey, example.mask)
+    except images.UnreadableImage as error:
+        raise images.UnreadableImage(f"its mask: {error}") from error
 
 
-@DECODING.held()
+@images.DECODING.held()
 def read_cropped(
     example: Example,
     masks: str | None,
@@ -82,11 +71,11 @@ def read_cropped(
     """
     mask = None
     if masks is None:
-        image = read_rgb(example.image, size)
+        image = images.read_rgb(example.image, size)
     else:
         image, mask = read_masked(example, masks, size)
-    box = crop_box(image.size, *size, *corner)
-    pixels = np.asarray(cut(image, box, *size, flip))
+    box = images.crop_box(image.size, *size, *corner)
+    pixels = np.asarray(images.cut(image, box, *size, flip))
     if mask is None:
         return pixels, None
     return pixels, latent_mask(mask, image.size, box, *size, flip)
@@ -102,13 +91,8 @@ def latent_mask(
 ) -> np.ndarray:
     """Cuts a mask as its image, and averages it over each latent's pixels.
 
-    Args:
-        mask: `PIL.Image.Image` of mode `"L"`.
-        image_size: `(width, height)` of the image that `box` was found for.
-        box: The part of the image that is shown, see `images.crop_box`.
-        height: Integer, pixels of the example, a multiple of 8.
-        width: Integer, pixels of the example, a multiple of 8.
-        flip: Boolean, whether the image is mirrored.
+    `image_size` is `(width, height)` of the image that `box` was found for by
+    `images.crop_box`; the others are those of `images.cut`.
 
     Returns:
         Float32 array of shape `(height / 8, width / 8, 1)`, in `[0, 1]`.
@@ -122,8 +106,8 @@ def latent_mask(
         min(box[3] * down, mask.size[1]),
     )
     # Bilinear, because Lanczos would ring at the mask's edges.
-    shown = cut(mask, part, height, width, flip, Image.Resampling.BILINEAR)
-    side = PIXELS_PER_LATENT
+    resample, side = Image.Resampling.BILINEAR, PIXELS_PER_LATENT
+    shown = images.cut(mask, part, height, width, flip, resample)
     blocks = np.asarray(shown, np.float32).reshape(
         height // side, side, width // side, side
     )
@@ -134,7 +118,7 @@ def check_masks(
     examples: Examples,
     kind: str,
     needed: bool = True,
-    limit: int = CHECK_LIMIT,
+    limit: int = unreadable.CHECK_LIMIT,
 ) -> None:
     """Looks at the masks before training, without decoding them.
 
@@ -145,7 +129,8 @@ def check_masks(
             cannot be read or has another size than its image.
     """
     look = _mask_fits if kind == "files" else _has_alpha
-    seen = attempts(examples.records, sample_records(examples, limit), look)
+    rows = unreadable.sample_records(examples, limit)
+    seen = unreadable.attempts(examples.records, rows, look)
     wrong = [
         f"{name}: {why}" for name, _, why in seen if why and kind == "files"
     ]
@@ -182,30 +167,30 @@ def _mask_fits(example: Example) -> bool:
 
 
 def _has_alpha(example: Example) -> bool:
-    return has_alpha(example.image)
+    return images.has_alpha(example.image)
 
 
 def rgb_and_alpha(image: Image.Image) -> Image.Image:
     """Converts any mode to RGBA, with the colours as they are on white."""
-    rgb = to_rgb(image)
+    rgb = images.to_rgb(image)
     if image.has_transparency_data:
-        rgb.putalpha(to_rgba(image).getchannel("A"))
+        rgb.putalpha(images.to_rgba(image).getchannel("A"))
     return rgb.convert("RGBA")
 
 
 def _to_grey(image: Image.Image) -> Image.Image:
     # By way of RGB, which scales 16 bits and lays alpha on white.
-    return to_rgb(image).convert("L")
+    return images.to_rgb(image).convert("L")
 
 
 def _refuse_other_size(example: Example) -> None:
-    own = image_size(example.image)
+    own = images.image_size(example.image)
     try:
-        height, width = image_size(example.mask)
-    except UnreadableImage as error:
-        raise UnreadableImage(f"its mask: {error}") from error
+        height, width = images.image_size(example.mask)
+    except images.UnreadableImage as error:
+        raise images.UnreadableImage(f"its mask: {error}") from error
     if (height, width) != own:
-        raise UnreadableImage(
+        raise images.UnreadableImage(
             f"its mask has {width}x{height} pixels and the image "
             f"{own[1]}x{own[0]}"
         )

@@ -13,18 +13,10 @@ from typing import Protocol
 
 import numpy as np
 
+from keras_sdft.data import buckets
+from keras_sdft.data import captions
+from keras_sdft.data import epochs
 from keras_sdft.data import signature
-from keras_sdft.data.buckets import Assignment
-from keras_sdft.data.buckets import assign
-from keras_sdft.data.buckets import bucket_sizes
-from keras_sdft.data.buckets import one_bucket
-from keras_sdft.data.captions import CaptionTokens
-from keras_sdft.data.captions import Tokenizer
-from keras_sdft.data.captions import warn_about_captions
-from keras_sdft.data.epochs import EpochPlan
-from keras_sdft.data.epochs import EpochRows
-from keras_sdft.data.epochs import PriorPlan
-from keras_sdft.data.epochs import RegroupedPlan
 from keras_sdft.data.example_builder import ExampleBuilder
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import Records
@@ -51,7 +43,7 @@ class EncodingCache(Protocol):
     def plan(
         self,
         examples: Examples,
-        assignment: Assignment,
+        assignment: buckets.Assignment,
         options: Options,
         num_rows: int,
     ) -> bool: ...
@@ -62,7 +54,7 @@ class EncodingCache(Protocol):
 @signature.takes(LoadOptions)
 def load(
     source: Any,
-    tokenizer: Tokenizer,
+    tokenizer: captions.Tokenizer,
     *,
     cache: EncodingCache | None = None,
     report: Report | None = None,
@@ -147,7 +139,7 @@ class Pipeline:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: captions.Tokenizer,
         options: Options,
         cache: EncodingCache | None,
         report: Report | None,
@@ -219,10 +211,12 @@ class Pipeline:
 
         options, size = self._options, self._options.batch_size
         order: Any = {"seed": options.seed, "shuffle": options.shuffle}
-        assignment = one_bucket(len(examples), options.size)
+        assignment = buckets.one_bucket(len(examples), options.size)
         if options.buckets:
-            assignment = assign(examples, bucket_sizes(options), options.size)
-        plan: Any = EpochPlan(
+            assignment = buckets.assign(
+                examples, buckets.bucket_sizes(options), options.size
+            )
+        plan: Any = epochs.EpochPlan(
             assignment.bucket_of, size, remainder=options.remainder, **order
         )
         _check_plan(plan, assignment, options)
@@ -232,13 +226,13 @@ class Pipeline:
             first_class = len(examples)
             examples, size = Examples(classes), 2 * size
             num_classes = len(classes) - first_class
-            plan = PriorPlan(plan, first_class, num_classes, **order)
+            plan = epochs.PriorPlan(plan, first_class, num_classes, **order)
         shown = plan
         if options.batches_per_epoch is not None:
-            shown = RegroupedPlan(plan, size * options.batches_per_epoch)
-        rows = EpochRows(shown, size, options.start, options.worker)
-        tokens = CaptionTokens(self._tokenizer)
-        warn_about_captions(examples, tokens, options.templates)
+            shown = epochs.RegroupedPlan(plan, size * options.batches_per_epoch)
+        rows = epochs.EpochRows(shown, size, options.start, options.worker)
+        tokens = captions.CaptionTokens(self._tokenizer)
+        captions.warn_about_captions(examples, tokens, options.templates)
         make: Any = ExampleBuilder
         cache = self._cache
         if cache and cache.plan(examples, assignment, options, plan.length):
@@ -255,7 +249,7 @@ class Pipeline:
         )
         return batched(rows, builder, options.repeat)
 
-    def _tell(self, assignment: Assignment) -> None:
+    def _tell(self, assignment: buckets.Assignment) -> None:
         """Notes the buckets, and logs what nobody asked a report for."""
         if self._options.buckets:
             self._source.buckets = assignment.counts()
@@ -270,7 +264,7 @@ class Pipeline:
 
 
 def _check_plan(
-    plan: EpochPlan, assignment: Assignment, options: Options
+    plan: epochs.EpochPlan, assignment: buckets.Assignment, options: Options
 ) -> None:
     """Refuses a plan without a batch, and says how many images it lacks."""
     counts = np.bincount(assignment.bucket_of)

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from keras_sdft.data import read_examples
-from keras_sdft.data.sources.files import walk
+from keras_sdft.data.sources.filenames import walk
 from keras_sdft.data.sources.folders import read_photos
 
 

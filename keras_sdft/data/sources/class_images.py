@@ -13,8 +13,8 @@ from typing import Any
 
 from keras_sdft import checks
 from keras_sdft.data.examples import first_five
-from keras_sdft.data.sources.files import is_photo
-from keras_sdft.data.sources.files import walk
+from keras_sdft.data.sources.filenames import is_photo
+from keras_sdft.data.sources.filenames import walk
 from keras_sdft.files import check_space
 
 # Beside the images: one line for each that was generated, with its seed.

@@ -12,8 +12,8 @@ import os
 from keras_sdft.data.examples import first_five
 from keras_sdft.data.report import shared_files
 from keras_sdft.data.sources.class_images import read_record
-from keras_sdft.data.sources.files import is_photo
-from keras_sdft.data.sources.files import walk
+from keras_sdft.data.sources.filenames import is_photo
+from keras_sdft.data.sources.filenames import walk
 from keras_sdft.data.sources.folders import images_of
 
 logger = logging.getLogger(__name__)

@@ -14,15 +14,15 @@ from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import Findings
 from keras_sdft.data.examples import first_five
 from keras_sdft.data.options import SourceOptions
-from keras_sdft.data.sources.files import IMAGE_EXTENSIONS
-from keras_sdft.data.sources.files import MASK_ENDING
-from keras_sdft.data.sources.files import extension
-from keras_sdft.data.sources.files import format_advice
-from keras_sdft.data.sources.files import is_mask
-from keras_sdft.data.sources.files import is_photo
-from keras_sdft.data.sources.files import stem
-from keras_sdft.data.sources.files import unread_images
-from keras_sdft.data.sources.files import walk
+from keras_sdft.data.sources.filenames import IMAGE_EXTENSIONS
+from keras_sdft.data.sources.filenames import MASK_ENDING
+from keras_sdft.data.sources.filenames import extension
+from keras_sdft.data.sources.filenames import format_advice
+from keras_sdft.data.sources.filenames import is_mask
+from keras_sdft.data.sources.filenames import is_photo
+from keras_sdft.data.sources.filenames import stem
+from keras_sdft.data.sources.filenames import unread_images
+from keras_sdft.data.sources.filenames import walk
 from keras_sdft.data.sources.parsing import read_text
 from keras_sdft.data.sources.tables import read_table
 

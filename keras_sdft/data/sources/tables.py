@@ -22,9 +22,9 @@ from keras_sdft.data.examples import Findings
 from keras_sdft.data.examples import check_captions
 from keras_sdft.data.examples import first_five
 from keras_sdft.data.options import SourceOptions
-from keras_sdft.data.sources.files import is_hidden
-from keras_sdft.data.sources.files import is_image
-from keras_sdft.data.sources.files import is_photo
+from keras_sdft.data.sources.filenames import is_hidden
+from keras_sdft.data.sources.filenames import is_image
+from keras_sdft.data.sources.filenames import is_photo
 from keras_sdft.data.sources.parsing import BadSource
 from keras_sdft.data.sources.parsing import bad_source
 from keras_sdft.data.sources.parsing import inside
