@@ -52,14 +52,9 @@ def choose_caption(
 ) -> str:
     """Returns the caption that an example shows; `""` where it is dropped.
 
-    Args:
-        captions: Sequence of strings, the captions of the image.
-        templates: Sequence of strings that hold `"{caption}"`.
-        dropout: Float in `[0, 1]`, the chance of the empty caption.
-        draws: Three floats in `[0, 1)`: for the caption, for the template and
-            for dropout.
-        arrange: Function of the drawn caption to the one that goes into the
-            template.
+    Of three `draws` in `[0, 1)`, the first chooses the caption, which
+    `arrange` may change, the second the template that it is put into; the
+    third drops it where it is less than `dropout`.
     """
     if draws[2] < dropout:
         return ""

@@ -102,6 +102,7 @@ def load_dreambooth(
     )
 
 
+@dataclasses.dataclass
 class PriorRecords:
     """Instance examples, then class examples, with their weights.
 
@@ -114,31 +115,28 @@ class PriorRecords:
         Ruiz et al., DreamBooth, 2022, section 3.3.
     """
 
-    def __init__(
-        self,
-        instances: Examples,
-        classes: Examples,
-        class_prompt: str,
-        prior_loss_weight: float,
-    ):
-        self._parts = (instances, classes)
-        self._class_captions = (class_prompt,)
-        self._weights = (2.0, 2.0 * prior_loss_weight)
+    instances: Examples
+    classes: Examples
+    class_prompt: str
+    prior_loss_weight: float
 
     def __len__(self) -> int:
-        return sum(map(len, self._parts))
+        return len(self.instances) + len(self.classes)
 
     def __getitem__(self, index: int) -> Example:
-        count = len(self._parts[0])
-        part = int(index >= count)
-        example = self._parts[part][index - part * count]
-        captions = self._class_captions if part else example.captions
-        weight = example.weight * self._weights[part]
-        return dataclasses.replace(example, captions=captions, weight=weight)
+        count = len(self.instances)
+        if index < count:
+            example = self.instances[index]
+            return dataclasses.replace(example, weight=example.weight * 2.0)
+        example = self.classes[index - count]
+        return dataclasses.replace(
+            example,
+            captions=(self.class_prompt,),
+            weight=example.weight * (2.0 * self.prior_loss_weight),
+        )
 
     @property
     def captions(self) -> list[Any]:
         """List of the captions of every example."""
-        instances, classes = self._parts
-        held = [example.captions for example in instances]
-        return held + [self._class_captions] * len(classes)
+        held = [example.captions for example in self.instances]
+        return held + [self.class_prompt] * len(self.classes)

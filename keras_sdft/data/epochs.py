@@ -42,6 +42,7 @@ COLUMNS = len(Row._fields)
 _PLANNED = COLUMNS - 1
 
 
+@dataclasses.dataclass
 class EpochPlan:
     """The rows of each epoch, in batches of one bucket.
 
@@ -63,48 +64,41 @@ class EpochPlan:
             weights' mean over an epoch is one; 1 where batches are padded.
     """
 
-    def __init__(
-        self,
-        bucket_of: np.ndarray,
-        batch_size: int,
-        *,
-        seed: int,
-        shuffle: bool,
-        remainder: str,
-    ):
-        self._bucket_of = bucket_of
-        self._batch_size = batch_size
-        self._seed = seed
-        self._shuffle = shuffle
-        self._pads = remainder == "pad"
-        counts = np.bincount(bucket_of)
-        over = 0 if remainder == "drop" else batch_size - 1
-        self._lengths = (counts + over) // batch_size * batch_size
+    bucket_of: np.ndarray
+    batch_size: int
+    seed: int
+    shuffle: bool
+    remainder: str
+
+    def __post_init__(self) -> None:
+        counts, size = np.bincount(self.bucket_of), self.batch_size
+        over = 0 if self.remainder == "drop" else size - 1
+        self._lengths = (counts + over) // size * size
         self.length = int(self._lengths.sum())
-        fills = remainder == "fill"
-        self.weight = self.length / len(bucket_of) if fills else 1.0
+        fills = self.remainder == "fill"
+        self.weight = self.length / len(self.bucket_of) if fills else 1.0
 
     def __call__(self, epoch: int) -> np.ndarray:
         """Returns int64 of shape `(length, 5)`, whose rows are `Row`s."""
-        count = len(self._bucket_of)
-        draws = np.random.default_rng([ORDER_STREAM, self._seed, int(epoch)])
-        order = draws.permutation(count) if self._shuffle else np.arange(count)
+        count = len(self.bucket_of)
+        draws = np.random.default_rng([ORDER_STREAM, self.seed, int(epoch)])
+        order = draws.permutation(count) if self.shuffle else np.arange(count)
         parts = [
             self._rows(order, bucket, int(epoch))
             for bucket in range(len(self._lengths))
         ]
         if len(parts) == 1:
             return parts[0]
-        batches = np.concatenate(parts).reshape(-1, self._batch_size, _PLANNED)
-        if self._shuffle:
+        batches = np.concatenate(parts).reshape(-1, self.batch_size, _PLANNED)
+        if self.shuffle:
             batches = batches[draws.permutation(len(batches))]
         else:
             batches = batches[np.argsort(batches[:, 0, 0], kind="stable")]
         return batches.reshape(-1, _PLANNED)
 
     def _rows(self, order: np.ndarray, bucket: int, epoch: int) -> np.ndarray:
-        members = order[self._bucket_of[order] == bucket]
-        length = self._lengths[bucket]
+        members = order[self.bucket_of[order] == bucket]
+        length, pads = self._lengths[bucket], self.remainder == "pad"
         rows = np.empty((length, _PLANNED), np.int64)
         if not length:
             return rows
@@ -112,8 +106,8 @@ class EpochPlan:
         rows[:, 0] = members[place]
         rows[:, 1:3] = epoch, bucket
         rows[:, 3] = copy
-        rows[:, 4] = 1 if self._pads else np.bincount(place)[place]
-        if self._pads:
+        rows[:, 4] = 1 if pads else np.bincount(place)[place]
+        if pads:
             rows[len(members) :, 3:] = 0
         return rows
 
@@ -181,12 +175,13 @@ class RegroupedPlan:
         return np.concatenate(parts)[skipped : skipped + self.length]
 
 
+@dataclasses.dataclass
 class EpochRows:
     """The rows that a worker shows of each epoch, from a batch on.
 
     Args:
         plan: `EpochPlan`, `PriorPlan` or `RegroupedPlan`.
-        batch_size: Integer, rows of a whole batch, which divide the plan's.
+        whole: Integer, rows of a whole batch, which divide the plan's.
         start: `(epoch, batch)`, where the first pass begins; it is empty
             where all batches of its epoch were shown.
         worker: `(index, count)`, which part of each batch is shown. `None`
@@ -195,27 +190,22 @@ class EpochRows:
     Attributes:
         num_batches: Integer, batches of an epoch.
         batch_size: Integer, rows of this worker's batches.
-        whole: Integer, rows of a whole batch.
     """
 
-    def __init__(
-        self,
-        plan: EpochPlan | PriorPlan | RegroupedPlan,
-        batch_size: int,
-        start: tuple[int, int] = (0, 0),
-        worker: tuple[int, int] | None = None,
-    ):
-        self._plan = plan
-        self.whole = batch_size
-        self.num_batches = plan.length // batch_size
-        if start[1] > self.num_batches:
+    plan: EpochPlan | PriorPlan | RegroupedPlan
+    whole: int
+    start: tuple[int, int] = (0, 0)
+    worker: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        self.num_batches = self.plan.length // self.whole
+        if self.start[1] > self.num_batches:
             raise ValueError(
-                "`start` must name a batch of an epoch. Received: "
-                f"start={start}, and an epoch has {self.num_batches} batches."
+                "`start` must name a batch of an epoch. Received: start="
+                f"{self.start}, and an epoch has {self.num_batches} batches."
             )
-        self.start = start
-        index, count = worker or (0, 1)
-        self.batch_size = batch_size // count
+        index, count = self.worker or (0, 1)
+        self.batch_size = self.whole // count
         first = index * self.batch_size
         self._part = slice(first, first + self.batch_size)
 
@@ -225,7 +215,7 @@ class EpochRows:
 
     def of_epoch(self, epoch: int, first: int = 0) -> np.ndarray:
         """Returns the rows of an epoch's batches from `first` on."""
-        planned = self._plan(epoch).reshape(-1, self.whole, _PLANNED)[first:]
+        planned = self.plan(epoch).reshape(-1, self.whole, _PLANNED)[first:]
         rows = np.empty((*planned.shape[:2], COLUMNS), np.int64)
         rows[..., :_PLANNED] = planned
         rows[..., _PLANNED] = np.arange(self.whole)

@@ -73,10 +73,7 @@ class ExampleBuilder:
             self.keys += ("place", "whole")
 
     def __call__(self, numbers: np.ndarray) -> tuple[Any, ...]:
-        """Makes the example of a row, six integers.
-
-        Returns:
-            Tuple of arrays, one for each of `keys`.
+        """Makes the arrays of a row, six integers, in the order of `keys`.
 
         Raises:
             OSError: If 100 images in a row cannot be read.

@@ -55,6 +55,7 @@ class Records(Protocol):
     def __getitem__(self, index: int, /) -> Example: ...
 
 
+@dataclasses.dataclass
 class Columns:
     """Image paths and captions held as two lists, not as a million objects.
 
@@ -62,17 +63,10 @@ class Columns:
     paths by the images' paths, all relative to `root`.
     """
 
-    def __init__(
-        self,
-        root: str,
-        paths: list[str],
-        captions: list[str | tuple[str, ...]],
-        masks: dict[str, str] | None = None,
-    ):
-        self.root = root
-        self.paths = paths
-        self.captions = captions
-        self.masks = masks or {}
+    root: str
+    paths: list[str]
+    captions: list[Any]
+    masks: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)

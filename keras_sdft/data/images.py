@@ -200,16 +200,7 @@ def cut(
     flip: bool = False,
     resample: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> Image.Image:
-    """Resizes the part of an image in `box`, antialiased, and mirrors it.
-
-    Args:
-        image: `PIL.Image.Image`.
-        box: `(left, top, right, bottom)`, as `crop_box` returns it.
-        height: Integer, pixels.
-        width: Integer, pixels.
-        flip: Boolean, whether to mirror left and right.
-        resample: Pillow's filter.
-    """
+    """Resizes the part of an image that `crop_box` returns, antialiased."""
     image = image.resize((width, height), resample, box=box)
     if flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -233,8 +224,8 @@ def crop_box(
         size: `(width, height)` of the image, as Pillow gives it.
         height: Integer, pixels of the crop.
         width: Integer, pixels of the crop.
-        top: Float in `[0, 1)`, where the crop begins among the rows that it
-            can begin at. `None` takes the centre.
+        top: Float in `[0, 1)`, at which of the possible rows the crop begins.
+            `None` takes the centre.
         left: Float in `[0, 1)`, the same for columns.
 
     Returns:

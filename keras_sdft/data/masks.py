@@ -25,15 +25,12 @@ def read_masked(
     """Reads an image and its mask, both upright.
 
     The mask is `example.mask` for `kind="files"`, the alpha channel for
-    `"alpha"`, and white without one. It may have another size than the image,
-    a JPEG that is decoded at a smaller scale.
-
-    Returns:
-        `(image, mask)` of modes `"RGB"` and `"L"`.
+    `"alpha"`, and white without one; of mode `"L"`. It may have another size
+    than the image, a JPEG that is decoded at a smaller scale.
 
     Raises:
-        UnreadableImage: If one of the two cannot be read, or if the mask has
-            another size than the image.
+        UnreadableImage: If one of the two cannot be read, or if their files
+            have two sizes.
     """
     if kind == "alpha":
         both = images.read_as(rgb_and_alpha, example.image, size)
@@ -62,7 +59,7 @@ def read_cropped(
         example: `Example`.
         masks: `"files"`, `"alpha"`, or `None` to read none.
         size: `(height, width)` in pixels.
-        corner: See `images.crop_box`.
+        corner: `(top, left)`, see `images.crop_box`.
         flip: Boolean, whether the image is mirrored.
 
     Returns:

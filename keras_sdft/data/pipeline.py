@@ -5,6 +5,7 @@ Orders the package's other files. This file must not know models or losses.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -134,24 +135,20 @@ def load(
     return pipeline.batches(pipeline.checked(name, examples))
 
 
+@dataclasses.dataclass
 class Pipeline:
     """The way from examples to batches, the same for both loaders."""
 
-    def __init__(
-        self,
-        tokenizer: captions.Tokenizer,
-        options: Options,
-        cache: EncodingCache | None,
-        report: Report | None,
-    ):
-        if cache is not None:
-            cache.check(options)
-        self._tokenizer = tokenizer
-        self._options = options
-        self._cache = cache
-        self._logs = report is None
+    tokenizer: captions.Tokenizer
+    options: Options
+    cache: EncodingCache | None
+    report: Report | None
+
+    def __post_init__(self) -> None:
+        if self.cache is not None:
+            self.cache.check(self.options)
         self._source: Any = None
-        self._report = Report() if report is None else report
+        self._report = Report() if self.report is None else self.report
 
     def checked(
         self, name: str, examples: Examples, needs_mask: bool = True
@@ -164,8 +161,8 @@ class Pipeline:
             needs_mask: Boolean, whether one at least must have a mask where
                 `masks` asks for them.
         """
-        options, report = self._options, self._report
-        if self._cache is not None and self._cache.has_read(examples, options):
+        options, report = self.options, self._report
+        if self.cache is not None and self.cache.has_read(examples, options):
             self._source = report.add_source(name, examples, ())
             return examples
         examples, unreadable = drop_unreadable(
@@ -176,7 +173,7 @@ class Pipeline:
             buckets=options.buckets,
         )
         self._source = report.add_source(name, examples, unreadable)
-        if self._logs and unreadable:
+        if self.report is None and unreadable:
             logger.warning(
                 "%d images cannot be read and are left out:\n%s",
                 len(unreadable),
@@ -209,7 +206,7 @@ class Pipeline:
         # TensorFlow takes seconds to import, and the options need none.
         from keras_sdft.data.batches import batched
 
-        options, size = self._options, self._options.batch_size
+        options, size = self.options, self.options.batch_size
         order: Any = {"seed": options.seed, "shuffle": options.shuffle}
         assignment = buckets.one_bucket(len(examples), options.size)
         if options.buckets:
@@ -231,10 +228,10 @@ class Pipeline:
         if options.batches_per_epoch is not None:
             shown = epochs.RegroupedPlan(plan, size * options.batches_per_epoch)
         rows = epochs.EpochRows(shown, size, options.start, options.worker)
-        tokens = captions.CaptionTokens(self._tokenizer)
+        tokens = captions.CaptionTokens(self.tokenizer)
         captions.warn_about_captions(examples, tokens, options.templates)
         make: Any = ExampleBuilder
-        cache = self._cache
+        cache = self.cache
         if cache and cache.plan(examples, assignment, options, plan.length):
             make = cache.example_builder
         builder = make(
@@ -251,14 +248,14 @@ class Pipeline:
 
     def _tell(self, assignment: buckets.Assignment) -> None:
         """Notes the buckets, and logs what nobody asked a report for."""
-        if self._options.buckets:
+        if self.options.buckets:
             self._source.buckets = assignment.counts()
             table = assignment.table().replace("\n", ", ")
             self._source.notes.append(
                 f"{len(assignment.sizes)} buckets (width x height: images): "
                 f"{table}"
             )
-        if self._logs:
+        if self.report is None:
             level = logging.WARNING if self._source.left_out else logging.INFO
             logger.log(level, "%s", self._source.summary())
 

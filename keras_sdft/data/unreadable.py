@@ -74,21 +74,15 @@ def drop_unreadable(
 ) -> tuple[Examples, list[str]]:
     """Decodes the images, or an even sample of many, and drops the bad ones.
 
-    Args:
-        examples: `Examples`.
-        size: `(height, width)` that the images will be resized to.
-        report: `Report`, which receives the images that were dropped.
-        max_unreadable: Float in `[0, 1]`, the largest share of unreadable
-            images among those that are checked.
-        buckets: Boolean, whether they are resized to about the area of `size`.
-        limit: Integer, the most images to check.
+    The images will be resized to `(height, width)`, with `buckets` to about
+    its area; a note of the examples says how many are enlarged by that.
 
     Returns:
-        `(examples, names)`, those that are left and what is dropped. A note of
-        the examples says how many are enlarged.
+        `(examples, names)`, those that are left and what is dropped.
 
     Raises:
-        ValueError: If a larger share is unreadable, with a table of them.
+        ValueError: If a larger share than `max_unreadable` of those that are
+            checked is unreadable, with a table of them.
     """
     records = sample_records(examples, limit)
     seen = attempts(

@@ -41,20 +41,12 @@ _CLASS_FOLDER = re.compile(r"(\d+)_(.+)")
 
 
 def read_folder(folder: str, options: SourceOptions, masks: bool) -> Examples:
-    """Reads a folder of captioned images.
+    """Reads a folder in the order of its table or of the sorted paths.
 
     Without a table, an image's mask is the file of the same name that ends in
     `-masklabel.png`. The split `None`, like `"train"`, reads `train/` where
     the folder itself holds neither images nor a table, and else the folder
     without its `validation/` and `test/`.
-
-    Args:
-        folder: String, the folder.
-        options: `SourceOptions`.
-        masks: Boolean, whether a table's column of masks is read.
-
-    Returns:
-        `Examples`, in the order of the table or of the sorted paths.
 
     Raises:
         FileNotFoundError: If the folder, or an image of a table, is missing.

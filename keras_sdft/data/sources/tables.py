@@ -43,14 +43,8 @@ def read_table(path: str, options: SourceOptions, masks: bool) -> Examples:
     The fields of a CSV are separated by commas; by semicolons or tabs where
     the header has these and no comma.
 
-    Args:
-        path: String, the table. Image paths are relative to its folder.
-        options: `SourceOptions`, with the names of the columns or keys.
-        masks: Boolean, whether the column of masks is read; in it a path may
-            be empty, and in JSON missing.
-
-    Returns:
-        `Examples`.
+    Image paths are relative to the table's folder. With `masks` its column of
+    masks is read; in it a path may be empty, and in JSON missing.
 
     Raises:
         FileNotFoundError: If an image does not exist.

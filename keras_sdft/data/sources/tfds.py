@@ -37,13 +37,8 @@ def read_tfds(source: Any, options: SourceOptions) -> Examples:
 
     The records of TFRecord files (TFDS's default) are found once by walking
     over the lengths in them; ArrayRecord and Parquet are read by TFDS. A
-    dataset that is not prepared yet is prepared, which may download it.
-
-    Args:
-        source: `"tfds:NAME"`, `"tfds:NAME:SPLIT"`, where NAME may hold a
-            config and a version as TFDS writes them, or a TFDS builder.
-        options: `SourceOptions`. Its split, any of TFDS as `"train[:80%]"`, is
-            by default that of `source`, and else `"train"`.
+    dataset that is not prepared yet is prepared, which may download it. The
+    split is that of the options, of the source, or `"train"`.
 
     Raises:
         ValueError: If the dataset, split or feature is not known.
@@ -79,28 +74,27 @@ def split_name(source: str) -> tuple[str, str | None]:
     return name, ":".join(rest) or None
 
 
+@dataclasses.dataclass
 class TfdsRecords:
     """Decoded TFDS records as examples; `"/"` stands between nested names."""
 
-    def __init__(self, records: Any, image: str, caption: str, name: str):
-        self._records = records
-        self._image = image
-        self._caption = caption
-        self._name = name
-        # TFDS changes a dataset's version with its content.
-        self.identity = name
+    records: Any
+    image: str
+    caption: str
+    # TFDS changes a dataset's version, which is in it, with its content.
+    identity: str
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.records)
 
     def __getitem__(self, index: int) -> Example:
-        name = f"{self._name}[{index}]"
+        name = f"{self.identity}[{index}]"
         try:
-            record = value = self._records[index]
-            for level in self._caption.split("/"):
+            record = value = self.records[index]
+            for level in self.caption.split("/"):
                 value = value[level]
             captions = several(check_captions(_as_text(value), name))
-            return Example(record[self._image], captions, name=name)
+            return Example(record[self.image], captions, name=name)
         except UnreadableImage:
             raise
         # A reader may raise anything on a damaged record.
@@ -110,14 +104,11 @@ class TfdsRecords:
 
 @dataclasses.dataclass(frozen=True)
 class TfRecords:
-    """The records of TFRecord files on a local disk.
+    """The records of TFRecord files on a local disk, decoded by TFDS.
 
     Args:
-        files: List of strings.
         file_of: Integer array of shape `(N,)`, the file of each record.
         offsets: Integer array of shape `(N,)`, where each record begins.
-        features: TFDS features, which decode the record.
-        decoders: Dict of TFDS decoders.
     """
 
     files: list[str]
