@@ -274,29 +274,32 @@ class Lock:
         path: Path of the lock's file, which is made and stays.
         what: String, what the holder is busy with, for the error:
             `"trains into 'run'"`.
+        wait: Boolean, whether to wait while another process holds it.
 
     Raises:
         BlockingIOError: If another process holds it; with its id and host.
         OSError: If the file cannot be written, or cannot be locked.
     """
 
-    def __init__(self, path: str | os.PathLike, what: str) -> None:
+    def __init__(
+        self, path: str | os.PathLike, what: str, wait: bool = False
+    ) -> None:
         self.path = Path(path)
-        self._acquire(what)
+        self._acquire(what, wait)
         while not self._is_at_path():
             # Its last holder removed the file in between.
             self._file.close()
-            self._acquire(what)
+            self._acquire(what, wait)
         self._file.seek(0)
         self._file.truncate()
         self._file.write(f"id {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
 
-    def _acquire(self, what: str) -> None:
+    def _acquire(self, what: str, wait: bool) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "a+", encoding="utf-8")
         try:
-            _flock(self._file.fileno())
+            _flock(self._file.fileno(), wait)
         except BlockingIOError:
             holder = self.holder()
             self._file.close()
@@ -482,8 +485,8 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-def _flock(handle: int) -> None:
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _flock(handle: int, wait: bool = False) -> None:
+    fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def _lock(handle: int) -> None:

@@ -81,17 +81,13 @@ def make_caches(
         return Caches()
     directory, asked = options.cache, options.cache is not None
     if not asked:
-        tags = options.shuffle_tags and captions
-        reason = keras_sdft.encoding.Cache.unsupported(options.crop, tags)
         directory = default_directory(options, sd.img_height, captions)
+        place = os.path.dirname(directory)
         if not os.path.isdir(directory) and not files.writable(directory):
-            place = os.path.dirname(directory)
-            reason = reason or (
-                f"{place} cannot be written to. `--cache DIR` puts it "
+            return Caches(
+                reason=f"{place} cannot be written to. `--cache DIR` puts it "
                 "elsewhere."
             )
-        if reason:
-            return Caches(reason=reason)
     make = functools.partial(
         keras_sdft.encoding.Cache,
         stable_diffusion=sd,
@@ -103,6 +99,11 @@ def make_caches(
     )
     pays = None if asked else functools.partial(_why_not, options, directory)
     training = make(directory, unless=pays)
+    if not asked:
+        try:
+            training.check(options)
+        except ValueError as error:
+            return Caches(reason=str(error))
     validation = None
     if options.validation_data is not None:
         validation = make(

@@ -5,10 +5,10 @@ Orders the package's other files.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
@@ -28,8 +28,6 @@ from keras_sdft.encoding.reading import CachedExampleBuilder
 from keras_sdft.encoding.reading import CacheReader
 from keras_sdft.encoding.store import Rows
 
-_WAIT_SECONDS = 1.0
-
 
 class CacheNeeds(NamedTuple):
     """What filling a cache would take, to decide whether it is worth it.
@@ -45,6 +43,7 @@ class CacheNeeds(NamedTuple):
     num_bytes: int
 
 
+@dataclasses.dataclass(eq=False)
 class Cache:
     """Moments of images and contexts of captions, in a directory.
 
@@ -96,61 +95,28 @@ class Cache:
     ```
     """
 
-    def __init__(
-        self,
-        directory: str | os.PathLike,
-        stable_diffusion: Any,
-        *,
-        dtype: str | None = None,
-        contexts: bool | None = None,
-        overwrite: bool = False,
-        defer: bool = False,
-        progress: bool = True,
-        unless: Callable[[CacheNeeds], str | None] | None = None,
-    ):
-        if dtype is not None:
-            checks.one_of("dtype", dtype, DTYPES)
-        self.directory = os.path.abspath(os.fspath(directory))
+    directory: Any
+    stable_diffusion: Any
+    _: dataclasses.KW_ONLY
+    dtype: str | None = None
+    contexts: bool | None = None
+    overwrite: bool = False
+    defer: bool = False
+    progress: bool = True
+    unless: Callable[[CacheNeeds], str | None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None:
+            checks.one_of("dtype", self.dtype, DTYPES)
+        self.directory = os.path.abspath(self.directory)
         self.stale: list[str] = []
         self.skip_reason: str | None = None
         self.contents: Any = None
-        self.encoders = Encoders(stable_diffusion)
-        self._dtype = dtype
-        self._contexts = contexts
-        self._overwrite = overwrite
-        self._defer = defer
-        self._progress = progress
-        self._unless = unless
+        self.encoders = Encoders(self.stable_diffusion)
         self._waits = False
         self._reader: CacheReader | None = None
         # A million images take seconds, and are asked for twice.
         self._identify = functools.lru_cache(1)(identify_images)
-
-    @staticmethod
-    def unsupported(crop: str = "center", shuffle_tags: bool = False) -> str:
-        """Says which option cannot be cached; `""` if there is none.
-
-        Args:
-            crop: `"center"` or `"random"`.
-            shuffle_tags: Boolean; tags of captions that are encoded.
-        """
-        if crop == "random":
-            return (
-                "`crop='random'` cannot be cached: each epoch sees another "
-                "part of an image. Use `crop='center'`, or no cache."
-            )
-        if shuffle_tags:
-            return (
-                "`shuffle_tags` cannot be cached: each epoch has other "
-                "captions. Leave it out, use no cache, or cache without "
-                "captions (`contexts=False`)."
-            )
-        return ""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether everything is encoded and can be read."""
-        return self._reader is not None
 
     @property
     def reader(self) -> CacheReader:
@@ -164,12 +130,19 @@ class Cache:
 
     # === What `keras_sdft.data` calls ===
 
-    def check(self, options: Options) -> None:
+    def check(self, options: Any) -> None:
         """Refuses options that cannot be cached, with a `ValueError`."""
-        tags = options.shuffle_tags and self._contexts is not False
-        problem = self.unsupported(options.crop, tags)
-        if problem:
-            raise ValueError(problem)
+        if options.crop == "random":
+            raise ValueError(
+                "`crop='random'` cannot be cached: each epoch sees another "
+                "part of an image. Use `crop='center'`, or no cache."
+            )
+        if options.shuffle_tags and self.contexts is not False:
+            raise ValueError(
+                "`shuffle_tags` cannot be cached: each epoch has other "
+                "captions. Leave it out, use no cache, or cache without "
+                "captions (`contexts=False`)."
+            )
 
     def has_read(self, examples: Examples, options: Options) -> bool:
         """Returns whether all these images were decoded to fill the cache."""
@@ -197,7 +170,7 @@ class Cache:
         Returns:
             Boolean, whether the cache is to be used.
         """
-        contexts = self._contexts
+        contexts = self.contexts
         if contexts is None:
             state = states.read_state(self.directory)
             contexts = state is None or state.contexts
@@ -208,7 +181,7 @@ class Cache:
             options,
             self.encoders,
             contexts,
-            self._dtype,
+            self.dtype,
         )
         if self.contents is not None and self.contents.data != contents.data:
             raise ValueError(
@@ -220,14 +193,14 @@ class Cache:
         if state is not None and state.complete:
             self._reader = CacheReader(self.directory, state, contents)
             return True
-        num_images = contents.num_images * contents.per_image
+        num_images = len(contents.used) * contents.per_image
         needs = CacheNeeds(num_images, num_rows, self._missing_bytes(state))
-        self.skip_reason = self._unless(needs) if self._unless else None
+        self.skip_reason = self.unless(needs) if self.unless else None
         if self.skip_reason:
             return False
         self._check_disk(needs.num_bytes)
         self._waits = options.worker is not None
-        if not self._defer:
+        if not self.defer:
             self.fill()
         return True
 
@@ -247,27 +220,23 @@ class Cache:
             ValueError: If the cache has become stale, or if the encoders
                 give values that half precision does not hold.
         """
-        if self.is_complete:
+        if self._reader is not None:
             return
         if self.contents is None:
             raise RuntimeError(
                 "The cache knows no data yet. Pass it to "
                 "`keras_sdft.data.load(..., cache=cache)` first."
             )
-        with self._locked():
+        path = os.path.join(self.directory, states.LOCK)
+        # One of several workers fills the cache, the others wait.
+        with files.Lock(path, "is filling the cache", wait=self._waits):
             # Another process may have filled it since it was looked at.
             state = self._valid_state()
             self._check_disk(self._missing_bytes(state))
             try:
                 state = state or self._begin()
                 if not state.complete:
-                    Filling(
-                        self.directory,
-                        state,
-                        self.contents,
-                        self.encoders,
-                        self._progress,
-                    ).run()
+                    Filling(self, state).run()
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
@@ -277,18 +246,6 @@ class Cache:
                 )
                 raise OSError(error.errno, text, self.directory) from error
         self._reader = CacheReader(self.directory, state, self.contents)
-
-    def _locked(self) -> files.Lock:
-        """Returns the lock of the directory against other processes."""
-        path = os.path.join(self.directory, states.LOCK)
-        while True:
-            try:
-                return files.Lock(path, "is filling the cache")
-            except BlockingIOError:
-                # One of several workers fills the cache, the others wait.
-                if not self._waits:
-                    raise
-                time.sleep(_WAIT_SECONDS)
 
     def _valid_state(self) -> states.State | None:
         """Returns the state on the disk; `None` if there is no valid cache.
@@ -301,7 +258,7 @@ class Cache:
         if state is not None and not self.stale:
             return state
         self.contents.adopt(None)
-        if not self.stale or self._overwrite:
+        if not self.stale or self.overwrite:
             return None
         raise ValueError(
             f"The cache {self.directory!r} is stale: {'; '.join(self.stale)}. "
@@ -312,11 +269,6 @@ class Cache:
 
     def _reasons(self, state: states.State) -> list[str]:
         """Says why a cache is stale or damaged; otherwise, adopts it."""
-        if state.format != states.FORMAT:
-            return [
-                f"it has format {state.format}, and this version of "
-                f"keras_sdft reads format {states.FORMAT}"
-            ]
         contents = self.contents
         reasons = contents.differences(state)
         if reasons:
@@ -363,7 +315,7 @@ class Cache:
         """Returns a line of what it holds, and where."""
         contents = self.contents
         size = sum(s.rows * s.row.itemsize for s in contents.stores())
-        parts = [f"{contents.num_images:,} images"]
+        parts = [f"{len(contents.used):,} images"]
         if contents.flips:
             parts.append("their mirror images")
         if contents.contexts:

@@ -9,6 +9,7 @@ or TensorFlow.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from keras_sdft.data.buckets import Assignment
-from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import several
 from keras_sdft.data.images import UnreadableImage
@@ -25,6 +25,7 @@ from keras_sdft.data.masks import PIXELS_PER_LATENT
 from keras_sdft.data.options import PLACEHOLDER
 from keras_sdft.data.options import Options
 from keras_sdft.encoding.encoders import Encoders
+from keras_sdft.encoding.state import FORMAT
 from keras_sdft.encoding.state import State
 from keras_sdft.encoding.store import Store
 
@@ -38,24 +39,21 @@ _BUCKETS = "the buckets of the images"
 _CAPTIONS = "the captions or `caption_template`"
 
 
+@dataclasses.dataclass(eq=False)
 class Contents:
     """What a cache holds, or is to hold.
 
-    Args:
-        examples: `Examples`; those beyond the assignment are class images.
-        images: Dict of `identify_images`.
-        assignment: `Assignment`.
-        options: `Options`.
-        encoders: `Encoders`.
-        contexts: Boolean, whether captions are encoded too.
-        dtype: `"float16"`, `"float32"` or `None` for any.
-
     Attributes:
+        examples: `Examples`; those beyond the assignment are class images.
+        data: Dict of `identify_images`; becomes the part of the fingerprint
+            that is about the data.
+        contexts: Boolean, whether captions are encoded too.
+        wanted_dtype: `"float16"`, `"float32"` or `None` for any.
         bucket_of: int64 array, the bucket of each record, or -1.
+        used: int64 array, the records that are encoded.
         place_of: int64 array, its place in the bucket, or -1.
         images: List of int64 arrays, the records of each bucket in order.
         keys: uint64 array, sorted, one for each distinct caption.
-        data: Dict, the part of the fingerprint that is about the data.
         flips: Boolean, whether each image is followed by its mirror image.
         dtype: String, the dtype on the disk.
 
@@ -63,53 +61,42 @@ class Contents:
         ValueError: If class images would be needed at several sizes.
     """
 
-    def __init__(
-        self,
-        examples: Examples,
-        images: dict[str, Any],
-        assignment: Assignment,
-        options: Options,
-        encoders: Encoders,
-        contexts: bool,
-        dtype: str | None,
-    ):
-        self.records = examples.records
-        self.options = options
-        self.sizes = assignment.sizes
-        self.contexts = contexts
-        self._encoders = encoders
-        self._dtype = dtype
+    examples: Examples
+    data: dict[str, Any]
+    assignment: Assignment
+    options: Options
+    encoders: Encoders
+    contexts: bool
+    wanted_dtype: str | None
+
+    def __post_init__(self) -> None:
         self.adopt(None)
-        self.bucket_of = _buckets(examples, assignment)
+        self.records = self.examples.records
+        self.sizes = self.assignment.sizes
+        self.bucket_of = _buckets(self.examples, self.assignment)
         self.place_of = np.full(len(self.bucket_of), -1, np.int64)
         self.images = []
         for bucket in range(len(self.sizes)):
             records = np.flatnonzero(self.bucket_of == bucket)
             self.place_of[records] = np.arange(len(records))
             self.images.append(records)
-        self._used = np.flatnonzero(self.bucket_of >= 0)
+        self.used = np.flatnonzero(self.bucket_of >= 0)
         # Of a million texts, two have one key once in 30 million data sets.
         keys = np.fromiter(map(text_key, self._texts()), np.uint64)
         self.keys, self._places = np.unique(keys, return_index=True)
-        self.data: dict[str, Any] = {
-            **images,
+        self.data = self.data | {
             "the sizes (height, width)": [list(size) for size in self.sizes],
-            _BUCKETS: _digest(self.bucket_of[self._used].tobytes()),
+            _BUCKETS: _digest(self.bucket_of[self.used].tobytes()),
         }
-        if contexts:
+        if self.contexts:
             self.data[_CAPTIONS] = _digest(self.keys.tobytes())
 
     def adopt(self, state: State | None) -> None:
         """Takes over what a valid cache has more of than is asked for."""
         self.flips = self.options.horizontal_flip
-        self.dtype = self._dtype or DTYPES[0]
+        self.dtype = self.wanted_dtype or DTYPES[0]
         if state is not None:
             self.flips, self.dtype = state.flips, state.dtype
-
-    @property
-    def num_images(self) -> int:
-        """Images that are encoded, without their mirror images."""
-        return len(self._used)
 
     @property
     def per_image(self) -> int:
@@ -120,7 +107,7 @@ class Contents:
         """Returns the store of the contexts, if any, and rows of a caption."""
         if not self.contexts:
             return {}
-        shape = self._encoders.context_shape
+        shape = self.encoders.context_shape
         return {Store("contexts", len(self.keys), shape, self.dtype): 1}
 
     def image_stores(self) -> list[dict[Store, int]]:
@@ -133,7 +120,7 @@ class Contents:
                 height // PIXELS_PER_LATENT,
                 width // PIXELS_PER_LATENT,
             )
-            shape = (rows, columns, self._encoders.moments_channels)
+            shape = (rows, columns, self.encoders.moments_channels)
             size, count = f"{columns}x{rows}", len(images)
             moments = Store(f"moments-{size}", count * each, shape, self.dtype)
             found.append({moments: each})
@@ -159,7 +146,7 @@ class Contents:
             return
         yield ""
         held = getattr(self.records, "captions", None)
-        for record in self._used.tolist():
+        for record in self.used.tolist():
             captions: Any = ()
             # Of an image that cannot be read, nothing is shown.
             with contextlib.suppress(UnreadableImage):
@@ -176,7 +163,7 @@ class Contents:
         Args:
             stored: Dict, the fingerprint of what is there.
         """
-        encoders = self._encoders
+        encoders = self.encoders
         found = self.data | encoders.fingerprint("image_encoder", stored)
         if self.contexts:
             found["the tokenizer"] = _digest(encoders.token_ids())
@@ -185,9 +172,14 @@ class Contents:
 
     def differences(self, state: State) -> list[str]:
         """Says in what a cache is not what is wanted, or not enough."""
+        if state.format != FORMAT:
+            return [
+                f"it has format {state.format}, and this version of "
+                f"keras_sdft reads format {FORMAT}"
+            ]
         if self.options.horizontal_flip and not state.flips:
             return ["it holds no mirrored images (`horizontal_flip`)"]
-        if self._dtype == "float32" != state.dtype:
+        if self.wanted_dtype == "float32" != state.dtype:
             return [f"it holds {state.dtype}, not float32"]
         if not state.complete and state.contexts != self.contexts:
             words = "with" if state.contexts else "without"
@@ -266,18 +258,13 @@ def _identities(
 ) -> Iterator[tuple[str, Any]]:
     """Yields the name of each image, and what changes with its content."""
     identity = getattr(records, "identity", None)
-    if identity is not None:
-        yield from ((identity, index) for index in used)
-    elif isinstance(records, Columns) and masks is None:
-        # Nearly all data sets: no object for each of a million images.
-        for index in used:
-            name = records.paths[index]
-            yield name, _identity(os.path.join(records.root, name))
-    else:
-        for index in used:
-            example = records[index]
-            mask = example.mask if masks == "files" else None
-            yield example.name, (_identity(example.image), _identity(mask))
+    for index in used:
+        if identity is not None:
+            yield identity, index
+            continue
+        example = records[index]
+        mask = example.mask if masks == "files" else None
+        yield example.name, (_identity(example.image), _identity(mask))
 
 
 def _identity(image: Any) -> Any:

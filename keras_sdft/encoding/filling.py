@@ -23,10 +23,8 @@ from keras_sdft.data.masks import read_cropped
 from keras_sdft.data.unreadable import THREADS
 from keras_sdft.data.unreadable import Attempt
 from keras_sdft.data.unreadable import attempt
-from keras_sdft.encoding.contents import Contents
 from keras_sdft.encoding.contents import stored_mask
 from keras_sdft.encoding.encoders import TEXTS_AT_ONCE
-from keras_sdft.encoding.encoders import Encoders
 from keras_sdft.encoding.state import State
 from keras_sdft.encoding.store import RowWriter
 from keras_sdft.encoding.store import Store
@@ -39,29 +37,18 @@ _GROUPS_AHEAD = 2
 
 @dataclasses.dataclass
 class Filling:
-    """Fills one cache, from where its state says it was left.
+    """Fills a locked `Cache`, from where its `State` says it was left."""
 
-    Args:
-        directory: String, locked.
-        state: `State`, kept up to date in memory and on the disk.
-        contents: `Contents`.
-        encoders: `Encoders`.
-        progress: Boolean, whether to show a bar.
-    """
-
-    directory: str
+    cache: Any
     state: State
-    contents: Contents
-    encoders: Encoders
-    progress: bool
 
     def run(self) -> None:
         """Encodes what is missing, and marks the cache as complete."""
-        texts = self.contents.caption_stores()
+        texts = self.cache.contents.caption_stores()
         captions = [(texts, self._captions)] if texts else []
         images = [
             (stores, functools.partial(self._images, bucket))
-            for bucket, stores in enumerate(self.contents.image_stores())
+            for bucket, stores in enumerate(self.cache.contents.image_stores())
         ]
         for unit, parts in (("caption", captions), ("image", images)):
             stores = [stores for stores, _ in parts]
@@ -70,12 +57,12 @@ class Filling:
                 initial=sum(map(self._done, stores)),
                 desc=f"encode {unit}s",
                 unit=unit,
-                disable=not self.progress or not parts,
+                disable=not self.cache.progress or not parts,
             ) as bar:
                 for part, groups in parts:
                     self._fill(part, groups, bar)
         self.state.complete = True
-        self.state.write(self.directory)
+        self.state.write(self.cache.directory)
 
     def _done(self, stores: dict[Store, int]) -> int:
         """Returns how many images or captions all the stores have."""
@@ -98,7 +85,7 @@ class Filling:
         """
         done = self._done(stores)
         writers = [
-            RowWriter(self.directory, store, done * each)
+            RowWriter(self.cache.directory, store, done * each)
             for store, each in stores.items()
         ]
         since = time.monotonic()
@@ -119,16 +106,16 @@ class Filling:
         for writer in writers:
             writer.flush()
             self.state.rows[writer.store.name] = writer.done
-        self.state.write(self.directory)
+        self.state.write(self.cache.directory)
 
     def _captions(self, done: int) -> Iterator[list[np.ndarray]]:
-        texts = self.contents.texts()
+        texts = self.cache.contents.texts()
         for first in range(done, len(texts), TEXTS_AT_ONCE):
             part = texts[first : first + TEXTS_AT_ONCE]
-            yield [self.encoders.contexts(part)]
+            yield [self.cache.encoders.contexts(part)]
 
     def _images(self, bucket: int, done: int) -> Iterator[list[np.ndarray]]:
-        contents, unreadable = self.contents, self.state.unreadable
+        contents, unreadable = self.cache.contents, self.state.unreadable
         size = contents.sizes[bucket]
         nothing = (np.zeros((*size, 3), np.uint8), None)
         *_, last = contents.image_stores()[bucket]
@@ -142,7 +129,7 @@ class Filling:
                 seen.append(found or nothing)
             pixels = np.stack([pixels for pixels, _ in seen])
             kinds = [pixels, pixels[:, :, ::-1]][: contents.per_image]
-            moments = [self.encoders.moments(kind) for kind in kinds]
+            moments = [self.cache.encoders.moments(kind) for kind in kinds]
             rows = np.stack(moments, axis=1)
             parts = [rows.reshape(-1, *rows.shape[2:])]
             if contents.options.masks is not None:
@@ -155,12 +142,12 @@ class Filling:
         self, size: tuple[int, int], records: np.ndarray
     ) -> Iterator[list[tuple[int, Attempt]]]:
         """Yields images and masks in groups for the encoder."""
-        at_once = self.encoders.images_at_once(*size)
-        kind = self.contents.options.masks
+        at_once = self.cache.encoders.images_at_once(*size)
+        kind = self.cache.contents.options.masks
 
         def read(record: int) -> tuple[int, Attempt]:
             return record, attempt(
-                self.contents.records,
+                self.cache.contents.records,
                 record,
                 lambda example: read_cropped(example, kind, size),
             )

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import re
+import threading
 import types
 
 import numpy as np
@@ -235,7 +236,7 @@ def filled(numbered, model, tokenizer, tmp_path):
 
 def test_a_complete_cache_encodes_nothing(filled, model):
     cache, dataset = filled({"seed": 9, "caption_dropout": 0.5, "repeats": 2})
-    assert cache.is_complete
+    assert cache.reader
     assert len(list(dataset)) == 10
     assert model.moments_model.batches == []
 
@@ -315,7 +316,7 @@ def test_a_stale_cache_says_why(filled, model, numbered, change, reason):
     told = str(e.value).split("is stale: ")[1].split(". Name another")[0]
     assert re.search(reason, told), told
     cache, _ = filled(overwrite=True)
-    assert cache.is_complete
+    assert cache.reader
     assert "; ".join(cache.stale) == told
     assert filled()[0].stale == []
 
@@ -514,17 +515,17 @@ def test_only_one_process_fills(numbered, model, tokenizer, tmp_path):
             load(numbered, tokenizer, resolution=64, cache=cache)
     cache = cache_of(directory, model)
     load(numbered, tokenizer, resolution=64, cache=cache)
-    assert cache.is_complete
+    assert cache.reader
 
 
 def test_what_another_process_has_filled_is_taken(filled, model, numbered):
     touch(numbered / "1.png")
     waiting, _ = filled(overwrite=True, defer=True)
-    assert not waiting.is_complete and waiting.stale
+    assert waiting.stale
     filled(overwrite=True)
     model.moments_model.batches.clear()
     waiting.fill()
-    assert waiting.is_complete and not waiting.stale
+    assert waiting.reader and not waiting.stale
     assert model.moments_model.batches == []
 
 
@@ -757,16 +758,11 @@ def test_workers_read_their_rows_of_one_cache(
 
 
 def test_a_worker_waits_for_the_one_that_fills_the_cache(
-    noise, model, tokenizer, tmp_path, monkeypatch
+    noise, model, tokenizer, tmp_path
 ):
     lock = files.Lock(tmp_path / "cache" / "lock", "is filling the cache")
-    waits = []
-
-    def wait(seconds):
-        waits.append(seconds)
-        lock.release()
-
-    monkeypatch.setattr("keras_sdft.encoding.cache.time.sleep", wait)
+    waits = threading.Timer(0.5, lock.release)
     cache = cache_of(tmp_path / "cache", model)
+    waits.start()
     load(noise(), tokenizer, cache=cache, worker=(1, 2), **OPTIONS)
-    assert waits and cache.is_complete
+    assert waits.finished.is_set() and cache.reader
