@@ -83,8 +83,6 @@ class Command:
             must be given, where all are too many.
         example: String, a command line.
         needs_tensorflow: Boolean, whether it is imported beforehand.
-        expand: Function of the arguments that returns them with those that
-            they stand for.
     """
 
     run: Callable[[Options], None]
@@ -94,7 +92,6 @@ class Command:
     common: tuple[str, ...] = ()
     example: str
     needs_tensorflow: bool = True
-    expand: Callable[[Sequence[str]], Sequence[str]] = list
 
     @functools.cached_property
     def flags(self) -> Flags:
@@ -115,13 +112,11 @@ class Command:
 
     def options(self, **given: Any) -> Options:
         """Returns the options of plain values; others have their defaults."""
-        flags = self.flags.by_name.values()
-        defaults = {f.name: f.default for f in flags if not f.is_required}
-        return Options(defaults | given, given)
+        return Options(self.defaults_by_flag | given, given)
 
     def parse(self, arguments: Sequence[str]) -> Options:
         """Reads the flags; see `Flags.read`."""
-        return Options(*self.flags.read(self.expand(arguments)))
+        return Options(*self.flags.read(arguments))
 
     def check(self, options: Options) -> None:
         """Lets every group check its values."""

@@ -28,6 +28,7 @@ from keras_sdft.cli.command import PROGRAM
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.parser import UsageError
+from keras_sdft.cli.resume import with_saved_flags
 
 # What the user can correct: a wrong value, a missing or unwelcome file.
 _MENDABLE = (ValueError, OSError)
@@ -77,9 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(text, end="")
             return 0
         COMMANDS[name].check(options)
-        _set_environment()
-        if COMMANDS[name].needs_tensorflow and not debug:
-            _import_quietly()
+        quietly = COMMANDS[name].needs_tensorflow and not debug
+        _prepare_tensorflow(quietly)
         with _term_like_interrupt():
             COMMANDS[name].run(options)
     except UsageError as error:
@@ -126,7 +126,10 @@ def parse(arguments: Sequence[str]) -> tuple[str, Options]:
             f"The first argument must be a command, one of {list(COMMANDS)}. "
             f"Received: {name!r}.{did_you_mean(name, COMMANDS)}"
         )
-    return name, COMMANDS[name].parse(arguments[1:])
+    command, given = COMMANDS[name], arguments[1:]
+    if "resume" in command.flags.by_name:
+        given = with_saved_flags(given)
+    return name, command.parse(given)
 
 
 def _take(flag: str, arguments: list[str]) -> bool:
@@ -188,20 +191,15 @@ def _term_like_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _set_environment() -> None:
-    """Sets what TensorFlow reads once, when it is imported."""
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    # Its notes on which kernels it was built with drown our lines.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-
-def _import_quietly() -> None:
+def _prepare_tensorflow(quietly: bool) -> None:
     """Imports TensorFlow without the lines it prints while it starts.
 
     They say which kernels and drivers it found, and no setting of its own
-    silences them. If the import fails they are shown.
+    silences them all. If the import fails they are shown.
     """
-    if "tensorflow" in sys.modules:
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if not quietly or "tensorflow" in sys.modules:
         return
     sys.stderr.flush()
     kept = os.dup(2)

@@ -19,13 +19,10 @@ from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.options import COMMON
 from keras_sdft.cli.options import TRAINING
-from keras_sdft.cli.resume import with_saved_flags
-from keras_sdft.cli.run import Source
 from keras_sdft.cli.run import run
+from keras_sdft.cli.source import Source
+from keras_sdft.cli.source import Start
 from keras_sdft.cli.training import parts_of
-from keras_sdft.cli.training_data import Start
-from keras_sdft.cli.training_data import load_photos
-from keras_sdft.cli.training_data import load_subject
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,11 +91,46 @@ class Subject(Source):
                 print(f"Note: {problem}", file=sys.stderr, flush=True)
         # What the model predicts until it is set to be trained.
         self.base = self.sd.spec
-        return load_photos(self.options, self.sd)
+        return self._load_photos()
 
-    def prepare(self, data: runs.RunData, start: Start) -> runs.RunData:
+    def _load_photos(self) -> runs.RunData:
+        options, self.report = self.options, data.Report()
+        training = self.read_training(
+            data.load_dreambooth,
+            options.instance_data_dir,
+            instance_prompt=options.instance_prompt,
+            repeats=options.repeats,
+        )
+        validation = self.read_validation(
+            options.validation_data_dir, caption=options.instance_prompt
+        )
+        if validation is not None:
+            self.report.compare_held_out()
+        steps = self.steps(int(training.cardinality()))
+        return runs.RunData(
+            training,
+            validation,
+            self.report,
+            self.batch * (1 if options.class_prompt is None else 2),
+            # A pass over a few photos is too short for an epoch of Keras'.
+            min(options.validation_every_steps, steps),
+            steps,
+            is_pass=False,
+        )
+
+    def prepare(self, loaded: runs.RunData, start: Start) -> runs.RunData:
         self._generate_class_images()
-        return load_subject(self.options, self.sd, data, start)
+        subject = self.options.values_of(data.SubjectOptions)
+        if self.options.class_prompt is None:
+            subject["class_data_dir"] = None
+        training = self.read_training(
+            data.load_dreambooth,
+            self.options.instance_data_dir,
+            batches_per_epoch=loaded.steps_per_epoch,
+            start=start,
+            **subject,
+        )
+        return dataclasses.replace(loaded, training=training)
 
     def _generate_class_images(self) -> None:
         options, sd = self.options, self.sd
@@ -165,7 +197,6 @@ def _check_held_out(folder: str | None, photos: str) -> None:
 
 COMMAND = Command(
     run=dreambooth,
-    expand=with_saved_flags,
     groups=(
         PhotoOptions,
         data.SubjectOptions,

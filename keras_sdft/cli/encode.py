@@ -9,12 +9,11 @@ from keras_sdft import checks
 from keras_sdft import data
 from keras_sdft import models
 from keras_sdft.cli import train
-from keras_sdft.cli.caching import make_caches
+from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.options import DataOptions
 from keras_sdft.cli.training import load_for_training
-from keras_sdft.cli.training_data import load_data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,13 +45,13 @@ class EncodeOptions:
 def encode(options: Options) -> None:
     """Encodes captioned images once, for training from the cache."""
     training = as_training(options)
-    train.Captioned.check(training, {})
+    Captioned.check(training, {})
     sd = load_for_training(training)
     captions = not options.no_captions
-    caches = make_caches(training, sd, captions, options.overwrite)
-    loaded = load_data(training, sd, caches)
-    caches.fill(sd, keep_text_encoder=False)
-    print(loaded.report.summary())
+    source = Captioned(training, sd, captions, options.overwrite)
+    source.load()
+    source.fill_caches(keep_text_encoder=False)
+    print(source.report.summary())
     print(f"Train from it: keras-sdft train --cache {options.cache} ...")
 
 

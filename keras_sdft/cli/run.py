@@ -10,56 +10,21 @@ import contextlib
 import logging
 import os
 import shlex
-from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
 
-import keras_sdft
 from keras_sdft import runs
 from keras_sdft import training
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
+from keras_sdft.cli.source import Source
 from keras_sdft.cli.training import check_training
+from keras_sdft.cli.training import inputs_of
 from keras_sdft.cli.training import load_for_training
 from keras_sdft.cli.training import make_trainer
 from keras_sdft.cli.training import parts_of
 from keras_sdft.cli.training import remedies
 from keras_sdft.cli.training import resolve_defaults
-from keras_sdft.cli.training_data import Start
-
-
-class Source:
-    """What a kind of training learns from; the base of each kind.
-
-    Attributes:
-        inputs: Flags of what is read, what is trained on first, what is
-            validated with last.
-        made: Flag of what is made beside the run.
-    """
-
-    inputs: tuple[str, ...]
-    made: str
-
-    def __init__(self, options: Options, sd: Any) -> None:
-        self.options = options
-        self.sd = sd
-
-    @staticmethod
-    def check(options: Options, spec: dict[str, Any]) -> None:
-        """Checks what needs the model's spec alone, and no run directory."""
-
-    def load(self, start: Start) -> runs.RunData:
-        """Reads what is there, to know how long the run is."""
-        raise NotImplementedError
-
-    def prepare(self, data: runs.RunData, start: Start) -> runs.RunData:
-        """Makes what is not there yet; returns the data from `start` on."""
-        raise NotImplementedError
-
-    @property
-    def prompt(self) -> str:
-        """What to try the result with."""
-        return "YOUR PROMPT"
 
 
 def run(command: Command, kind: type[Source], options: Options) -> None:
@@ -81,7 +46,17 @@ def run(command: Command, kind: type[Source], options: Options) -> None:
     with each_warning_once():
         kind.check(options, check_training(options))
         _check_best(options, getattr(options, kind.inputs[-1]))
-        with _open(command.name, options, inputs, made) as directory:
+        if options.resume is not None:
+            directory = runs.RunDirectory.resume(options.resume, command.name)
+        else:
+            directory = runs.RunDirectory(
+                options.output_dir,
+                command.name,
+                inputs,
+                options.overwrite,
+                made,
+            )
+        with directory:
             options = resolve_defaults(options)
             saved = resolved(options, inputs, kind.made)
             flags = command.flags.by_name
@@ -144,16 +119,6 @@ def _run(
 # === The flags ===
 
 
-def inputs_of(options: Options, names: Iterable[str]) -> dict[str, str | None]:
-    """Returns what is read, by flag: the model, and `names` of the data."""
-    flags = ("model", "vae", *names, "weights_directory")
-    inputs = {name: getattr(options, name) for name in flags}
-    # A preset's name is no path, whatever lies there.
-    if options.model in keras_sdft.models.PRESETS:
-        del inputs["model"]
-    return inputs
-
-
 def resolved(
     options: Options, inputs: dict[str, str | None], *made: str
 ) -> dict[str, Any]:
@@ -180,16 +145,6 @@ def _check_best(options: Options, validation: str | None) -> None:
             f"`keep_best` is {best!r}, and the run validates on nothing. Give "
             "validation data, or leave `keep_best` out."
         )
-
-
-def _open(
-    command: str, options: Options, inputs: dict[str, Any], made: dict[str, Any]
-) -> runs.RunDirectory:
-    """Returns the directory of a new run, or of the one that goes on."""
-    if options.resume is not None:
-        return runs.RunDirectory.resume(options.resume, command)
-    path, overwrite = options.output_dir, options.overwrite
-    return runs.RunDirectory(path, command, inputs, overwrite, made)
 
 
 @contextlib.contextmanager

@@ -7,16 +7,15 @@ from typing import Literal
 
 from keras_sdft import adapters
 from keras_sdft import checks
+from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.options import COMMON
 from keras_sdft.cli.options import TRAINING
 from keras_sdft.cli.options import CacheOptions
 from keras_sdft.cli.options import ValidationOptions
-from keras_sdft.cli.resume import with_saved_flags
 from keras_sdft.cli.run import run
 from keras_sdft.cli.train import COMMAND as TRAIN
-from keras_sdft.cli.train import Captioned
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,6 @@ def textual_inversion(options: Options) -> None:
 
 COMMAND = Command(
     run=textual_inversion,
-    expand=with_saved_flags,
     groups=(
         WordOptions,
         # `token` is spelled out above.

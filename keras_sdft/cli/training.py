@@ -8,12 +8,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import keras_sdft
 from keras_sdft import models
 from keras_sdft import training
 from keras_sdft.cli.command import Options
+
+
+def inputs_of(options: Options, names: Iterable[str]) -> dict[str, str | None]:
+    """Returns what is read, by flag: the model, and `names` of the data."""
+    flags = ("model", "vae", *names, "weights_directory")
+    inputs = {name: getattr(options, name) for name in flags}
+    # A preset's name is no path, whatever lies there.
+    if options.model in models.PRESETS:
+        del inputs["model"]
+    return inputs
 
 
 def check_training(options: Options) -> dict[str, Any]:
@@ -64,11 +75,6 @@ def parts_of(
     for group in training.PART_OPTIONS:
         parts = options.of(group).apply(parts, make_optimizer)
     return parts
-
-
-def needs_captions(options: Options) -> bool:
-    """Whether captions are encoded in every step, as their encoder learns."""
-    return any("text_encoder" in part.networks for part in parts_of(options))
 
 
 def load_for_training(options: Options) -> Any:

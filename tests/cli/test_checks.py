@@ -4,8 +4,8 @@ import pytest
 
 from keras_sdft.cli import dreambooth
 from keras_sdft.cli import train
+from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.training import check_training
-from keras_sdft.cli.training_data import check_data
 from tests.cli.options import options_of
 from tests.cli.options import subject_of
 
@@ -20,7 +20,7 @@ def check_all(module, options, photos):
     module.COMMAND.check(options)
     check_training(options)
     if module is train:
-        check_data(options.replace(data=str(photos)))
+        Captioned.check(options.replace(data=str(photos)), {})
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_mistakes_of_dreambooth(photos):
 
 def test_missing_data_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="`data` does not exist: /"):
-        check_data(options_of(data="nowhere"))
+        Captioned.check(options_of(data="nowhere"), {})
     options = options_of(data=str(tmp_path), validation_data="nowhere")
     with pytest.raises(FileNotFoundError, match="`validation_data` does not"):
-        check_data(options)
-    check_data(options_of(data="tfds:mnist"))
+        Captioned.check(options, {})
+    Captioned.check(options_of(data="tfds:mnist"), {})

@@ -2,20 +2,18 @@
 
 import json
 import os
+import types
 
 import pytest
 
 from keras_sdft import files
-from keras_sdft.cli import caching
+from keras_sdft.cli import captioned
 from keras_sdft.cli import encode as encode_module
 from keras_sdft.cli import main
-from keras_sdft.cli.caching import Caches
-from keras_sdft.cli.caching import default_directory
-from keras_sdft.cli.caching import make_caches
+from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.command_line import parse
 from keras_sdft.cli.encode import as_training
 from keras_sdft.cli.options import CacheOptions
-from keras_sdft.cli.training_data import load_data
 from tests.cli.options import options_of
 
 
@@ -63,9 +61,9 @@ def test_encode_and_then_train_from_it(
     monkeypatch.setattr(type(micro), "image_encoder", property(no_encoding))
     monkeypatch.setattr(type(micro), "text_encoder", property(no_encoding))
     chosen = options(cache=str(cache), validation_data=str(photos))
-    caches = make_caches(chosen, micro, True)
-    data = load_data(chosen, micro, caches)
-    caches.fill(micro, keep_text_encoder=False)
+    source = Captioned(chosen, micro, captions=True)
+    data = source.load()
+    source.fill_caches(keep_text_encoder=False)
     for dataset in (data.training, data.validation):
         batch = next(iter(dataset))
         assert batch["moments"].shape == (1, 8, 8, 8)
@@ -117,12 +115,12 @@ def test_a_run_has_a_cache_unless_told_otherwise(
     micro, options, tmp_path, capsys
 ):
     chosen = options(batch_size=2)
-    caches = make_caches(chosen, micro, captions=False)
-    data = load_data(chosen, micro, caches)
-    folder = default_directory(chosen, 64, False)
+    source = Captioned(chosen, micro, captions=False)
+    data = source.load()
+    folder = source.default_directory()
     assert os.path.dirname(folder) == str(tmp_path / "runs/keras_sdft_cache")
     assert not os.path.exists(folder)
-    caches.fill(micro, keep_text_encoder=True)
+    source.fill_caches(keep_text_encoder=True)
     assert f"8 images in {folder}" in capsys.readouterr().out
     # The text encoder learns, so its captions cannot be encoded once.
     assert set(data.training.element_spec) == {
@@ -130,18 +128,24 @@ def test_a_run_has_a_cache_unless_told_otherwise(
         "token_ids",
         "example_weight",
     }
-    assert make_caches(options(no_cache=True), micro, True) == Caches()
+    source = Captioned(options(no_cache=True), micro)
+    source.load()
+    assert source.caches == {}
 
 
 def test_options_have_folders_of_their_own(options):
+    def default_directory(options, size):
+        sd = types.SimpleNamespace(img_height=size)
+        return Captioned(options, sd, captions=True).default_directory()
+
     folders = {
-        default_directory(options(**changes), size, True)
+        default_directory(options(**changes), size)
         for changes in ({}, {"horizontal_flip": True}, {"model": "sd1.4"})
         for size in (64, 128)
     }
     assert len(folders) == 6
     same = options(seed=7, learning_rate=1.0, output_dir=options().output_dir)
-    assert default_directory(same, 64, True) in folders
+    assert default_directory(same, 64) in folders
 
 
 @pytest.mark.parametrize(
@@ -159,27 +163,27 @@ def test_options_have_folders_of_their_own(options):
 )
 def test_why_there_is_no_cache_is_told(micro, options, capsys, changes, reason):
     chosen = options(**changes)
-    caches = make_caches(chosen, micro, True)
-    data = load_data(chosen, micro, caches)
-    caches.fill(micro, keep_text_encoder=False)
+    source = Captioned(chosen, micro, captions=True)
+    data = source.load()
+    source.fill_caches(keep_text_encoder=False)
     assert f"No cache: {reason}" in capsys.readouterr().out
     assert {"images", "token_ids"} <= set(data.training.element_spec)
-    assert not os.path.exists(default_directory(chosen, 64, True))
+    assert not os.path.exists(source.default_directory())
 
 
 def test_a_full_disk_is_left_alone(micro, options, capsys, monkeypatch):
-    monkeypatch.setattr(caching, "_SHARE", 0.0)
+    monkeypatch.setattr(captioned, "_SHARE", 0.0)
     chosen = options()
-    caches = make_caches(chosen, micro, True)
-    load_data(chosen, micro, caches)
-    caches.fill(micro, keep_text_encoder=False)
+    source = Captioned(chosen, micro, captions=True)
+    source.load()
+    source.fill_caches(keep_text_encoder=False)
     assert "No cache: it would take 0.0 GB of the" in capsys.readouterr().out
 
 
 def test_what_was_asked_for_is_refused_by_name(micro, options, tmp_path):
     chosen = options(cache=str(tmp_path / "cache"), crop="random")
     with pytest.raises(ValueError, match="`crop='random'` cannot be cached"):
-        load_data(chosen, micro, make_caches(chosen, micro, True))
+        Captioned(chosen, micro, captions=True).load()
 
 
 def test_flags_that_contradict_each_other(options, photos):
@@ -203,8 +207,9 @@ def test_a_cache_that_cannot_be_written_is_declined(
 ):
     # Root may write everywhere.
     monkeypatch.setattr(files, "writable", lambda path: False)
-    caches = make_caches(options(), micro, True)
-    assert caches.training is None
-    caches.fill(micro, keep_text_encoder=False)
+    source = Captioned(options(), micro, captions=True)
+    source.load()
+    assert source.caches == {}
+    source.fill_caches(keep_text_encoder=False)
     told = capsys.readouterr().out
     assert "No cache:" in told and "cannot be written to" in told

@@ -6,10 +6,10 @@ import yaml
 from keras_sdft import runs
 from keras_sdft.cli import run as run_module
 from keras_sdft.cli import train
+from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.command_line import parse
 from keras_sdft.cli.parser import UsageError
 from keras_sdft.cli.run import resolved
-from keras_sdft.cli.train import Captioned
 from keras_sdft.runs import RunData
 from keras_sdft.runs import RunDirectory
 from keras_sdft.runs import find_checkpoint

@@ -15,9 +15,10 @@ from keras_sdft import runs
 from keras_sdft.cli import main
 from keras_sdft.cli import run as run_module
 from keras_sdft.cli import train as train_module
+from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.command_line import parse
-from keras_sdft.cli.run import inputs_of
 from keras_sdft.cli.run import resolved
+from keras_sdft.cli.training import inputs_of
 from keras_sdft.data import Report
 from keras_sdft.runs import RunData
 from tests.cli.options import options_of
@@ -64,7 +65,8 @@ def fakes(monkeypatch):
     ).repeat(4)
     batches = batches.apply(tf.data.experimental.assert_cardinality(4))
 
-    def load_data(options, model, caches, start):
+    def load_data(self, start):
+        options = self.options
         steps = options.max_train_steps or 4 * options.num_train_epochs
         validation = batches if options.validation_data else None
         return RunData(batches, validation, report, 2, 4, steps)
@@ -74,7 +76,7 @@ def fakes(monkeypatch):
 
     sd = FakeStableDiffusion()
     monkeypatch.setattr(run_module, "load_for_training", lambda options: sd)
-    monkeypatch.setattr(train_module, "load_data", load_data)
+    monkeypatch.setattr(Captioned, "load", load_data)
     monkeypatch.setattr(run_module, "make_trainer", make_trainer)
     monkeypatch.setattr(runs, "check_memory", lambda *_: None)
     monkeypatch.setattr(runs, "check_room", lambda *_: "room")

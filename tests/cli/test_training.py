@@ -6,8 +6,8 @@ import pytest
 
 import keras_sdft
 from keras_sdft import training
+from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.training import make_trainer
-from keras_sdft.cli.training import needs_captions
 from keras_sdft.cli.training import parts_of
 from keras_sdft.cli.training import resolve_defaults
 from keras_sdft.runs import RunData
@@ -88,10 +88,10 @@ def test_the_text_encoder_has_a_rate_of_its_own(trained):
 
 def test_parts_decide_what_may_be_cached():
     assert [part.name for part in parts_of(options_of())] == ["diffusion_model"]
-    assert not needs_captions(options_of())
+    assert Captioned(options_of(), None).captions
     options = options_of(train_text_encoder=True, text_encoder_stop_step=7)
     assert parts_of(options)[1].stop_step == 7
-    assert needs_captions(options)
+    assert not Captioned(options, None).captions
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,19 @@ import types
 import pytest
 
 from keras_sdft import data as data_room
-from keras_sdft.cli.caching import Caches
-from keras_sdft.cli.training_data import load_data
-from keras_sdft.cli.training_data import load_photos
-from keras_sdft.cli.training_data import load_subject
+from keras_sdft import runs
+from keras_sdft.cli.captioned import Captioned
+from keras_sdft.cli.dreambooth import Subject
 from tests.cli.options import options_of
 from tests.cli.options import subject_of
 
-SD = types.SimpleNamespace(tokenizer="tokenizer", img_height=64, img_width=128)
+SD = types.SimpleNamespace(
+    tokenizer="tokenizer", img_height=64, img_width=128, spec="spec"
+)
+
+
+def load_data(options):
+    return Captioned(options.replace(no_cache=True), SD).load()
 
 
 class Batches:
@@ -32,6 +37,8 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(data_room, "load", load)
     monkeypatch.setattr(data_room, "load_dreambooth", load)
+    monkeypatch.setattr(data_room, "check_token", lambda *_: "")
+    monkeypatch.setattr(runs, "generate_class_images", lambda *_, **given: [])
     return found
 
 
@@ -56,8 +63,8 @@ def calls(monkeypatch):
     ],
 )
 def test_flags_reach_the_data(calls, name, value):
-    load_data(options_of(), SD, Caches())
-    load_data(options_of(**{name: value}), SD, Caches())
+    load_data(options_of())
+    load_data(options_of(**{name: value}))
     (_, plain), (_, given) = calls
     plain.pop("report"), given.pop("report")
     assert given[name] == value != plain[name]
@@ -65,7 +72,7 @@ def test_flags_reach_the_data(calls, name, value):
 
 
 def test_buckets_have_their_limits(calls):
-    load_data(options_of(), SD, Caches())
+    load_data(options_of())
     load_data(
         options_of(
             buckets=True,
@@ -73,9 +80,7 @@ def test_buckets_have_their_limits(calls):
             bucket_min_side=128,
             bucket_max_side=1024,
             bucket_max_aspect_ratio=2.0,
-        ),
-        SD,
-        Caches(),
+        )
     )
     assert calls[0][1]["buckets"] is False
     limited = calls[1][1]
@@ -93,7 +98,7 @@ def test_a_batch_is_a_whole_optimizer_step(calls):
         horizontal_flip=True,
         buckets=True,
     )
-    data = load_data(options, SD, Caches())
+    data = load_data(options)
     (source, training), (other, validation) = calls
     assert (source, other) == ("photos", "held_out")
     assert training["batch_size"] == data.images_per_step == 6
@@ -121,7 +126,7 @@ def test_one_source_may_be_read_twice(calls, monkeypatch):
 
     monkeypatch.setattr(data_room, "load", load)
     options = options_of(validation_data="photos")
-    lines = load_data(options, SD, Caches()).report.summary().splitlines()
+    lines = load_data(options).report.summary().splitlines()
     assert lines == [
         "training images in photos: 2 images found, 2 used",
         "validation images in photos: 2 images found, 2 used",
@@ -131,7 +136,7 @@ def test_one_source_may_be_read_twice(calls, monkeypatch):
 
 def test_epochs_are_passes_over_the_data(calls):
     options = options_of(max_train_steps=None, num_train_epochs=4)
-    assert load_data(options, SD, Caches()).steps == 20
+    assert load_data(options).steps == 20
 
 
 def test_photos_are_read_alone_and_then_with_class_images(calls):
@@ -146,13 +151,14 @@ def test_photos_are_read_alone_and_then_with_class_images(calls):
         validation_data_dir="others",
         validation_every_steps=5,
     )
-    photos = load_photos(options, SD)
+    subject = Subject(options, SD)
+    photos = subject.load((0, 0))
     (_, alone), (other, validation) = calls
     assert "class_prompt" not in alone and "start" not in alone
     assert alone["masks"] == "files"
     assert (other, validation["shuffle"]) == ("others", False)
     assert (photos.steps_per_epoch, photos.steps, photos.epochs) == (5, 12, 3)
-    data = load_subject(options, SD, photos, start=(1, 2))
+    data = subject.prepare(photos, (1, 2))
     source, arguments = calls[2]
     assert source == "photos"
     assert arguments["instance_prompt"] == "a photo of sks dog"
@@ -170,8 +176,9 @@ def test_photos_are_read_alone_and_then_with_class_images(calls):
 
 def test_without_a_class_there_is_no_prior(calls):
     options = subject_of(class_data_dir="class")
-    photos = load_photos(options, SD)
-    load_subject(options, SD, photos)
+    subject = Subject(options, SD)
+    photos = subject.load((0, 0))
+    subject.prepare(photos, (0, 0))
     assert calls[1][1]["class_prompt"] is None
     assert calls[1][1]["class_data_dir"] is None
     assert photos.images_per_step == 1
@@ -179,5 +186,6 @@ def test_without_a_class_there_is_no_prior(calls):
 
 def test_a_short_run_of_photos(calls):
     options = subject_of(max_train_steps=None, num_train_epochs=2)
-    photos = load_photos(options, SD)
+    subject = Subject(options, SD)
+    photos = subject.load((0, 0))
     assert (photos.steps, photos.steps_per_epoch, photos.epochs) == (10, 10, 1)
