@@ -95,6 +95,12 @@ class StepFunctionHook:
         found = self.make_step_function(step)
         return found or super()._make_function(step)  # type: ignore[misc]
 
+    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing, as all is built before `fit` (Keras 3.4 to 3.15).
+
+        Under a strategy Keras would take a batch of the first epoch for it.
+        """
+
 
 # === Optimizers ===
 
@@ -117,6 +123,11 @@ class OptimizerHooks:
         import tensorflow as tf
 
         return bool(tf.distribute.has_strategy())
+
+    @property
+    def has_sums(self) -> bool:
+        """Whether gradients are sums over all replicas, see `takes_sums`."""
+        return self._all_reduce_sum_gradients is list  # type: ignore
 
     def apply_gradients_at_once(self, gradients: Any, variables: Any) -> Any:
         """Clips, decays and updates; returns whether it did."""
@@ -165,6 +176,17 @@ class OptimizerHooks:
     ) -> None:
         if not self.update_variables(grads, variables, learning_rate):
             self.update_by_strategy(grads, variables, learning_rate)
+
+
+def takes_sums(optimizer: Any) -> None:
+    """Makes an optimizer take gradients that are sums over all replicas.
+
+    Under a strategy Keras clips each replica's own gradients, and sums what
+    is left. Relies on `Optimizer._all_reduce_sum_gradients` of pairs (Keras
+    3.0 to 3.15); where Keras does not call it, gradients are summed twice,
+    which tests would find.
+    """
+    optimizer._all_reduce_sum_gradients = list
 
 
 def moments(optimizer: Any, variable: Any) -> tuple[Any, Any]:

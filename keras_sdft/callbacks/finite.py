@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import keras
+from keras import ops
 
 
 class StopOnNaN(keras.callbacks.Callback):
@@ -18,7 +19,7 @@ class StopOnNaN(keras.callbacks.Callback):
         loss = (logs or {}).get("loss")
         if loss is None or math.isfinite(float(loss)):
             return
-        rate = float(self.model.optimizer.learning_rate)
+        rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         raise ValueError(
             "The loss became NaN or infinite, so training stopped and no "
             "weights were written at its end. Try a lower `learning_rate` "

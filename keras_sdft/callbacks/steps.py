@@ -37,7 +37,7 @@ class StepCallback(keras.callbacks.Callback):
             return
         optimizer = getattr(self.model, "optimizer", None)
         iterations = getattr(optimizer, "iterations", None)
-        self.step = 0 if iterations is None else int(iterations)
+        self.step = 0 if iterations is None else int(iterations.numpy())
 
     def on_train_batch_begin(self, batch, logs=None) -> None:
         super().on_train_batch_begin(batch, logs)

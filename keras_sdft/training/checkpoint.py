@@ -107,7 +107,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None) -> None:
         if self._restored is None:
-            step = int(self.model.optimizer.iterations)
+            step = int(self.model.optimizer.iterations.numpy())
             self.position = Position(step)
 
     def on_epoch_begin(self, epoch, logs=None) -> None:

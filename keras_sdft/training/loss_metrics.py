@@ -11,6 +11,25 @@ import keras
 from keras import ops
 
 
+class _Mean(keras.metrics.Mean):
+    """Mean of what all devices count together.
+
+    Keras' own adds up what each of them counts.
+    """
+
+    def add_variable(
+        self,
+        shape: Any,
+        initializer: Any,
+        dtype: Any = None,
+        aggregation: Any = None,
+        name: str | None = None,
+    ) -> Any:
+        return keras.Variable(
+            initializer, shape, dtype, trainable=False, name=name
+        )
+
+
 class LossMetrics:
     """Running means of `loss`, `instance_loss` and `prior_loss`.
 
@@ -20,7 +39,7 @@ class LossMetrics:
 
     def __init__(self) -> None:
         names = ("loss", "instance_loss", "prior_loss")
-        self.trackers = [keras.metrics.Mean(name=name) for name in names]
+        self.trackers = [_Mean(name=name) for name in names]
 
     def sums(self, losses: Any, batch: dict[str, Any]) -> list[Any]:
         """Returns sums and counts of a part of a batch; they add up.

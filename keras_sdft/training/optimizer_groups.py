@@ -103,7 +103,7 @@ class OptimizerGroups(keras.optimizers.Optimizer):
 
     def running_now(self) -> tuple[bool, ...]:
         """Returns which groups still learn; not inside of a graph."""
-        return self.running_at(int(self.iterations))
+        return self.running_at(int(self.iterations.numpy()))
 
     def running_at(self, step: int) -> tuple[bool, ...]:
         """Returns which groups still learn after `step` steps."""

@@ -21,6 +21,7 @@ from keras_sdft.training import parts
 from keras_sdft.training.conditioning import check_dataset
 from keras_sdft.training.denoising import Denoising
 from keras_sdft.training.denoising import DenoisingLoss
+from keras_sdft.training.devices import OneDevice
 from keras_sdft.training.loss_metrics import LossMetrics
 from keras_sdft.training.memory import MemoryEstimate
 from keras_sdft.training.memory import estimate
@@ -38,7 +39,7 @@ from keras_sdft.training.weight_average import evaluation_weights
 _TrainStep: Any = backend.module("train_step").TrainStep
 
 
-class Trainer(_TrainStep, ValidationStep, keras.Model):
+class Trainer(_TrainStep, ValidationStep, OneDevice, keras.Model):
     """Fine-tunes a `StableDiffusion`.
 
     The image encoder is run frozen, and so is the text encoder unless it is
@@ -112,6 +113,7 @@ class Trainer(_TrainStep, ValidationStep, keras.Model):
         # Whoever generates with this model must know what it now predicts.
         stable_diffusion.spec = loss.spec_of(stable_diffusion.spec)
         self.stable_diffusion = stable_diffusion
+        self.check_devices()
         self.denoising = Denoising(stable_diffusion, loss, self.networks)
         self.validation = Validation(self.denoising, validation_timesteps, seed)
         for network in self.networks:
@@ -165,14 +167,17 @@ class Trainer(_TrainStep, ValidationStep, keras.Model):
                 f"Received: loss={kwargs['loss']!r}."
             )
         groups = [group for part in self.parts for group in part.groups()]
-        optimizer = make_optimizer(optimizer, groups)
-        check_average(self.ema_decay, optimizer)
         jit_compile = jit_compile or self.always_compiles
-        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
-        if self.ema_decay is not None and self.weight_average is None:
-            self.weight_average = WeightAverage(
-                self.trainable_variables, self.ema_decay
+        with self.devices_scope():
+            optimizer = make_optimizer(optimizer, groups)
+            check_average(self.ema_decay, optimizer)
+            super().compile(
+                optimizer=optimizer, jit_compile=jit_compile, **kwargs
             )
+            if self.ema_decay is not None and self.weight_average is None:
+                self.weight_average = WeightAverage(
+                    self.trainable_variables, self.ema_decay
+                )
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains, as `keras.Model.fit`, on a dataset of batches.
@@ -187,16 +192,22 @@ class Trainer(_TrainStep, ValidationStep, keras.Model):
             A `keras.callbacks.History`.
         """
         self._check_compiled("fit")
-        self.check_dataset(x, self.gradient_accumulation_steps)
-        parts.check_dataset(self.parts, x)
+        validation = kwargs.get("validation_data")
+        with self.devices_scope():
+            self.check_dataset(x, self.gradient_accumulation_steps)
+            parts.check_dataset(self.parts, x)
+            if validation is not None:
+                self.check_dataset(validation)
+            # A graph that makes variables is traced twice, at many seconds
+            # each.
+            if not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
         if hasattr(x, "passes"):
             # What was looked at until now is none.
             x.passes.begin()
-        if kwargs.get("validation_data") is not None:
-            self.check_dataset(kwargs["validation_data"])
-        # A graph that makes variables is traced twice, at many seconds each.
-        if not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
+        x = self.distributed(x, self.gradient_accumulation_steps)
+        if validation is not None:
+            kwargs["validation_data"] = self.distributed(validation)
         # The dataset shuffles by itself; Keras would warn that it cannot.
         kwargs.setdefault("shuffle", False)
         with checkpoint.going_on(self, kwargs):
@@ -256,7 +267,7 @@ class Trainer(_TrainStep, ValidationStep, keras.Model):
         """
         with self.averaged_weights():
             check_finite({p.name: p.variables for p in self.parts if p.files()})
-            sd, step = self.stable_diffusion, int(self.step)
+            sd, step = self.stable_diffusion, int(self.step.numpy())
             card = parts.card(sd, self.parts, step, card)
             return write_export(
                 directory,

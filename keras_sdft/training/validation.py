@@ -25,8 +25,10 @@ class ValidationStep:
 
     def evaluate(self: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Computes the validation loss, of the averaged weights if kept."""
-        if x is not None:
-            self.check_dataset(x)
+        if x is not None and not self.is_distributed(x):
+            with self.devices_scope():
+                self.check_dataset(x)
+            x = self.distributed(x)
         # The same crops and captions each time.
         passes = getattr(x, "passes", None)
         same = passes.validating() if passes else contextlib.nullcontext()
@@ -44,9 +46,13 @@ class ValidationStep:
         """Computes the plain denoising error at fixed noise and timesteps."""
         parts.prepare(self.parts, self.step, training=False)
         losses = self.validation.losses(data, self.validated)
-        self.validated.assign_add(ops.shape(losses)[0])
+        whole = ops.shape(losses)[0]
+        if "whole" in data:
+            whole = ops.max(data["whole"])
+        self.validated.assign_add(whole)
         sums = self.loss_metrics.sums(losses, data)
-        return self.loss_metrics.update(losses, data["example_weight"], sums)
+        found = self.mean_over_devices(losses, data["example_weight"], sums)
+        return self.loss_metrics.update(*found)
 
 
 class Validation:
@@ -77,7 +83,8 @@ class Validation:
         """
         denoising = self.denoising
         shape = latent_shape(denoising.stable_diffusion, batch)
-        positions = first + ops.arange(shape[0], dtype="int32")
+        places = ops.arange(shape[0], dtype="int32")
+        positions = first + batch.get("place", places)
         noise = self._noise(shape, positions, 0)
         latents = denoising.latents(batch, noise)
         context = encode_captions(denoising.stable_diffusion, batch)

@@ -33,8 +33,7 @@ def accumulate(
     if num_micro_batches == 1:
         return micro_step(batch)
     parts = {
-        name: _split(tensor, num_micro_batches)
-        for name, tensor in batch.items()
+        name: split(tensor, num_micro_batches) for name, tensor in batch.items()
     }
 
     def part(index: Any) -> dict[str, Any]:
@@ -56,7 +55,8 @@ def accumulate(
     return totals
 
 
-def _split(tensor: Any, parts: int) -> Any:
+def split(tensor: Any, parts: int) -> Any:
+    """Splits rows `(B, ...)` into equal parts `(parts, B / parts, ...)`."""
     shape = tf.shape(tensor)
     size = shape[0] // parts
     split = tf.reshape(tensor, tf.concat([[parts, size], shape[1:]], 0))

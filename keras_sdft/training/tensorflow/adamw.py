@@ -72,7 +72,7 @@ class AdamW(BaseAdamW):
         """Whether nothing stands between the gradients and the update."""
         return not (
             tf.executing_eagerly()
-            or tf.distribute.has_strategy()
+            or (tf.distribute.has_strategy() and not self.has_sums)
             or self.gradient_accumulation_steps
             or self.use_ema
             or self.clipnorm

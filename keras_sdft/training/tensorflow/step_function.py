@@ -21,6 +21,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sdft import onednn
+from keras_sdft.training.tensorflow import replicas
 
 # Passes of TensorFlow's graph optimizer. In a function that a step calls, to
 # which the options at its tracing apply, folding constants and removing what
@@ -39,6 +40,7 @@ _OFF = {"disable_meta_optimizer": True}
 # With as many weights a step takes seconds, and what all passes save in each
 # is worth more than the seconds that they take once: 7 % at 860 million.
 _MANY_WEIGHTS = 2**28
+_ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
 
 
 def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
@@ -50,14 +52,14 @@ def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
 
     Returns:
         Function of an iterator, or `None` where Keras' own is used: for
-        eager steps, XLA, several steps in one call or several devices.
+        eager steps, XLA or several steps in one call.
     """
-    with model.distribute_strategy.scope():
-        several_devices = tf.distribute.has_strategy()
-    if model.run_eagerly or model.jit_compile or several_devices:
+    strategy = replicas.strategy_of(model)
+    if strategy is None and (model.run_eagerly or model.jit_compile):
         return None
     if model.steps_per_execution != 1:
         return None
+    step = replicas.run_on_each(step, strategy)
     on_batch = tf.function(step, reduce_retracing=True, autograph=False)
 
     @functools.partial(tf.function, reduce_retracing=True, autograph=False)
@@ -76,9 +78,14 @@ def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
             return concrete(argument)
 
     def function(iterator: Any) -> Any:
-        if isinstance(iterator, tf.data.Iterator):
+        if isinstance(iterator, _ITERATORS):
             return called(on_iterator, iterator)
         # From `train_on_batch` and `test_on_batch`.
+        if strategy is not None:
+            raise ValueError(
+                "One batch alone cannot be trained on under a strategy. Use "
+                "`fit` or `evaluate` with a dataset."
+            )
         return called(on_batch, next(iterator))
 
     return function

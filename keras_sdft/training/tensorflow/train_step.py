@@ -16,6 +16,7 @@ from keras import ops
 
 from keras_sdft.encoding import latent_shape
 from keras_sdft.keras_internals import StepFunctionHook
+from keras_sdft.keras_internals import takes_sums
 from keras_sdft.models.kernels import gate
 from keras_sdft.training import parts
 from keras_sdft.training.gradients import NOT_FINITE
@@ -23,6 +24,7 @@ from keras_sdft.training.gradients import not_finite_error
 from keras_sdft.training.optimizer_groups import find_groups
 from keras_sdft.training.optimizer_groups import learning
 from keras_sdft.training.tensorflow import operations
+from keras_sdft.training.tensorflow import replicas
 from keras_sdft.training.tensorflow.accumulation import accumulate
 from keras_sdft.training.tensorflow.step_function import step_function
 
@@ -32,8 +34,13 @@ class TrainStep(StepFunctionHook):
 
     def train_step(self: Any, data: dict[str, Any]) -> dict[str, Any]:
         """Takes one optimizer step on one batch."""
-        parts.prepare(self.parts, self.step, training=True)
+        key = replicas.key_of_replica(self.step)
+        parts.prepare(self.parts, key, training=True)
         shape = latent_shape(self.stable_diffusion, data)
+
+        def draw(shape: Any) -> dict[str, Any]:
+            return self.noise_sampler(shape, self.step)
+
         variables = learning(self.optimizer, self.trainable_variables)
         micro_step = partial(
             loss_and_gradients,
@@ -43,12 +50,16 @@ class TrainStep(StepFunctionHook):
             sums=self.loss_metrics.sums,
         )
         blocks = gate.inlined_blocks if self.jit_compile else nullcontext
+        if self.jit_compile and tf.distribute.has_strategy():
+            # The sums over replicas are no part of what XLA compiles.
+            micro_step = tf.function(micro_step, jit_compile=True)
         with blocks():
-            loss, gradients, sums = accumulate(
+            local = accumulate(
                 micro_step,
-                {**data, **self.noise_sampler(shape, self.step)},
+                {**data, **replicas.rows_of(draw, data, shape)},
                 self.gradient_accumulation_steps,
             )
+        loss, gradients, sums = replicas.sum_over_replicas(local)
         # Data of unknown length ends inside the graph, and that is no step.
         with tf.control_dependencies([loss]):
             took = _apply(self.optimizer, gradients, variables)
@@ -62,6 +73,36 @@ class TrainStep(StepFunctionHook):
 
     def prepare_step(self: Any) -> None:
         """Makes what the step needs; TensorFlow's needs nothing."""
+
+    # === Several devices ===
+
+    def devices_scope(self: Any) -> Any:
+        return self.distribute_strategy.scope()
+
+    def check_devices(self: Any) -> None:
+        strategy = replicas.strategy_of(self)
+        replicas.check_strategy(strategy)
+        for name in self.networks:
+            network = getattr(self.stable_diffusion, name)
+            replicas.check_variables(strategy, network.weights)
+        replicas.check_variables(strategy, self.trainable_variables)
+
+    def distributed(self: Any, dataset: Any, micro_batches: int = 1) -> Any:
+        strategy = replicas.strategy_of(self)
+        return replicas.distributed(dataset, strategy, micro_batches)
+
+    def is_distributed(self, dataset: Any) -> bool:
+        return isinstance(dataset, tf.distribute.DistributedDataset)
+
+    mean_over_devices = staticmethod(replicas.mean_over_replicas)
+
+    def compile(self: Any, optimizer: Any, **kwargs: Any) -> None:
+        strategy = replicas.strategy_of(self)
+        replicas.check_compile(strategy, optimizer, kwargs)
+        super().compile(optimizer=optimizer, **kwargs)  # type: ignore[misc]
+        if strategy is not None:
+            for one in replicas.optimizers_in(self.optimizer):
+                takes_sums(one)
 
     def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Trains, and words the error of gradients that are not finite."""
