@@ -24,13 +24,34 @@ def predict(network: Any, inputs: Any) -> np.ndarray:
     Returns:
         Array, the outputs.
     """
-    if keras.backend.backend() != "jax":
+    make = _maker(network)
+    if make is None:
         return network.predict_on_batch(inputs)
-    # Keras hands over the network's own variables alone, so that what
-    # adapters have learned would stay as it was when it was compiled.
     if getattr(network, "compiled_call", None) is None:
-        network.compiled_call = _compiled(network)
+        network.compiled_call = make(network)
     return np.asarray(network.compiled_call(inputs))
+
+
+def _maker(network: Any) -> Callable[[Any], Callable[[Any], Any]] | None:
+    """Returns what makes a network's own call, or `None` to use Keras'."""
+    if keras.backend.backend() == "jax":
+        # Keras hands over the network's own variables alone, so that what
+        # adapters have learned would stay as it was when it was compiled.
+        return _compiled
+    strategy = getattr(network, "distribute_strategy", None)
+    if strategy is not None and strategy.num_replicas_in_sync > 1:
+        # Keras gives each device the whole batch, and joins what they return.
+        return _on_one_device
+    return None
+
+
+def _on_one_device(network: Any) -> Callable[[Any], Any]:
+    import tensorflow as tf
+
+    def call(inputs: Any) -> Any:
+        return network(inputs, training=False)
+
+    return tf.function(call, autograph=False, reduce_retracing=True)
 
 
 def _compiled(network: Any) -> Callable[[Any], Any]:
