@@ -117,10 +117,3 @@ def test_leaves_other_steps_to_keras(options):
     model = Line(False)
     model.compile("sgd", "mse", **{"jit_compile": False, **options})
     assert step_function(model, model.train_step) is None
-
-
-def test_leaves_several_devices_to_keras():
-    with tf.distribute.MirroredStrategy(["/CPU:0"]).scope():
-        model = Line(False)
-    model.compile("sgd", "mse", jit_compile=False)
-    assert step_function(model, model.train_step) is None
