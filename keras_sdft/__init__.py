@@ -18,6 +18,7 @@ if _TYPE_CHECKING:
     from keras_sdft import diffusion
     from keras_sdft import encoding
     from keras_sdft import formats
+    from keras_sdft import generation
     from keras_sdft import models
     from keras_sdft import runs
     from keras_sdft import training
@@ -36,6 +37,7 @@ __all__ = [
     "diffusion",
     "encoding",
     "formats",
+    "generation",
     "models",
     "runs",
     "training",

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "training": {"models", "diffusion", "encoding", "adapters", "formats"},
     "callbacks": {"training", "formats", "diffusion", "models"},
     "runs": {"callbacks", "data", "models", "training"},
+    "generation": {"adapters", "callbacks", "models", "runs"},
 }
 # Single files that may import more than their package.
 EXCEPTIONS = {

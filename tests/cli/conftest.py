@@ -5,18 +5,22 @@ import pytest
 from PIL import Image
 
 import keras_sdft
+from keras_sdft import models
 
 
 class FakeStableDiffusion:
     """Paints each image in one colour that tells what it was asked for."""
+
+    img_height = img_width = 64
+    spec = models.PRESETS["tiny"].spec
 
     def __init__(self):
         self.calls = []
 
     def text_to_image(self, prompt, **arguments):
         self.calls.append((prompt, arguments))
-        images = np.zeros((1, 64, 64, 3), np.uint8)
-        images[..., 0] = arguments["seed"][0]
+        images = np.zeros((len(arguments["seed"]), 64, 64, 3), np.uint8)
+        images[..., 0] = np.reshape(arguments["seed"], (-1, 1, 1))
         return images
 
 

@@ -2,8 +2,11 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
+from keras_sdft import __version__
+from keras_sdft import runs
 from keras_sdft.cli import main
 from keras_sdft.cli.command_line import parse
 
@@ -45,13 +48,18 @@ def test_one_image_is_the_output(fake_model, output, capsys):
             "guidance_scale": "7.5",
             "sampler": "ddim",
             "model": "tiny",
+            "parameters": (
+                "a red heart\nSteps: 4, Sampler: DDIM, CFG scale: 7.5, "
+                "Seed: 3, Size: 64x64, Model: tiny, "
+                f"Version: keras_sdft {__version__}"
+            ),
         }
     ((name, given),) = fake_model.loaded
     assert name == "tiny"
     assert {k: v for k, v in given.items() if v} == {}
     assert fake_model.calls == [
         (
-            "a red heart",
+            ["a red heart"],
             {
                 "negative_prompt": None,
                 "num_steps": 4,
@@ -78,9 +86,9 @@ def test_several_images_and_their_grid(fake_model, output):
 
 def test_several_prompts_are_the_rows(fake_model, output):
     assert generate(output, "--prompt", "a cat", "--num_images=3") == 0
-    seen = [(p, *a["seed"]) for p, a in fake_model.calls]
-    expected = [(p, s) for p in ("a red heart", "a cat") for s in range(3)]
-    assert seen == expected
+    ((prompts, arguments),) = fake_model.calls
+    assert prompts == ["a red heart"] * 3 + ["a cat"] * 3
+    assert arguments["seed"] == [0, 1, 2, 0, 1, 2]
     with Image.open(output) as grid:
         assert grid.size == (160 + 3 * 64 + 4, 2 * 64 + 2)
         assert grid.text["prompt"] == "a red heart | a cat"
@@ -107,11 +115,14 @@ def test_the_model_gets_size_and_precision(fake_model, output):
         "clip_skip": 2,
     }
     _, arguments = fake_model.calls[0]
-    assert arguments["negative_prompt"] == "a dog"
+    assert arguments["negative_prompt"] == ["a dog"]
     assert arguments["guidance_scale"] == 4.0
     assert arguments["sampler"] == "dpmpp_2m"
     with Image.open(output) as image:
         assert image.text["clip_skip"] == "2"
+        lines = image.text["parameters"].splitlines()
+        assert lines[1] == "Negative prompt: a dog"
+        assert "Sampler: DPM++ 2M" in lines[2] and "Clip skip: 2" in lines[2]
 
 
 @pytest.mark.parametrize("taken", ["heart.png", "heart_1.png"])
@@ -136,7 +147,11 @@ def test_no_file_is_replaced_unless_told(fake_model, output, capsys, taken):
         (["--seed=-1"], "seed"),
         (["--height=100"], "Nearest valid: 128"),
         (["--guidance_scale=-1"], "guidance_scale"),
-        (["--output=heart.jpg"], "ending in '.png'"),
+        (["--output=heart.gif"], "must end in one of"),
+        (["--batch_size=0"], "batch_size"),
+        (["--seed", "1", "2", "--num_images=2"], "Leave out the one"),
+        (["--negative_prompt", "a", "b"], "2 for 1 prompts"),
+        (["--prompt_file=missing.txt"], "missing.txt"),
     ],
 )
 def test_bad_values_are_refused_before_loading(
@@ -162,3 +177,72 @@ def test_a_prompt_is_the_text_that_was_typed():
     )
     assert command == "generate"
     assert options.prompt == ["[a]: yes"]
+
+
+def test_prompts_of_a_file_seeds_and_negative_prompts(
+    fake_model, tmp_path, capsys
+):
+    file = tmp_path / "prompts.txt"
+    file.write_text("# animals\na cat\n\n  a Dog, sitting  \n")
+    folder = tmp_path / "out"
+    arguments = ["--prompt_file", str(file), "--output", str(folder)]
+    arguments += ["--seed", "7", "3", "--negative_prompt", "blue", "red"]
+    assert main(["generate", "--model=tiny", *arguments]) == 0
+    names = ["000-a-cat-7.png", "001-a-cat-3.png"]
+    names += ["002-a-dog-sitting-7.png", "003-a-dog-sitting-3.png", "grid.png"]
+    assert sorted(os.listdir(folder)) == names
+    printed = capsys.readouterr().out.split()
+    assert [os.path.basename(path) for path in printed] == names
+    ((prompts, asked),) = fake_model.calls
+    assert prompts == ["a cat", "a cat", "a Dog, sitting", "a Dog, sitting"]
+    assert asked["seed"] == [7, 3, 7, 3]
+    assert asked["negative_prompt"] == ["blue", "blue", "red", "red"]
+    assert corner(folder / names[3]) == [3, 0, 0]
+
+
+@pytest.mark.parametrize("extension", ["jpg", "webp"])
+def test_other_formats_hold_the_settings_too(fake_model, output, extension):
+    path = output.with_suffix(f".{extension}")
+    assert generate(path, "--seed=90") == 0
+    with Image.open(path) as image:
+        assert image.format == {"jpg": "JPEG", "webp": "WEBP"}[extension]
+        assert abs(image.getpixel((0, 0))[0] - 90) < 4
+        comment = image.getexif().get_ifd(0x8769)[0x9286]
+    assert comment.startswith(b"UNICODE\0")
+    text = comment[8:].decode("utf-16-be")
+    assert text.startswith("a red heart\nSteps: 25, ") and "Seed: 90" in text
+
+
+def test_batches_are_of_one_size_and_smaller_where_memory_ends(
+    fake_model, output, monkeypatch
+):
+    sizes = []
+    whole = fake_model.text_to_image
+
+    def limited(prompts, **arguments):
+        sizes.append(len(prompts))
+        if len(prompts) > 2:
+            raise tf.errors.ResourceExhaustedError(None, None, "memory")
+        return whole(prompts, **arguments)
+
+    monkeypatch.setattr(fake_model, "text_to_image", limited)
+    assert generate(output, "--num_images=5", "--batch_size=4") == 0
+    # The last one is filled up to the size of the others.
+    assert sizes == [4, 2, 2, 2]
+    for number in range(5):
+        assert corner(output.parent / f"heart_{number}.png") == [number, 0, 0]
+
+
+def test_a_run_is_sampled_as_its_previews_were(fake_model, output, tmp_path):
+    run = tmp_path / "run"
+    with runs.RunDirectory(run, "train") as directory:
+        saved = {"preview_num_steps": 9, "preview_guidance_scale": 3.0}
+        directory.write_config(saved, "again")
+        directory.begin()
+    assert generate(output, f"--model={run}", "--num_steps=4") == 0
+    assert generate(output, f"--model={run}", "--overwrite") == 0
+    given = [
+        (call["num_steps"], call["guidance_scale"])
+        for _, call in fake_model.calls
+    ]
+    assert given == [(4, 3.0), (9, 3.0)]
