@@ -109,18 +109,12 @@ class _Features:
 
 
 def _read_tfrecord(path: Path) -> None:
-    from keras_sdft.data.sources import tfrecords
+    from keras_sdft.data.sources import tfds
 
     file = str(path / "a.tfrecord")
-    offsets, lengths = tfrecords.index_tfrecord(file)
-    records = tfrecords.TfRecords(
-        files=[file],
-        file_of=np.zeros(len(offsets), int),
-        offsets=offsets,
-        lengths=lengths,
-        features=_Features(),
-        decoders={},
-    )
+    offsets = tfds.index_tfrecord(file)
+    file_of = np.zeros(len(offsets), int)
+    records = tfds.TfRecords([file], file_of, offsets, _Features(), {})
     for number in range(len(records)):
         records[number]
 
@@ -325,14 +319,14 @@ def _make_cache(path: Path) -> None:
         str(path)
     )
     writer = store.RowWriter(str(path), _store(), 0)
-    writer.write(np.ones((3, 2, 3), "float32"))
+    writer.write({"values": np.ones((3, 2, 3), "float32")})
     writer.flush()
 
 
 def _store():
     from keras_sdft.encoding import store
 
-    return store.Store("a", 3, (2, 3), "float32")
+    return store.Store("a", 3, (("values", "float32", (2, 3)),))
 
 
 def _read_cache(path: Path) -> None:

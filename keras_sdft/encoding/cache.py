@@ -161,14 +161,8 @@ class Cache:
     ) -> bool:
         """Looks at the data and the directory, and encodes unless deferred.
 
-        Args:
-            examples: `Examples`, class images last.
-            assignment: `Assignment` of the examples that are not.
-            options: `Options`.
-            num_rows: Integer, examples that an epoch shows.
-
-        Returns:
-            Boolean, whether the cache is to be used.
+        Class images are the last examples, beyond those of the assignment;
+        an epoch shows `num_rows`. Returns whether the cache is to be used.
         """
         contexts = self.contexts
         if contexts is None:
@@ -193,7 +187,7 @@ class Cache:
         if state is not None and state.complete:
             self._reader = CacheReader(self.directory, state, contents)
             return True
-        num_images = len(contents.used) * contents.per_image
+        num_images = len(contents.used) * (1 + contents.flips)
         needs = CacheNeeds(num_images, num_rows, self._missing_bytes(state))
         self.skip_reason = self.unless(needs) if self.unless else None
         if self.skip_reason:
@@ -291,19 +285,15 @@ class Cache:
         )
 
     def _check_disk(self, needed: int) -> None:
-        remedy = "Or train without a cache."
         files.check_writable(self.directory, "cache")
+        remedy = "Or train without a cache."
         files.check_space(self.directory, needed, "The cache", remedy)
 
     def _begin(self) -> states.State:
         """Writes the state of an empty cache, in place of a stale one."""
         contents = self.contents
-        state = states.State(
-            contents.fingerprint({}),
-            contents.dtype,
-            contents.flips,
-            contents.contexts,
-        )
+        made_from, kept = contents.fingerprint({}), contents.contexts
+        state = states.State(made_from, contents.dtype, contents.flips, kept)
         # First: cut short, it is a cache without a row, and known as ours.
         state.write(self.directory)
         for name in os.listdir(self.directory):

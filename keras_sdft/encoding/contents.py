@@ -54,7 +54,7 @@ class Contents:
         place_of: int64 array, its place in the bucket, or -1.
         images: List of int64 arrays, the records of each bucket in order.
         keys: uint64 array, sorted, one for each distinct caption.
-        flips: Boolean, whether each image is followed by its mirror image.
+        flips: Boolean, whether each image has the moments of its mirror image.
         dtype: String, the dtype on the disk.
 
     Raises:
@@ -98,42 +98,27 @@ class Contents:
         if state is not None:
             self.flips, self.dtype = state.flips, state.dtype
 
-    @property
-    def per_image(self) -> int:
-        """Rows of an image: itself, and mirrored."""
-        return 2 if self.flips else 1
+    def captions(self) -> Store:
+        """Returns the store of the contexts."""
+        field = ("context", self.dtype, self.encoders.context_shape)
+        return Store("captions", len(self.keys), (field,))
 
-    def caption_stores(self) -> dict[Store, int]:
-        """Returns the store of the contexts, if any, and rows of a caption."""
-        if not self.contexts:
-            return {}
-        shape = self.encoders.context_shape
-        return {Store("contexts", len(self.keys), shape, self.dtype): 1}
-
-    def image_stores(self) -> list[dict[Store, int]]:
-        """Returns the stores of each bucket, and rows of an image in each."""
-        found, each = [], self.per_image
-        for (height, width), images in zip(
-            self.sizes, self.images, strict=True
-        ):
-            rows, columns = (
-                height // PIXELS_PER_LATENT,
-                width // PIXELS_PER_LATENT,
-            )
-            shape = (rows, columns, self.encoders.moments_channels)
-            size, count = f"{columns}x{rows}", len(images)
-            moments = Store(f"moments-{size}", count * each, shape, self.dtype)
-            found.append({moments: each})
+    def buckets(self) -> list[Store]:
+        """Returns the store of each bucket: its images' moments and masks."""
+        found, kinds = [], 1 + self.flips
+        for size, images in zip(self.sizes, self.images, strict=True):
+            height, width = (side // PIXELS_PER_LATENT for side in size)
+            shape = (kinds, height, width, self.encoders.moments_channels)
+            fields: list[Any] = [("moments", self.dtype, shape)]
             if self.options.masks is not None:
-                shape = (rows, columns, 1)
-                masks = Store(f"masks-{size}", count, shape, _MASK_DTYPE)
-                found[-1][masks] = 1
+                fields.append(("mask", _MASK_DTYPE, (height, width, 1)))
+            name = f"images-{width}x{height}"
+            found.append(Store(name, len(images), tuple(fields)))
         return found
 
     def stores(self) -> list[Store]:
         """Returns all stores that the cache has."""
-        parts = [self.caption_stores(), *self.image_stores()]
-        return [store for stores in parts for store in stores]
+        return [self.captions()] * self.contexts + self.buckets()
 
     def texts(self) -> list[str]:
         """Returns the distinct captions, in the order of `keys`."""
@@ -230,53 +215,47 @@ def loaded_mask(stored: np.ndarray) -> np.ndarray:
 
 def identify_images(examples: Examples, masks: str | None) -> dict[str, Any]:
     """Returns the part of a fingerprint that is about images and masks."""
-    used = np.unique(examples.rows).tolist()
-    pairs = _identities(examples.records, used, masks)
-    keys = np.fromiter((text_key(f"{pair}") for pair in pairs), np.uint64)
+    records, used = examples.records, np.unique(examples.rows).tolist()
+    identity = getattr(records, "identity", None)
+    keys = hashlib.blake2b(f"{identity}".encode(), digest_size=16)
+    for index in used:
+        key: Any = index
+        if identity is None:
+            example = records[index]
+            mask = example.mask if masks == "files" else None
+            key = example.name, _identity(example.image), _identity(mask)
+        keys.update(f"\n{key}".encode(errors="surrogatepass"))
     return {
         "the number of images": len(used),
-        "the images (names, sizes, times of change)": _digest(keys.tobytes()),
+        "the images (names, sizes, times of change)": f"#{keys.hexdigest()}",
         "the masks": masks or "none",
     }
 
 
-def text_key(value: str | bytes) -> int:
-    """Returns a hash of a text as an integer of 64 bits."""
-    if isinstance(value, str):
-        # Lone surrogates come from file names that are no UTF-8.
-        value = value.encode("utf-8", "surrogatepass")
-    whole = hashlib.blake2b(value, digest_size=8).digest()
-    return int.from_bytes(whole, "little")
-
-
-def _digest(content: bytes) -> str:
-    return "#" + hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _identities(
-    records: Any, used: list[int], masks: str | None
-) -> Iterator[tuple[str, Any]]:
-    """Yields the name of each image, and what changes with its content."""
-    identity = getattr(records, "identity", None)
-    for index in used:
-        if identity is not None:
-            yield identity, index
-            continue
-        example = records[index]
-        mask = example.mask if masks == "files" else None
-        yield example.name, (_identity(example.image), _identity(mask))
-
-
 def _identity(image: Any) -> Any:
+    """Returns what changes with an image's content."""
     if image is None or isinstance(image, bytes):
-        return image and text_key(image)
+        return image and _digest(image)
     if not isinstance(image, (str, os.PathLike)):
         # Pillow's images tell their mode by their array's shape and dtype.
         array = np.ascontiguousarray(image)
-        return array.shape, array.dtype.str, text_key(array.tobytes())
+        return array.shape, array.dtype.str, _digest(array.tobytes())
     try:
         status = os.stat(image)
     # It will be reported as unreadable when it is read.
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
+
+
+def text_key(text: str) -> int:
+    """Returns a hash of a text as an integer of 64 bits."""
+    # Lone surrogates come from file names that are no UTF-8.
+    content = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(
+        hashlib.blake2b(content, digest_size=8).digest(), "little"
+    )
+
+
+def _digest(content: bytes) -> str:
+    return "#" + hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -44,81 +44,63 @@ class Filling:
 
     def run(self) -> None:
         """Encodes what is missing, and marks the cache as complete."""
-        texts = self.cache.contents.caption_stores()
-        captions = [(texts, self._captions)] if texts else []
+        contents, rows = self.cache.contents, self.state.rows
+        captions = [(contents.captions(), self._captions)] * contents.contexts
         images = [
-            (stores, functools.partial(self._images, bucket))
-            for bucket, stores in enumerate(self.cache.contents.image_stores())
+            (store, functools.partial(self._images, bucket))
+            for bucket, store in enumerate(contents.buckets())
         ]
         for unit, parts in (("caption", captions), ("image", images)):
-            stores = [stores for stores, _ in parts]
             with tqdm(
-                total=sum(map(_count, stores)),
-                initial=sum(map(self._done, stores)),
+                total=sum(store.rows for store, _ in parts),
+                initial=sum(rows.get(store.name, 0) for store, _ in parts),
                 desc=f"encode {unit}s",
                 unit=unit,
                 disable=not self.cache.progress or not parts,
             ) as bar:
-                for part, groups in parts:
-                    self._fill(part, groups, bar)
+                for store, groups in parts:
+                    self._fill(store, groups, bar)
         self.state.complete = True
         self.state.write(self.cache.directory)
 
-    def _done(self, stores: dict[Store, int]) -> int:
-        """Returns how many images or captions all the stores have."""
-        rows = self.state.rows
-        return min(rows.get(s.name, 0) // each for s, each in stores.items())
-
     def _fill(
         self,
-        stores: dict[Store, int],
-        groups: Callable[[int], Iterable[list[np.ndarray]]],
+        store: Store,
+        groups: Callable[[int], Iterable[dict[str, np.ndarray]]],
         bar: Any,
     ) -> None:
-        """Writes stores side by side, and notes what has reached the disk.
-
-        Args:
-            stores: Dict of rows for each image or caption, by `Store`.
-            groups: Function of the number that is done, which yields arrays
-                of rows, one for each store.
-            bar: Progress bar, moved by one for each image or caption.
-        """
-        done = self._done(stores)
-        writers = [
-            RowWriter(self.cache.directory, store, done * each)
-            for store, each in stores.items()
-        ]
+        """Writes what `groups` gives of a store from its next row on."""
+        done = self.state.rows.get(store.name, 0)
+        writer = RowWriter(self.cache.directory, store, done)
         since = time.monotonic()
         try:
-            for parts in groups(done):
-                for writer, rows in zip(writers, parts, strict=True):
-                    writer.write(rows)
-                # The last store has one row for each, or is the only one.
-                bar.update(len(rows) // list(stores.values())[-1])
+            for fields in groups(done):
+                bar.update(writer.write(fields))
                 if time.monotonic() - since >= FLUSH_SECONDS:
-                    self._note(writers)
+                    self._note(writer)
                     since = time.monotonic()
         finally:
             # Also by Ctrl-C, and as far as a full disk lets it.
-            self._note(writers)
+            self._note(writer)
 
-    def _note(self, writers: list[RowWriter]) -> None:
-        for writer in writers:
-            writer.flush()
-            self.state.rows[writer.store.name] = writer.done
+    def _note(self, writer: RowWriter) -> None:
+        """Notes what has reached the disk."""
+        writer.flush()
+        self.state.rows[writer.store.name] = writer.done
         self.state.write(self.cache.directory)
 
-    def _captions(self, done: int) -> Iterator[list[np.ndarray]]:
+    def _captions(self, done: int) -> Iterator[dict[str, np.ndarray]]:
         texts = self.cache.contents.texts()
         for first in range(done, len(texts), TEXTS_AT_ONCE):
             part = texts[first : first + TEXTS_AT_ONCE]
-            yield [self.cache.encoders.contexts(part)]
+            yield {"context": self.cache.encoders.contexts(part)}
 
-    def _images(self, bucket: int, done: int) -> Iterator[list[np.ndarray]]:
+    def _images(
+        self, bucket: int, done: int
+    ) -> Iterator[dict[str, np.ndarray]]:
         contents, unreadable = self.cache.contents, self.state.unreadable
         size = contents.sizes[bucket]
-        nothing = (np.zeros((*size, 3), np.uint8), None)
-        *_, last = contents.image_stores()[bucket]
+        black = np.zeros((*size, 3), np.uint8)
         for group in self._decoded(size, contents.images[bucket][done:]):
             seen = []
             for record, (name, found, reason) in group:
@@ -126,17 +108,16 @@ class Filling:
                 unreadable.pop(str(record), None)
                 if reason:
                     unreadable[str(record)] = [name, reason]
-                seen.append(found or nothing)
+                seen.append(found or (black, None))
             pixels = np.stack([pixels for pixels, _ in seen])
-            kinds = [pixels, pixels[:, :, ::-1]][: contents.per_image]
+            kinds = [pixels, pixels[:, :, ::-1]][: 1 + contents.flips]
             moments = [self.cache.encoders.moments(kind) for kind in kinds]
-            rows = np.stack(moments, axis=1)
-            parts = [rows.reshape(-1, *rows.shape[2:])]
+            fields = {"moments": np.stack(moments, axis=1)}
             if contents.options.masks is not None:
-                blank = np.zeros(last.shape, np.float32)
+                blank = np.zeros((*moments[0].shape[1:3], 1), np.float32)
                 masks = [blank if mask is None else mask for _, mask in seen]
-                parts.append(stored_mask(np.stack(masks)))
-            yield parts
+                fields["mask"] = stored_mask(np.stack(masks))
+            yield fields
 
     def _decoded(
         self, size: tuple[int, int], records: np.ndarray
@@ -161,8 +142,3 @@ class Filling:
                     yield list(waiting.popleft())
             while waiting:
                 yield list(waiting.popleft())
-
-
-def _count(stores: dict[Store, int]) -> int:
-    store, each = next(iter(stores.items()))
-    return store.rows // each

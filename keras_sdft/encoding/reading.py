@@ -25,18 +25,17 @@ class CacheReader:
     """The open files of a complete cache, read from any thread.
 
     Attributes:
-        buckets: List of `[moments]` or `[moments, masks]` of each bucket.
-        contexts: List of `Rows`, empty without captions.
+        buckets: List of `Rows`.
+        captions: `Rows`, or `None`.
         unreadable: Dict of name and reason of images that could not be read,
             by record.
     """
 
     def __init__(self, directory: str, state: State, contents: Contents):
-        def opened(stores: Any) -> list[Rows]:
-            return [Rows(directory, store, store.rows) for store in stores]
-
-        self.buckets = list(map(opened, contents.image_stores()))
-        self.contexts = opened(contents.caption_stores())
+        stores = contents.stores()
+        rows = [Rows(directory, store, store.rows) for store in stores]
+        self.captions = rows.pop(0) if contents.contexts else None
+        self.buckets = rows
         self.unreadable = {int(k): v for k, v in state.unreadable.items()}
 
 
@@ -77,11 +76,10 @@ class CachedExampleBuilder(ExampleBuilder):
             self._note(*reader.unreadable[record])
             return None
         place = int(contents.place_of[record])
-        moments, *masks = reader.buckets[row.bucket]
-        values = moments[place * contents.per_image + flips]
-        made = {"moments": values.astype(np.float32)}
-        for rows in masks:
-            mask = loaded_mask(rows[place])
+        fields = reader.buckets[row.bucket][place]
+        made = {"moments": fields["moments"][int(flips)].astype(np.float32)}
+        if self.options.masks is not None:
+            mask = loaded_mask(fields["mask"])
             made["loss_mask"] = mask[:, ::-1] if flips else mask
         return self.examples.records[record], made
 
@@ -92,5 +90,5 @@ class CachedExampleBuilder(ExampleBuilder):
         place = int(np.searchsorted(keys, key))
         if place == len(keys) or keys[place] != key:
             raise RuntimeError(f"The cache holds no caption {text!r}.")
-        (rows,) = self.cache.reader.contexts
-        return {"context": rows[place].astype(np.float32)}
+        fields = self.cache.reader.captions[place]
+        return {"context": fields["context"].astype(np.float32)}

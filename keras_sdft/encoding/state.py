@@ -15,7 +15,7 @@ from typing import Any
 from keras_sdft import files
 from keras_sdft import parsing
 
-FORMAT = 3
+FORMAT = 4
 STATE = "cache.json"
 LOCK = "lock"
 # The cache of validation data, where the command keeps it.

@@ -17,28 +17,24 @@ _CHECKSUM_BYTES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """Rows of one shape in one file, each with its checksum behind it.
+    """Rows of the same fields in one file, each with its checksum behind it.
 
-    `numpy.fromfile(path, store.row)["values"]` reads them all.
+    `numpy.fromfile(path, store.row)` reads them all.
 
     Attributes:
         name: String, the file's name without its ending.
         rows: Integer, how many there are when all is stored.
-        shape: Tuple of integers, of one row.
-        dtype: String, NumPy's name of the dtype on the disk.
+        fields: Tuple of `(name, dtype, shape)`, as NumPy's dtypes take them.
     """
 
     name: str
     rows: int
-    shape: tuple[int, ...]
-    dtype: str
+    fields: tuple[tuple[str, str, tuple[int, ...]], ...]
 
     @property
     def row(self) -> np.dtype:
         """The dtype of a row on the disk."""
-        return np.dtype(
-            [("values", self.dtype, self.shape), ("checksum", "<u4")]
-        )
+        return np.dtype([*self.fields, ("checksum", "<u4")])
 
     def path(self, directory: str) -> str:
         """Returns the path of the file in a cache's directory."""
@@ -57,34 +53,34 @@ class Rows:
 
     def __init__(self, directory: str, store: Store, done: int):
         self._path = store.path(directory)
-        self._store = store
-        self._bytes = store.row.itemsize
+        self._rows, self._row = store.rows, store.row
         try:
             self._handle = os.open(self._path, os.O_RDONLY)
         except FileNotFoundError:
             raise ValueError(f"{self._path} is missing") from None
         weakref.finalize(self, os.close, self._handle)
-        size, expected = os.fstat(self._handle).st_size, done * self._bytes
+        size = os.fstat(self._handle).st_size
+        expected = done * self._row.itemsize
         if size < expected:
             raise ValueError(f"{self._path} has {size} bytes of {expected}")
 
-    def __getitem__(self, row: int) -> np.ndarray:
-        """Returns a row, not to be written to.
+    def __getitem__(self, row: int) -> np.void:
+        """Returns the fields of a row by name, not to be written to.
 
         Raises:
             ValueError: If it is not what was written.
         """
-        data = os.pread(self._handle, self._bytes, row * self._bytes)
-        values = memoryview(data)[:-_CHECKSUM_BYTES]
-        checksum = int.from_bytes(data[-_CHECKSUM_BYTES:], "little")
-        if len(data) < self._bytes or _checksum(values, row) != checksum:
-            raise ValueError(
-                f"{self._path}: row {row} of {self._store.rows} is damaged: "
-                "it is not what was written. Check the disk, remove this file "
-                "and encode again."
-            )
-        store = self._store
-        return np.frombuffer(values, store.dtype).reshape(store.shape)
+        size = self._row.itemsize
+        data = os.pread(self._handle, size, row * size)
+        if len(data) == size:
+            (found,) = np.frombuffer(data, self._row)
+            if found["checksum"] == _checksum(data, row):
+                return found
+        raise ValueError(
+            f"{self._path}: row {row} of {self._rows} is damaged: it is not "
+            "what was written. Check the disk, remove this file and encode "
+            "again."
+        )
 
 
 class RowWriter:
@@ -100,37 +96,47 @@ class RowWriter:
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
         weakref.finalize(self, os.close, self._handle)
 
-    def write(self, values: np.ndarray) -> None:
-        """Writes `(n, *store.shape)` rows; `flush` brings them to the disk.
+    def write(self, fields: dict[str, np.ndarray]) -> int:
+        """Writes rows; `flush` brings them to the disk.
+
+        Args:
+            fields: Dict of arrays by the field's name, whose first dimension
+                is the number of rows.
+
+        Returns:
+            Integer, the number of rows.
 
         Raises:
-            ValueError: If the store's dtype does not hold a value.
+            ValueError: If a field's dtype does not hold a value.
         """
-        rows = np.empty(len(values), self.store.row)
-        with np.errstate(over="ignore"):
-            rows["values"] = values
-        if not np.isfinite(rows["values"]).all():
-            raise ValueError(
-                f"The encoders gave values for {self.store.name} that are "
-                f"not finite in {self.store.dtype}. Encode with "
-                "`dtype='float32'`; if that does not help, the encoders' "
-                "weights are damaged."
-            )
-        for number, row in enumerate(rows, self.done):
-            row["checksum"] = _checksum(row["values"].tobytes(), number)
+        count = len(next(iter(fields.values())))
+        rows = np.empty(count, self.store.row)
+        for name, values in fields.items():
+            with np.errstate(over="ignore"):
+                rows[name] = values
+            if not np.isfinite(rows[name]).all():
+                raise ValueError(
+                    f"The encoders gave {name} that are not finite in "
+                    f"{rows[name].dtype}. Encode with `dtype='float32'`; if "
+                    "that does not help, the encoders' weights are damaged."
+                )
+        for number in range(count):
+            content = rows[number].tobytes()
+            rows["checksum"][number] = _checksum(content, self.done + number)
         content = memoryview(rows.tobytes())
         offset = self.done * rows.itemsize
         while content:
             # A disk that is nearly full takes a part first.
             written = os.pwrite(self._handle, content, offset)
             content, offset = content[written:], offset + written
-        self.done += len(values)
+        self.done += count
+        return count
 
     def flush(self) -> None:
         """Waits until all that was written is on the disk."""
         os.fsync(self._handle)
 
 
-def _checksum(content: bytes | memoryview, row: int) -> int:
+def _checksum(row: bytes, number: int) -> int:
     # Begun with its number, so that a row in another's place is found too.
-    return zlib.crc32(content, row)
+    return zlib.crc32(memoryview(row)[:-_CHECKSUM_BYTES], number)

@@ -22,7 +22,6 @@ from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.options import LoadOptions
 from keras_sdft.encoding import Cache
 from keras_sdft.encoding import filling
-from keras_sdft.encoding import store
 from keras_sdft.encoding.state import read_state
 
 WIDTH = 4
@@ -439,10 +438,10 @@ def test_a_killed_process_loses_only_what_was_not_noted(
     monkeypatch.setattr(filling, "FLUSH_SECONDS", 0.0)
     real, notes = filling.Filling._note, []
 
-    def note(self, writers):
-        notes.append(writers[0].done)
-        if notes[-1] < 32 or writers[0].store.name == "contexts":
-            real(self, writers)
+    def note(self, writer):
+        notes.append(writer.done)
+        if notes[-1] < 32 or writer.store.name == "captions":
+            real(self, writer)
 
     monkeypatch.setattr(filling.Filling, "_note", note)
     stop_after(model.moments_model, 2, SystemExit())
@@ -451,8 +450,8 @@ def test_a_killed_process_loses_only_what_was_not_noted(
         load(noise(40), tokenizer, cache=cache, **options)
     # Captions, and then images: the second group of 16 was never noted.
     assert notes[-3:] == [16, 32, 32]
-    path = tmp_path / "cache" / "moments-16x16.rows"
-    size = store.Store("", 40, (16, 16, 8), "float32").row.itemsize
+    path = tmp_path / "cache" / "images-16x16.rows"
+    size = 4 * 16 * 16 * 8 + 2 * 16 * 16 + 4
     assert path.stat().st_size == 32 * size
     os.truncate(path, 20 * size + 7)
     monkeypatch.undo()
@@ -472,7 +471,7 @@ def test_a_disk_that_fills_up_leaves_nothing_valid(
     real = os.pwrite
 
     def full(handle, content, offset):
-        if "moments" in os.readlink(f"/proc/self/fd/{handle}"):
+        if "images" in os.readlink(f"/proc/self/fd/{handle}"):
             if offset:
                 raise OSError(errno.ENOSPC, "No space left on device")
             # As a disk does it: a part first.
@@ -581,7 +580,7 @@ def test_a_damaged_state_is_never_replaced(filled, tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 @pytest.mark.parametrize("complete", [True, False])
 def test_a_lost_file_is_told(filled, tmp_path, damage, complete):
-    path = tmp_path / "cache" / "moments-8x8.rows"
+    path = tmp_path / "cache" / "images-8x8.rows"
     state = read_state(tmp_path / "cache")
     state.complete = complete
     state.write(tmp_path / "cache")
@@ -589,7 +588,7 @@ def test_a_lost_file_is_told(filled, tmp_path, damage, complete):
         path.unlink()
     else:
         os.truncate(path, path.stat().st_size - 1)
-    with pytest.raises(ValueError, match="is stale: it is damaged: .*moments"):
+    with pytest.raises(ValueError, match="is stale: it is damaged: .*images"):
         filled()
     filled(overwrite=True)
     filled()
@@ -598,20 +597,20 @@ def test_a_lost_file_is_told(filled, tmp_path, damage, complete):
 def test_a_row_that_changed_on_the_disk_is_named(filled, tmp_path):
     """One bit, a row in another's place, zeros, NaN: not a learning rate."""
     cache, dataset = filled()
-    row = store.Store("", 10, (8, 8, 8), "float32").row
-    path = tmp_path / "cache" / "moments-8x8.rows"
+    row = cache.contents.buckets()[0].row
+    path = tmp_path / "cache" / "images-8x8.rows"
     rows = np.fromfile(path, row)
     assert rows.shape == (10,)
-    stored = cache.reader.buckets[0][0]
-    np.testing.assert_array_equal(stored[4], rows[4]["values"])
+    stored = cache.reader.buckets[0]
+    np.testing.assert_array_equal(stored[4]["moments"], rows[4]["moments"])
     rows.view(np.uint8)[4 * row.itemsize + 100] ^= 1
     rows[5] = rows[6]
     rows[7] = np.zeros((), row)
-    rows["values"][8, 0, 0, 0] = np.nan
+    rows["moments"][8, 0, 0, 0] = np.nan
     rows.tofile(path)
     for number in range(10):
         if number in (4, 5, 7, 8):
-            message = f"moments-8x8.rows: row {number} of 10 is damaged"
+            message = f"images-8x8.rows: row {number} of 10 is damaged"
             with pytest.raises(ValueError, match=message):
                 _ = stored[number]
         else:
@@ -707,9 +706,8 @@ def test_a_reason_against_filling_gives_plain_batches(filled, tmp_path):
     cache, dataset = filled(changed, unless=unless, overwrite=True)
     assert cache.skip_reason == "no time"
     assert "images" in dataset.element_spec
-    row = store.Store("", 1, (8, 8, 8), "float32").row.itemsize
-    text = store.Store("", 1, (77, WIDTH), "float32").row.itemsize
-    assert seen == [(20, 10, 20 * row + 11 * text)]
+    row, text = 4 * 2 * 8 * 8 * 8 + 4, 4 * 77 * WIDTH + 4
+    assert seen == [(20, 10, 10 * row + 11 * text)]
     cache, dataset = filled(unless=unless)
     assert len(seen) == 1 and "moments" in dataset.element_spec
 
