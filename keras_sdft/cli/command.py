@@ -16,6 +16,7 @@ import docstring_parser
 
 from keras_sdft.cli.parser import Flag
 from keras_sdft.cli.parser import Flags
+from keras_sdft.cli.resume import add_saved_flags
 
 Group = TypeVar("Group")
 Sections = Iterable[tuple[str, Iterable[Flag]]]
@@ -116,7 +117,7 @@ class Command:
 
     def parse(self, arguments: Sequence[str]) -> Options:
         """Reads the flags; see `Flags.read`."""
-        return Options(*self.flags.read(arguments))
+        return Options(*self.flags.read(arguments, add_saved_flags))
 
     def check(self, options: Options) -> None:
         """Lets every group check its values."""

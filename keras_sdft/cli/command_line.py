@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -28,7 +29,6 @@ from keras_sdft.cli.command import PROGRAM
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.parser import UsageError
-from keras_sdft.cli.resume import with_saved_flags
 
 # What the user can correct: a wrong value, a missing or unwelcome file.
 _MENDABLE = (ValueError, OSError)
@@ -78,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(text, end="")
             return 0
         COMMANDS[name].check(options)
+        _log_each_message_once()
         quietly = COMMANDS[name].needs_tensorflow and not debug
         _prepare_tensorflow(quietly)
         with _term_like_interrupt():
@@ -126,10 +127,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Options]:
             f"The first argument must be a command, one of {list(COMMANDS)}. "
             f"Received: {name!r}.{did_you_mean(name, COMMANDS)}"
         )
-    command, given = COMMANDS[name], arguments[1:]
-    if "resume" in command.flags.by_name:
-        given = with_saved_flags(given)
-    return name, command.parse(given)
+    return name, COMMANDS[name].parse(arguments[1:])
 
 
 def _take(flag: str, arguments: list[str]) -> bool:
@@ -163,6 +161,20 @@ commands:
 {PROGRAM} COMMAND --help   explains the flags of a command
 {PROGRAM} --version        prints the version
 --debug, or KERAS_SDFT_DEBUG=1 in the environment, shows an error's traceback"""
+
+
+def _log_each_message_once() -> None:
+    """Leaves out what was logged before, as data is read more than once."""
+    seen: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        known = message in seen
+        seen.add(message)
+        return not known
+
+    # Where the process handles no logs, this handler does.
+    logging.lastResort.filters = [is_new]
 
 
 class _Terminated(KeyboardInterrupt):

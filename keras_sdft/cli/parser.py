@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import types
 import typing
+from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -120,17 +121,23 @@ class Flags:
             for flag in _flags_of(group, defaults or {}):
                 self.by_name.setdefault(flag.name, flag)
 
-    def read(self, arguments: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
+    def read(
+        self,
+        arguments: Sequence[str],
+        expand: Callable[[dict[str, Any], list[str]], None] | None = None,
+    ) -> tuple[dict[str, Any], set[str]]:
         """Returns the value of each flag, and the names of those given.
 
         What is on the command line, without program and command, goes
         before what is in the files of `--config`, and of those the last one
-        goes first.
+        goes first. `expand` may add to what is given and to these files.
 
         Raises:
             UsageError: If a flag or value is wrong, or one is missing.
         """
         given, paths = self._split(arguments)
+        if expand is not None:
+            expand(given, paths)
         values: dict[str, Any] = {}
         for path in paths:
             values |= self._read_file(path)

@@ -6,11 +6,7 @@ made before the first step.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import shlex
-from collections.abc import Iterator
 from typing import Any
 
 from keras_sdft import runs
@@ -43,25 +39,24 @@ def run(command: Command, kind: type[Source], options: Options) -> None:
     """
     inputs = inputs_of(options, kind.inputs)
     made = {kind.made: getattr(options, kind.made)}
-    with each_warning_once():
-        kind.check(options, check_training(options))
-        _check_best(options, getattr(options, kind.inputs[-1]))
-        if options.resume is not None:
-            directory = runs.RunDirectory.resume(options.resume, command.name)
-        else:
-            directory = runs.RunDirectory(
-                options.output_dir,
-                command.name,
-                inputs,
-                options.overwrite,
-                made,
-            )
-        with directory:
-            options = resolve_defaults(options)
-            saved = resolved(options, inputs, kind.made)
-            flags = command.flags.by_name
-            saved = {n: value for n, value in saved.items() if n in flags}
-            _run(command, options, kind, directory, saved)
+    kind.check(options, check_training(options))
+    _check_best(options, getattr(options, kind.inputs[-1]))
+    if options.resume is not None:
+        directory = runs.RunDirectory.resume(options.resume, command.name)
+    else:
+        directory = runs.RunDirectory(
+            options.output_dir,
+            command.name,
+            inputs,
+            options.overwrite,
+            made,
+        )
+    with directory:
+        options = resolve_defaults(options)
+        saved = resolved(options, inputs, kind.made)
+        flags = command.flags.by_name
+        saved = {n: value for n, value in saved.items() if n in flags}
+        _run(command, options, kind, directory, saved)
 
 
 def _run(
@@ -104,16 +99,15 @@ def _run(
     again = f"Again: keras-sdft {command.name} --config THIS_FILE"
     run.write_config(saved, f"{again} --output_dir ANOTHER")
     changed = runs.changed_settings(saved, command.defaults_by_flag)
+    runs.note_facts(run.path, settings=changed)
     prompt = (options.preview_prompts or [source.prompt])[0]
-    runs.note_facts(run.path, settings=changed, prompt=prompt)
     print(_opening(options, kind, trainer, data), flush=True)
-    print(f"  {_plan(options)}; {room}", flush=True)
+    print(f"  {room}", flush=True)
     for earlier in run.earlier:
         print(f"  the earlier run stays in {earlier} until this one is done")
     if checkpoint is not None:
         print(f"  goes on after step {done:,}", flush=True)
-    runs.fit(run, trainer, data, callbacks)
-    print(_closing(options, run, callbacks, prompt), flush=True)
+    runs.fit(run, trainer, data, callbacks, prompt)
 
 
 # === The flags ===
@@ -147,41 +141,7 @@ def _check_best(options: Options, validation: str | None) -> None:
         )
 
 
-@contextlib.contextmanager
-def each_warning_once() -> Iterator[None]:
-    """Context manager in which the library logs each message once.
-
-    runs.RunData is read more than once where it is completed on the way.
-    """
-    seen: set[str] = set()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        known = message in seen
-        seen.add(message)
-        return not known
-
-    # A filter of a logger does not see what its children log.
-    names = [n for n in logging.root.manager.loggerDict if "keras_sdft" in n]
-    for name in names:
-        logging.getLogger(name).addFilter(is_new)
-    try:
-        yield
-    finally:
-        for name in names:
-            logging.getLogger(name).removeFilter(is_new)
-
-
 # === What is told ===
-
-
-def _plan(options: Options) -> str:
-    """Returns when checkpoints are written."""
-    if options.checkpoint_every_steps:
-        return f"checkpoints every {options.checkpoint_every_steps:,} steps"
-    if options.checkpoint_every_minutes:
-        return f"checkpoints every {options.checkpoint_every_minutes:g} minutes"
-    return "a checkpoint only when interrupted"
 
 
 def _opening(
@@ -214,32 +174,3 @@ def _opening(
 
 def _steps(count: int) -> str:
     return f"{count:,} step{'s' if count != 1 else ''}"
-
-
-def _closing(
-    options: Options, run: Any, callbacks: dict[str, Any], prompt: str
-) -> str:
-    names = ("loss", "instance_loss", "prior_loss", "val_loss")
-    losses = callbacks["HistoryFile"].summary(names)
-    lines = [f"Done: {losses}", f"  weights   {run.weights}"]
-    best = callbacks["Checkpoint"].best
-    if best is not None:
-        lines.append(
-            f"  best      {run.best} ({options.keep_best} "
-            f"{best['value']:.4f} in epoch {best['epoch']})"
-        )
-    lines += [
-        f"  report    {run.report}",
-        f"  history   {run.history}",
-        f"  logs      tensorboard --logdir {shlex.quote(str(run.logs))}",
-    ]
-    if options.preview_prompts:
-        lines.append(f"  previews  {run.before_and_after}")
-    if run.checkpoints.is_dir():
-        lines.append(
-            f"  go on     {runs.command_to_resume(run)} --max_train_steps N "
-            f"(else {run.checkpoints} may be removed)"
-        )
-    command = ["keras-sdft", "generate", "--model", str(run.path)]
-    command += ["--prompt", prompt, "--output", "out.png"]
-    return "\n".join([*lines, "Try it:", f"  {shlex.join(command)}"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
+from collections.abc import Iterator
 from typing import Any
 
 from keras_sdft.runs.cards import model_card
@@ -102,15 +104,20 @@ def make_callbacks(
 
 
 def fit(
-    run: RunDirectory, trainer: Any, data: RunData, callbacks: dict[str, Any]
+    run: RunDirectory,
+    trainer: Any,
+    data: RunData,
+    callbacks: dict[str, Any],
+    prompt: str,
 ) -> None:
-    """Trains for exactly `data.steps` steps, exports, and finishes the run.
+    """Trains for exactly `data.steps` steps, exports, and says where it is.
 
     Args:
         run: `RunDirectory`.
         trainer: A compiled `keras_sdft.Trainer`.
         data: `RunData`.
         callbacks: Dict of `make_callbacks`.
+        prompt: String, what to try the result with.
 
     Raises:
         keras_sdft.training.Interrupted: If a signal ended it; there is a
@@ -120,7 +127,7 @@ def fit(
     from keras_sdft.training import Interrupted
 
     seen = data_facts(data.report, trainer.stable_diffusion.tokenizer)
-    note_facts(run.path, steps=data.steps, data=seen)
+    note_facts(run.path, steps=data.steps, prompt=prompt, data=seen)
     run.begin()
     with callbacks["Checkpoint"].interruption:
         try:
@@ -147,6 +154,7 @@ def fit(
     last = callbacks["HistoryFile"].rows[-1]
     values = {name: value for name, value in last.items() if "loss" in name}
     run.finish(step=data.steps, **values, best=callbacks["Checkpoint"].best)
+    print("\n".join(_outcome(run, callbacks, prompt)), flush=True)
 
 
 def _export_interrupted(run: RunDirectory, trainer: Any) -> None:
@@ -161,3 +169,29 @@ def _export_interrupted(run: RunDirectory, trainer: Any) -> None:
         f"  weights   {where}\nGo on with:\n  {command_to_resume(run)}",
         flush=True,
     )
+
+
+def _outcome(
+    run: RunDirectory, callbacks: dict[str, Any], prompt: str
+) -> Iterator[str]:
+    names = ("loss", "instance_loss", "prior_loss", "val_loss")
+    keeper = callbacks["Checkpoint"]
+    yield f"Done: {callbacks['HistoryFile'].summary(names)}"
+    yield f"  weights   {run.weights}"
+    if keeper.best is not None:
+        value, epoch = keeper.best["value"], keeper.best["epoch"]
+        found = f"{keeper.keep_best} {value:.4f} in epoch {epoch}"
+        yield f"  best      {run.best} ({found})"
+    yield f"  report    {run.report}"
+    yield f"  history   {run.history}"
+    yield f"  logs      tensorboard --logdir {shlex.quote(str(run.logs))}"
+    if "Previews" in callbacks:
+        yield f"  previews  {run.before_and_after}"
+    if run.checkpoints.is_dir():
+        yield (
+            f"  go on     {command_to_resume(run)} --max_train_steps N "
+            f"(else {run.checkpoints} may be removed)"
+        )
+    command = ["keras-sdft", "generate", "--model", str(run.path)]
+    command += ["--prompt", prompt, "--output", "out.png"]
+    yield f"Try it:\n  {shlex.join(command)}"

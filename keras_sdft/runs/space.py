@@ -30,7 +30,7 @@ def check_room(
         num_previews: Integer, images of all previews together.
 
     Returns:
-        String, what the run may take at most.
+        String, when checkpoints are written, and what the run may take.
 
     Raises:
         OSError: If it is more than is free.
@@ -56,7 +56,13 @@ def check_room(
         f"A checkpoint takes {size_text(checkpoint)}; a smaller "
         "`keep_checkpoints` needs less.",
     )
+    when = "a checkpoint only when interrupted"
+    if checkpoints.checkpoint_every_steps:
+        when = f"checkpoints every {checkpoints.checkpoint_every_steps:,} steps"
+    elif checkpoints.checkpoint_every_minutes:
+        minutes = f"{checkpoints.checkpoint_every_minutes:g} minutes"
+        when = f"checkpoints every {minutes}"
     return (
-        f"a checkpoint takes {size_text(checkpoint)}, the run at most "
+        f"{when}; a checkpoint takes {size_text(checkpoint)}, the run at most "
         f"{size_text(needed)} of the disk"
     )

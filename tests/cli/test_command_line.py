@@ -1,4 +1,5 @@
 import dataclasses
+import logging
 import os
 import re
 import signal
@@ -94,6 +95,22 @@ def test_a_fault_of_ours_keeps_its_traceback(failing):
     failing(KeyError("a bug"))
     with pytest.raises(KeyError, match="a bug"):
         main(["inspect", "x"])
+
+
+def test_messages_are_logged_once(failing, monkeypatch, capsys):
+    # Without the handlers of the tests.
+    monkeypatch.setattr(logging.root, "handlers", [])
+    logger = logging.getLogger("keras_sdft.data.sources.dreambooth")
+
+    def warn(options):
+        for text in ("one photo", "one photo", "two photos"):
+            logger.warning(text)
+
+    command = dataclasses.replace(inspect.COMMAND, run=warn)
+    monkeypatch.setitem(command_line.COMMANDS, "inspect", command)
+    for _ in range(2):
+        assert main(["inspect", "x"]) == 0
+        assert capsys.readouterr().err == "one photo\ntwo photos\n"
 
 
 def test_an_interruption_has_its_code(failing, capsys):

@@ -1,6 +1,5 @@
 import csv
 import json
-import logging
 import os
 import re
 import shutil
@@ -18,7 +17,6 @@ from keras_sdft.cli import main
 from keras_sdft.cli import run as run_module
 from keras_sdft.cli.dreambooth import Subject
 from keras_sdft.cli.dreambooth import with_prompts
-from keras_sdft.cli.run import each_warning_once
 
 INSTANCE = "a photo of sks dog"
 CLASS = "a photo of dog"
@@ -329,16 +327,6 @@ def test_a_split_or_common_token_is_told(make_micro, subject, capsys):
         Subject(options, make_micro()).load((0, 0))
         note = "Note: The token 'sks dog'" in capsys.readouterr().err
         assert note is told
-
-
-def test_warnings_are_told_once(caplog):
-    logger = logging.getLogger("keras_sdft.data.sources.dreambooth")
-    with each_warning_once():
-        for text in ("one photo", "one photo", "two photos"):
-            logger.warning(text)
-    logger.warning("one photo")
-    assert caplog.messages == ["one photo", "two photos", "one photo"]
-    assert logger.filters == []
 
 
 @pytest.mark.slow
