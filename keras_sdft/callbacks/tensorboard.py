@@ -21,6 +21,7 @@ _TRAINING = {
     "instance_loss": "loss/instance",
     "prior_loss": "loss/prior",
 }
+_VALIDATION = "loss/validation"
 
 
 class TensorBoard(StepCallback):
@@ -57,6 +58,8 @@ class TensorBoard(StepCallback):
         self.every_steps = checks.integer("every_steps", every_steps, 1)
         self._means = _RecentMeans()
         self._others: dict[str, Any] = {}
+        # The step of the last validation.
+        self._validated = -1
         self._writer: Any = None
 
     def on_train_begin(self, logs=None) -> None:
@@ -83,10 +86,11 @@ class TensorBoard(StepCallback):
     def on_test_end(self, logs=None) -> None:
         self._write(
             {
-                "loss/validation" if name == "loss" else f"validation/{name}": v
+                _VALIDATION if name == "loss" else f"validation/{name}": v
                 for name, v in (logs or {}).items()
             }
         )
+        self._validated = self.step
 
     def on_train_end(self, logs=None) -> None:
         if self._means.count:
@@ -96,12 +100,17 @@ class TensorBoard(StepCallback):
     def get_state(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps of it; all is on the disk then."""
         self.flush()
-        return {"step": self.step, "means": copy.deepcopy(vars(self._means))}
+        return {
+            "step": self.step,
+            "validated": self._validated,
+            "means": copy.deepcopy(vars(self._means)),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint; what was logged later is removed."""
         vars(self._means).update(state["means"])
-        cut_events(self.directory, state["step"])
+        self._validated = state["validated"]
+        cut_events(self.directory, state["step"], self._validated)
 
     def flush(self) -> None:
         """Writes what is still in memory."""
@@ -196,15 +205,28 @@ def event_files(directory: str | os.PathLike) -> list[Path]:
     return sorted(Path(directory).glob("events.out.tfevents.*"))
 
 
-def cut_events(directory: str | os.PathLike, step: int) -> None:
+def cut_events(
+    directory: str | os.PathLike, step: int, validated: int | None = None
+) -> None:
     """Removes what was logged after a step from the event files.
 
     Args:
         directory: Directory of event files; it need not exist.
         step: Integer, the last step that stays.
+        validated: Integer, the step of the last validation that stays, which
+            may still be to come at `step`. Defaults to `step`.
     """
+    last = step if validated is None else validated
+
+    def stays(event: Any) -> bool:
+        of_validation = any(
+            value.tag == _VALIDATION or value.tag.startswith("validation/")
+            for value in event.summary.value
+        )
+        return event.step <= (last if of_validation else step)
+
     for path in event_files(directory):
-        _filter_events(path, lambda event: event.step <= step)
+        _filter_events(path, stays)
 
 
 def _filter_events(path: Path, stays: Callable[[Any], bool]) -> None:

@@ -69,6 +69,9 @@ def test_what_was_logged_after_a_checkpoint_is_cut(trainer, batches, tmp_path):
     again.set_state(state)
     steps = [("loss/train", step) for step in range(1, 5)]
     assert events(tmp_path) == [*steps, ("loss/validation", 4)]
+    # Of a checkpoint that was written before the validation of its step.
+    again.set_state({**state, "validated": -1})
+    assert events(tmp_path) == steps
 
 
 def test_a_run_that_goes_on_within_an_epoch_logs_the_same_means():
