@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from keras_sdft import checks
+from keras_sdft import keras_internals
 from keras_sdft.diffusion import NoiseSchedule
 from keras_sdft.models import frozen_kernels
 from keras_sdft.models import keras_cv_parts
@@ -328,9 +329,10 @@ class StableDiffusion(AdapterMethods, keras_cv_parts.KerasCVStableDiffusion):
         """Returns a network, built and loaded when first asked for."""
         if not self.is_built(part):
             dtype = self._held.get(part)
-            with frozen_kernels.new_kernels_held_in(dtype):
-                model = self._build(part)
-            self._load(part, model)
+            with keras_internals.repeated_names():
+                with frozen_kernels.new_kernels_held_in(dtype):
+                    model = self._build(part)
+                self._load(part, model)
             if dtype is not None:
                 frozen_kernels.hold(model, dtype)
             setattr(self, f"_{part}", model)

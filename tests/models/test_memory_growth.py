@@ -1,0 +1,45 @@
+"""Models and trainers that were dropped leave nothing behind."""
+
+import ctypes
+import gc
+import os
+import sys
+
+import pytest
+
+from keras_sdft import StableDiffusion
+from keras_sdft import Trainer
+
+_STATM = "/proc/self/statm"
+
+
+def resident_bytes():
+    """Returns what is in memory after all that can be freed was."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    with open(_STATM) as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def make_and_drop():
+    model = StableDiffusion.from_preset("tiny")
+    trainer = Trainer(model)
+    trainer.compile()
+    trainer.optimizer.build(trainer.trainable_variables)
+    return [weight.value.name for weight in model.diffusion_model.weights]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason=f"reads {_STATM}")
+def test_dropped_trainers_leave_no_memory_behind():
+    for _ in range(3):
+        make_and_drop()
+    before = resident_bytes()
+    for _ in range(20):
+        make_and_drop()
+    assert (resident_bytes() - before) / 20 < 2**20
+
+
+def test_variables_have_the_same_names_in_every_model():
+    # TensorFlow keeps something for each name for ever.
+    assert make_and_drop() == make_and_drop()
