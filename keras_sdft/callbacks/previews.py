@@ -123,6 +123,19 @@ class Previews(StepCallback):
     def on_train_end(self, logs=None) -> None:
         if self._generated_at != self.step:
             self.generate()
+        if self._generated_at == self.step:
+            self._end()
+
+    def complete(self) -> None:
+        """Generates the last grid, where a signal has left it out.
+
+        For after `fit`, once the weights are exported.
+        """
+        if self._generated_at != self.step:
+            self.generate(despite_signal=True)
+            self._end()
+
+    def _end(self) -> None:
         with warn_on_disk_error("The comparison of before and after"):
             save_png(self._before_and_after(), self.before_and_after)
         if self._writer is not None:
@@ -172,8 +185,12 @@ class Previews(StepCallback):
             )
         return stack(grids)
 
-    def generate(self) -> str | None:
+    def generate(self, despite_signal: bool = False) -> str | None:
         """Generates all prompts now and writes the grid of this step.
+
+        Args:
+            despite_signal: Boolean, whether it goes on when training was
+                interrupted.
 
         Returns:
             Path of the PNG file, or `None` if training was interrupted
@@ -182,7 +199,7 @@ class Previews(StepCallback):
         found = []
         with self.model.averaged_weights():
             for index in range(len(self.prompts)):
-                if self._is_interrupted():
+                if not despite_signal and self._is_interrupted():
                     self._is_missing = True
                     return None
                 found.append(self._generate_prompt(index))

@@ -1,5 +1,6 @@
 import glob
 import os
+import types
 
 import numpy as np
 import pytest
@@ -39,6 +40,26 @@ def test_grids_every_epochs_are_not_drawn_twice(trainer, batches, tmp_path):
         "step_000016.png",
     ]
     assert len(trainer.stable_diffusion.calls) == 3
+
+
+def test_a_signal_after_the_last_step_puts_the_last_grid_off(
+    trainer, batches, tmp_path
+):
+    previews = Previews("a", tmp_path, every_steps=3)
+    signal = types.SimpleNamespace(signal=None)
+    trainer.progress = types.SimpleNamespace(interruption=signal)
+
+    class Send(tf.keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            signal.signal = 15
+
+    trainer.fit(batches, verbose=0, callbacks=[Send(), previews])
+    assert names(tmp_path) == ["step_000000.png", "step_000003.png"]
+    for _ in range(2):
+        previews.complete()
+    assert len(trainer.stable_diffusion.calls) == 3
+    assert names(tmp_path)[0] == "before_and_after.png"
+    assert names(tmp_path)[-1] == "step_000004.png"
 
 
 def test_the_model_is_asked_with_averaged_weights(trainer, batches, tmp_path):
