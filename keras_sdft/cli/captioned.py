@@ -23,6 +23,8 @@ from keras_sdft.cli.training import parts_of
 
 # Beside the runs, so that those on the same data share what is in it.
 DEFAULT_FOLDER = "keras_sdft_cache"
+# What no run has used for so long is removed there, and beyond so much.
+_MAX_DAYS, _MAX_BYTES = 30, 50e9
 # Of the free space, what is taken without being asked to.
 _SHARE = 0.5
 # What decides what is encoded, for the name of a default cache.
@@ -144,6 +146,12 @@ class Captioned(Source):
                 )
             cache.fill()
             print(f"Cache of {name}: {cache.summary()}", flush=True)
+        if self.options.cache is None:
+            folder = os.path.dirname(training.directory)
+            for one in keras_sdft.encoding.prune(
+                folder, _MAX_BYTES, _MAX_DAYS, keep=[training.directory]
+            ):
+                print(f"Removed {one.path}, unused for {one.days:.0f} days")
         released = ["image_encoder"]
         if training.contents.contexts and not keep_text_encoder:
             released.append("text_encoder")

@@ -16,6 +16,7 @@ import yaml
 
 import keras_sdft
 from keras_sdft.checks import did_you_mean
+from keras_sdft.cli import cache
 from keras_sdft.cli import convert
 from keras_sdft.cli import dreambooth
 from keras_sdft.cli import encode
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Command] = {
         dreambooth.COMMAND,
         textual_inversion.COMMAND,
         encode.COMMAND,
+        cache.COMMAND,
         generate.COMMAND,
         convert.CONVERT,
         convert.MERGE,

@@ -1,0 +1,68 @@
+"""`keras-sdft cache`: lists the caches of runs, and removes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import os
+
+from keras_sdft import checks
+from keras_sdft import encoding
+from keras_sdft import files
+from keras_sdft.cli.captioned import DEFAULT_FOLDER
+from keras_sdft.cli.command import Command
+from keras_sdft.cli.command import Options
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheFolderOptions:
+    """The caches: where they are, and which to remove.
+
+    Args:
+        folder: Folder of caches. Defaults to every keras_sdft_cache here
+            and in the folders here.
+        max_days: Remove caches that no run has used for so many days.
+        max_gb: Remove the caches used longest ago until the rest is smaller.
+        clear: Remove all caches.
+    """
+
+    folder: str | None = None
+    max_days: float | None = None
+    max_gb: float | None = None
+    clear: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_days", "max_gb"):
+            if getattr(self, name) is not None:
+                checks.number(name, getattr(self, name), 0)
+
+
+def cache(options: Options) -> None:
+    """Lists the caches of runs, or removes them by age and size."""
+    folders = [options.folder]
+    if options.folder is None:
+        folders = sorted(
+            {*glob.glob(DEFAULT_FOLDER), *glob.glob(f"*/{DEFAULT_FOLDER}")}
+        )
+    elif not os.path.isdir(options.folder):
+        raise FileNotFoundError(f"There is no folder {options.folder!r}.")
+    most = 0.0 if options.clear else options.max_gb and options.max_gb * 1e9
+    for folder in folders:
+        for one in encoding.prune(folder, most, options.max_days):
+            print(f"removed {one.path} ({files.size_text(one.num_bytes)})")
+        left = encoding.find_caches(folder)
+        total = files.size_text(sum(one.num_bytes for one in left))
+        print(f"{folder}: {total}; unused for")
+        for one in left:
+            size = files.size_text(one.num_bytes)
+            print(f"  {one.path!s:<50} {size:>10} {one.days:>4.0f} days")
+    if not folders:
+        print(f"There is no {DEFAULT_FOLDER} here. Name one: cache FOLDER.")
+
+
+COMMAND = Command(
+    run=cache,
+    groups=(CacheFolderOptions,),
+    positional="folder",
+    example="keras-sdft cache runs/keras_sdft_cache --max_days 30",
+)

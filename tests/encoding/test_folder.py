@@ -1,0 +1,80 @@
+"""Folders of caches: listed, and pruned by age and size."""
+
+import os
+import time
+
+import pytest
+
+from keras_sdft import files
+from keras_sdft.cli import main
+from keras_sdft.encoding import find_caches
+from keras_sdft.encoding import prune
+from keras_sdft.encoding.state import State
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three caches of about 1, 2 and 4 kB, used 1, 10 and 100 days ago."""
+    folder = tmp_path / "keras_sdft_cache"
+    for name, size, days in (("a", 1, 1), ("b", 2, 10), ("c", 4, 100)):
+        for part in (folder / name, folder / name / "validation"):
+            part.mkdir(parents=True)
+            State({}, complete=True).write(str(part))
+            (part / "moments-8x8.rows").write_bytes(bytes(500 * size))
+            (part / "lock").write_text("id 1 on here")
+            for path in part.iterdir():
+                when = time.time() - 86_400 * days
+                os.utime(path, (when, when))
+    (folder / "notes").mkdir()
+    (folder / "notes" / "a.rows").write_text("mine")
+    (folder / "notes" / "cache.json").write_text('{"cache": 1}')
+    return folder
+
+
+def names(folder):
+    return [one.path.name for one in find_caches(folder)]
+
+
+def test_caches_are_found_by_their_state(folder):
+    a, b, c = find_caches(folder)
+    assert [one.path.name for one in (a, b, c)] == ["a", "b", "c"]
+    assert 1000 < a.num_bytes < 2000 < b.num_bytes < 3500 < c.num_bytes
+    assert [round(one.days) for one in (a, b, c)] == [1, 10, 100]
+    assert find_caches(folder / "missing") == []
+
+
+def test_the_oldest_go_until_the_rest_fits(folder):
+    assert prune(folder) == []
+    # The second does not fit beside the first, and the third does.
+    sizes = [one.num_bytes for one in find_caches(folder)]
+    removed = prune(folder, max_bytes=sizes[0] + sizes[1])
+    assert [one.path.name for one in removed] == ["c"]
+    assert not (folder / "c").exists()
+    removed = prune(folder, max_days=5)
+    assert [one.path.name for one in removed] == ["b"]
+    assert names(folder) == ["a"]
+    assert (folder / "notes" / "a.rows").read_text() == "mine"
+
+
+def test_what_is_used_stays_and_so_do_files_of_others(folder):
+    (folder / "c" / "mine.txt").write_text("mine")
+    with files.Lock(folder / "b" / "lock", "fills"):
+        removed = prune(folder, max_bytes=0, keep=[folder / "a"])
+    assert [one.path.name for one in removed] == ["c"]
+    assert os.listdir(folder / "c") == ["mine.txt"]
+    assert names(folder) == ["b", "a"]
+
+
+def test_the_command_lists_prunes_and_clears(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert main(["cache"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and str(folder.name) in lines[0]
+    assert lines[1].split() == ["keras_sdft_cache/a", "1.4", "kB", "1", "days"]
+    assert main(["cache", str(folder), "--max_days", "50"]) == 0
+    assert f"removed {folder}/c" in capsys.readouterr().out
+    assert names(folder) == ["a", "b"]
+    assert main(["cache", str(folder), "--clear"]) == 0
+    assert names(folder) == []
+    assert main(["cache", "elsewhere"]) == 2
+    assert "elsewhere" in capsys.readouterr().err
