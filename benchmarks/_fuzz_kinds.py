@@ -311,11 +311,10 @@ def _read_run(path: Path) -> None:
 
 
 def _make_cache(path: Path) -> None:
-    from keras_sdft.encoding import state
     from keras_sdft.encoding import store
 
     fields = {"rows": {"a": 3}, "complete": True}
-    state.State({"images": 3}, "float32", False, True, **fields).write(
+    store.State({"images": 3}, "float32", False, True, **fields).write(
         str(path)
     )
     writer = store.RowWriter(str(path), _store(), 0)
@@ -330,10 +329,9 @@ def _store():
 
 
 def _read_cache(path: Path) -> None:
-    from keras_sdft.encoding import state
     from keras_sdft.encoding import store
 
-    state.read_state(str(path))
+    store.read_state(str(path))
     rows = store.Rows(str(path), _store(), 3)
     for row in range(3):
         rows[row]

@@ -1,7 +1,6 @@
 """Aspect-ratio buckets: the sizes that images are trained at, and whose.
 
-Every bucket is one size in pixels, near the area of the resolution. This file
-knows sizes alone. It must not know pixels, captions or TensorFlow.
+Must not know pixels, captions or TensorFlow.
 """
 
 from __future__ import annotations
@@ -52,13 +51,10 @@ def bucket_sizes(options: Options) -> tuple[tuple[int, int], ...]:
             found |= {(side, other), (other, side)}
     if len(found) == 1:
         logger.warning(
-            "Buckets change nothing: at %dx%d pixels, steps of %d leave one "
-            "size alone within an aspect ratio of %g. Use a larger resolution "
-            "or a larger `bucket_max_aspect_ratio`.",
-            size[1],
-            size[0],
-            step,
-            options.bucket_max_aspect_ratio,
+            "Buckets change nothing: at %dx%d pixels, one size alone is within "
+            "their limits. Use a larger resolution, or a larger "
+            "`bucket_max_aspect_ratio`.",
+            *size[::-1],
         )
     return tuple(sorted(found, key=lambda pair: (pair[1] / pair[0], pair)))
 

@@ -1,7 +1,6 @@
 """Captions: the text that an example shows in an epoch, and its token ids.
 
-This file knows text, tags and a tokenizer. It must not know images, files or
-TensorFlow; chance enters as numbers that the caller has drawn.
+Must not know files or TensorFlow; chance enters as numbers that were drawn.
 """
 
 from __future__ import annotations
@@ -119,10 +118,7 @@ def warn_about_captions(
     """Counts empty and over-long captions, and warns of them once each.
 
     Up to `COUNT_LIMIT` captions are tokenized here (of up to 200 images where
-    a caption is fetched with its image), the others when first used.
-
-    Returns:
-        `(empty, cut)`, two integers.
+    a caption is fetched with its image). Returns both counts.
     """
     captions = _captions(examples)
     empty = sum(not caption.strip() for caption in captions)

@@ -1,7 +1,6 @@
 """DreamBooth: photos of a subject, and images of its class -> batches.
 
-Orders the package's other files for two folders instead of one source.
-It must not know models or losses, nor how class images are generated.
+Must not know models or losses, nor how class images are generated.
 """
 
 from __future__ import annotations

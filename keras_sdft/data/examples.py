@@ -1,7 +1,6 @@
 """Examples: an image, its captions and its weight.
 
-This file knows what an example is and how rows are picked from a set of
-them. It must not know files, pixels, tokens or TensorFlow.
+Must not know files, pixels, tokens or TensorFlow.
 """
 
 from __future__ import annotations

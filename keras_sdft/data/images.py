@@ -1,7 +1,6 @@
 """Images: files, bytes and arrays -> uint8 RGB pixels of one size.
 
-Pure functions of Pillow and NumPy. This file must not know captions, files
-lists or TensorFlow; chance enters as numbers that the caller has drawn.
+Must not know captions or TensorFlow; chance enters as numbers that were drawn.
 """
 
 from __future__ import annotations

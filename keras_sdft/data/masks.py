@@ -1,7 +1,6 @@
 """Masks: where the loss counts, cut as their image and shrunk to latents.
 
-This file knows masks beside an image and alpha channels. It must not know
-captions, tokens or TensorFlow.
+Must not know captions, tokens or TensorFlow.
 """
 
 from __future__ import annotations

@@ -82,21 +82,17 @@ def load(
     `place`, int32 of shape `(B,)`, the rows' places in the whole batch, and
     `whole`, int32 of shape `(B,)`, its rows.
 
-    Images are turned as their EXIF orientation says, alpha is laid on white,
-    and the short side is resized (Lanczos) before the crop. Up to 2,000 images
-    are decoded before training; the unreadable among them are left out. Where
-    another turns out unreadable later, a random example is read in its place,
-    so that every epoch keeps its length.
+    Up to 2,000 images are decoded before training; the unreadable among them
+    are left out. Where another turns out unreadable later, a random example is
+    read in its place, so that every epoch keeps its length.
 
     Args:
-        source: One of: a folder with `metadata.jsonl` or `metadata.csv`
-            (`file_name`, `text`), with a `.txt` or `.caption` file beside each
-            image, or with folders named as `"10_sks dog"`; a `.csv` or
-            `.jsonl` file; `"tfds:NAME"` or `"tfds:NAME:SPLIT"`, or a TFDS
-            builder; an iterable of `(image, caption)`, where an image is a
-            path, a `PIL.Image.Image` or a uint8 array and a caption a string
-            or a list, or of `keras_sdft.data.Example`s. A sequence that opens
-            its images when it is indexed keeps memory free.
+        source: A folder, a `.csv` or `.jsonl` file, `"tfds:NAME"` or
+            `"tfds:NAME:SPLIT"`, a TFDS builder, or an iterable of `(image,
+            caption)` or `keras_sdft.data.Example`s, where an image is a path,
+            a `PIL.Image.Image` or a uint8 array and a caption a string or a
+            list. A sequence that opens its images when it is indexed keeps
+            memory free.
         tokenizer: The tokenizer of the model, `stable_diffusion.tokenizer`.
         **options: The fields of `keras_sdft.data.SourceOptions`,
             `ImageOptions`, `EpochOptions`, `TagOptions` and `BatchOptions`.

@@ -1,6 +1,6 @@
 """DreamBooth's prompts: templates, and whether they tell subject from class.
 
-This file knows text. It must not know files, pixels, tokenizers or TensorFlow.
+Must not know files, pixels, tokenizers or TensorFlow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Rare tokens: whether a word is one vocabulary entry that means nothing yet.
 
-This file knows a tokenizer's vocabulary, whose order is that of its merges:
-what was frequent where it was made stands first. It must not know prompts,
-files or TensorFlow.
+A vocabulary is in the order of its merges: what was frequent where it was made
+stands first. Must not know prompts, files or TensorFlow.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The report of what was read: images found, used and left out, and why.
 
-This file must not know pixels, tokens or TensorFlow, and it never touches the
-files that it reports.
+Must not know pixels, tokens or TensorFlow; changes no file that it reports.
 """
 
 from __future__ import annotations
@@ -103,13 +102,7 @@ class Report:
     def add_source(
         self, name: str, examples: Examples, unreadable: Iterable[str]
     ) -> SourceReport:
-        """Adds a source, or replaces the one of the same name.
-
-        Args:
-            name: String.
-            examples: `Examples` that are shown.
-            unreadable: Names of its images that cannot be read.
-        """
+        """Adds a source of examples that are shown, or replaces it by name."""
         left_out = dict(examples.findings.left_out)
         if bad := list(unreadable):
             left_out["that cannot be read"] = bad
@@ -171,21 +164,23 @@ def shared_files(
 
     Only files whose sizes occur on both sides are read.
     """
-    own, others = _sizes(first), _sizes(second)
-    common = set(own.values()) & set(others.values())
-    known = {_digest(p): p for p, size in own.items() if size in common}
-    digests = {p: _digest(p) for p, size in others.items() if size in common}
-    return [(known[d], p) for p, d in digests.items() if d in known]
+    files = [
+        {path: os.path.getsize(path) for path in paths if os.path.isfile(path)}
+        for paths in (first, second)
+    ]
+    common = set(files[0].values()) & set(files[1].values())
+    known, others = (
+        [(_digest(path), path) for path, size in one.items() if size in common]
+        for one in files
+    )
+    paths = dict(known)
+    return [(paths[digest], p) for digest, p in others if digest in paths]
 
 
 def _paths(examples: Examples) -> list[str]:
     records = np.unique(examples.rows)[:COMPARE_LIMIT]
     images = (examples.records[int(record)].image for record in records)
     return [os.fspath(i) for i in images if isinstance(i, (str, os.PathLike))]
-
-
-def _sizes(paths: Iterable[str]) -> dict[str, int]:
-    return {p: os.path.getsize(p) for p in paths if os.path.isfile(p)}
 
 
 def _digest(path: str) -> bytes:

@@ -26,29 +26,23 @@ def takes(options: Any) -> Callable[[_Function], _Function]:
     """Returns a decorator for a function whose `**options` are a dataclass'.
 
     The signature names each field in the place of `**options`, and so does
-    the docstring, where `**options` stands under `Args:`.
-
-    Args:
-        options: A dataclass, whose `parts` are the dataclasses that document
-            its fields under `Args:`.
+    the docstring, where `**options` stands under `Args:`. The dataclass, or
+    its `parts`, document the fields under `Args:`.
     """
 
     def decorate(function: _Function) -> _Function:
         signature = inspect.signature(function)
-        own = list(signature.parameters.values())
-        own.pop()
+        own = list(signature.parameters.values())[:-1]
         first = [p for p in own if p.kind is not p.KEYWORD_ONLY]
-        others = [p for p in own if p.kind is p.KEYWORD_ONLY]
-        texts = describe(options)
         fields = {field.name: field for field in dataclasses.fields(options)}
+        texts = describe(options)
         named = [_parameter(fields[name]) for name in texts]
         function.__signature__ = signature.replace(  # type: ignore
-            parameters=[*first, *named, *others]
+            parameters=[*first, *named, *own[len(first) :]]
         )
         lines = [_documented(fields[name], texts[name]) for name in texts]
-        function.__doc__ = _PLACE.sub(
-            lambda _: "\n".join(lines), function.__doc__ or ""
-        )
+        doc = function.__doc__ or ""
+        function.__doc__ = _PLACE.sub(lambda _: "\n".join(lines), doc)
         return function
 
     return decorate
@@ -85,9 +79,11 @@ def _parameter(field: dataclasses.Field) -> inspect.Parameter:
     default = field.default
     if default is dataclasses.MISSING:
         default = inspect.Parameter.empty
-    kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(
-        field.name, kind, default=default, annotation=field.type
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=field.type,
     )
 
 

@@ -89,10 +89,10 @@ def drop_unreadable(
         examples.records, records, lambda e: read_rgb(e.image, size).size
     )
     found = Report()
-    for one in seen:
-        if one.reason:
-            found.add(one.name, one.reason)
-            report.add(one.name, one.reason)
+    for name, _, reason in seen:
+        if reason:
+            found.add(name, reason)
+            report.add(name, reason)
     if len(found) > max_unreadable * len(records):
         raise ValueError(
             f"{len(found)} of {len(records)} images cannot be read, more than "

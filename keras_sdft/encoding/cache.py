@@ -18,7 +18,6 @@ from keras_sdft import files
 from keras_sdft.data.buckets import Assignment
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.options import Options
-from keras_sdft.encoding import state as states
 from keras_sdft.encoding.contents import DTYPES
 from keras_sdft.encoding.contents import Contents
 from keras_sdft.encoding.contents import identify_images
@@ -26,7 +25,10 @@ from keras_sdft.encoding.encoders import Encoders
 from keras_sdft.encoding.filling import Filling
 from keras_sdft.encoding.reading import CachedExampleBuilder
 from keras_sdft.encoding.reading import CacheReader
+from keras_sdft.encoding.store import LOCK
 from keras_sdft.encoding.store import Rows
+from keras_sdft.encoding.store import State
+from keras_sdft.encoding.store import read_state
 
 
 class CacheNeeds(NamedTuple):
@@ -146,7 +148,7 @@ class Cache:
 
     def has_read(self, examples: Examples, options: Options) -> bool:
         """Returns whether all these images were decoded to fill the cache."""
-        state = states.read_state(self.directory)
+        state = read_state(self.directory)
         if state is None or not state.complete:
             return False
         found = self._identify(examples, options.masks)
@@ -166,7 +168,7 @@ class Cache:
         """
         contexts = self.contexts
         if contexts is None:
-            state = states.read_state(self.directory)
+            state = read_state(self.directory)
             contexts = state is None or state.contexts
         contents = Contents(
             examples,
@@ -221,7 +223,7 @@ class Cache:
                 "The cache knows no data yet. Pass it to "
                 "`keras_sdft.data.load(..., cache=cache)` first."
             )
-        path = os.path.join(self.directory, states.LOCK)
+        path = os.path.join(self.directory, LOCK)
         # One of several workers fills the cache, the others wait.
         with files.Lock(path, "is filling the cache", wait=self._waits):
             # Another process may have filled it since it was looked at.
@@ -241,13 +243,13 @@ class Cache:
                 raise OSError(error.errno, text, self.directory) from error
         self._reader = CacheReader(self.directory, state, self.contents)
 
-    def _valid_state(self) -> states.State | None:
+    def _valid_state(self) -> State | None:
         """Returns the state on the disk; `None` if there is no valid cache.
 
         Raises:
             ValueError: If it is stale, and is not to be replaced.
         """
-        state = states.read_state(self.directory)
+        state = read_state(self.directory)
         self.stale = [] if state is None else self._reasons(state)
         if state is not None and not self.stale:
             return state
@@ -261,7 +263,7 @@ class Cache:
             "encode --overwrite`)."
         )
 
-    def _reasons(self, state: states.State) -> list[str]:
+    def _reasons(self, state: State) -> list[str]:
         """Says why a cache is stale or damaged; otherwise, adopts it."""
         contents = self.contents
         reasons = contents.differences(state)
@@ -277,7 +279,7 @@ class Cache:
                 return [f"it is damaged: {error}"]
         return []
 
-    def _missing_bytes(self, state: states.State | None) -> int:
+    def _missing_bytes(self, state: State | None) -> int:
         rows = state.rows if state else {}
         return sum(
             (store.rows - rows.get(store.name, 0)) * store.row.itemsize
@@ -289,11 +291,11 @@ class Cache:
         remedy = "Or train without a cache."
         files.check_space(self.directory, needed, "The cache", remedy)
 
-    def _begin(self) -> states.State:
+    def _begin(self) -> State:
         """Writes the state of an empty cache, in place of a stale one."""
         contents = self.contents
         made_from, kept = contents.fingerprint({}), contents.contexts
-        state = states.State(made_from, contents.dtype, contents.flips, kept)
+        state = State(made_from, contents.dtype, contents.flips, kept)
         # First: cut short, it is a cache without a row, and known as ours.
         state.write(self.directory)
         for name in os.listdir(self.directory):

@@ -25,8 +25,8 @@ from keras_sdft.data.masks import PIXELS_PER_LATENT
 from keras_sdft.data.options import PLACEHOLDER
 from keras_sdft.data.options import Options
 from keras_sdft.encoding.encoders import Encoders
-from keras_sdft.encoding.state import FORMAT
-from keras_sdft.encoding.state import State
+from keras_sdft.encoding.store import FORMAT
+from keras_sdft.encoding.store import State
 from keras_sdft.encoding.store import Store
 
 DTYPES = ("float16", "float32")

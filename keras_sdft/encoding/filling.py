@@ -25,8 +25,8 @@ from keras_sdft.data.unreadable import Attempt
 from keras_sdft.data.unreadable import attempt
 from keras_sdft.encoding.contents import stored_mask
 from keras_sdft.encoding.encoders import TEXTS_AT_ONCE
-from keras_sdft.encoding.state import State
 from keras_sdft.encoding.store import RowWriter
+from keras_sdft.encoding.store import State
 from keras_sdft.encoding.store import Store
 
 # What a killed process loses at most.

@@ -17,8 +17,8 @@ from keras_sdft.data.examples import Example
 from keras_sdft.encoding.contents import Contents
 from keras_sdft.encoding.contents import loaded_mask
 from keras_sdft.encoding.contents import text_key
-from keras_sdft.encoding.state import State
 from keras_sdft.encoding.store import Rows
+from keras_sdft.encoding.store import State
 
 
 class CacheReader:

@@ -23,7 +23,7 @@ from keras_sdft import onednn
 from keras_sdft.encoding import build_encoders
 from keras_sdft.models import frozen_kernels
 from keras_sdft.models.kernels import gate
-from keras_sdft.training.conditioning import check_batch_spec
+from keras_sdft.training.batch_checks import check_batch_spec
 from keras_sdft.training.denoising import ENCODED
 from keras_sdft.training.optimizer_groups import find_groups
 

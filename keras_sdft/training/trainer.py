@@ -18,7 +18,7 @@ from keras_sdft.models.model_card import ModelCard
 from keras_sdft.training import backend
 from keras_sdft.training import checkpoint
 from keras_sdft.training import parts
-from keras_sdft.training.conditioning import check_dataset
+from keras_sdft.training.batch_checks import check_dataset
 from keras_sdft.training.denoising import Denoising
 from keras_sdft.training.denoising import DenoisingLoss
 from keras_sdft.training.devices import OneDevice

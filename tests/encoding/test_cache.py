@@ -22,7 +22,7 @@ from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.options import LoadOptions
 from keras_sdft.encoding import Cache
 from keras_sdft.encoding import filling
-from keras_sdft.encoding.state import read_state
+from keras_sdft.encoding.store import read_state
 
 WIDTH = 4
 

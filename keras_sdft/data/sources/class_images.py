@@ -1,7 +1,6 @@
 """Class images: how many there are, and the names and seeds of new ones.
 
-This file knows the folder that class images are kept in, and the record beside
-them. It must not know how an image is generated, or TensorFlow.
+Must not know how an image is generated, or TensorFlow.
 """
 
 from __future__ import annotations

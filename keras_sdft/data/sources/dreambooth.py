@@ -1,7 +1,6 @@
 """DreamBooth's folders: what is wrong with them, found before training.
 
-This file knows folders and the bytes of files. It must not know pixels,
-prompts' tokens or TensorFlow, and it changes nothing in the folders.
+Must not know pixels or TensorFlow, and changes nothing in the folders.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import os
 import re
 
 from keras_sdft import checks
+from keras_sdft import parsing
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import Findings
@@ -23,7 +24,7 @@ from keras_sdft.data.sources.filenames import is_photo
 from keras_sdft.data.sources.filenames import stem
 from keras_sdft.data.sources.filenames import unread_images
 from keras_sdft.data.sources.filenames import walk
-from keras_sdft.data.sources.parsing import read_text
+from keras_sdft.data.sources.tables import MAX_BYTES
 from keras_sdft.data.sources.tables import read_table
 
 SPLITS = ("train", "validation", "test")
@@ -274,6 +275,6 @@ def _caption_files(root: str, files: list[str]) -> dict[str, str]:
 
 
 def _read_caption(root: str, name: str) -> str | tuple[str, ...]:
-    text = read_text(os.path.join(root, name))
+    text = parsing.read_text(os.path.join(root, name), MAX_BYTES)
     lines = tuple(line.strip() for line in text.split("\n") if line.strip())
     return lines if len(lines) > 1 else "".join(lines)

@@ -25,16 +25,14 @@ from keras_sdft.data.options import SourceOptions
 from keras_sdft.data.sources.filenames import is_hidden
 from keras_sdft.data.sources.filenames import is_image
 from keras_sdft.data.sources.filenames import is_photo
-from keras_sdft.data.sources.parsing import BadSource
-from keras_sdft.data.sources.parsing import bad_source
-from keras_sdft.data.sources.parsing import inside
-from keras_sdft.data.sources.parsing import text_lines
 
 # The names under which the field writes the column of paths, best known
 # first; the first one that the table has is taken.
 IMAGE_COLUMNS = ("file_name", "image", "image_path", "path")
 
 _DELIMITERS = (",", ";", "\t")
+# A line of a table, or a caption file; more is no caption.
+MAX_BYTES = 2**20
 
 
 def read_table(path: str, options: SourceOptions, masks: bool) -> Examples:
@@ -252,3 +250,66 @@ def _compare(root: str, names: set[str]) -> tuple[list[str], list[str]]:
         name for name in names if not os.path.exists(os.path.join(root, name))
     ]
     return sorted(missing), sorted(unlisted)
+
+
+# === Lines and paths ===
+
+
+class BadSource(ValueError):
+    """A source that is not what it must be; its text says why."""
+
+
+def bad_source(where: str, expected: str, error: Exception) -> BadSource:
+    """Returns the one kind of error that a parser's failure becomes.
+
+    Args:
+        where: String, the file and line.
+        expected: String, a sentence that says what should be there.
+        error: What the parser raised.
+    """
+    reason = f"{type(error).__name__}: {error}"[:200]
+    return BadSource(
+        f"{expected} Received: {where}, which cannot be read ({reason})."
+    )
+
+
+def text_lines(path: str) -> Iterator[str]:
+    """Yields the lines of a table in UTF-8, with their ends."""
+    encoding, number = "utf-8-sig", 0
+    with open(path, "rb") as file:
+        while line := file.readline(MAX_BYTES + 1):
+            number += 1
+            where = f"line {number} of {path}"
+            if len(line) > MAX_BYTES:
+                raise BadSource(
+                    f"A line must have at most {MAX_BYTES} bytes. Received: "
+                    f"{where}, which has more. Is it a file of another kind?"
+                )
+            try:
+                yield line.decode(encoding)
+            except UnicodeDecodeError as error:
+                expected = "Captions must be UTF-8 text."
+                raise bad_source(where, expected, error) from error
+            encoding = "utf-8"
+
+
+def inside(root: str, path: Any, where: Callable[[], str]) -> str:
+    """Returns a path of a table relative to its folder, as short as it is."""
+    if not isinstance(path, str) or not path.strip() or "\0" in path:
+        raise ValueError(
+            "An image path must be a non-empty string. "
+            f"Received: {path!r} ({where()})."
+        )
+    # Nearly all names end here: a table may have millions.
+    plain = "/." not in path and "//" not in path and ":" not in path
+    if plain and path[0] not in "./\\":
+        return path
+    short = os.path.relpath(os.path.join(root, path), root)
+    # On Windows, `relpath` keeps the drive of a path on another one.
+    if short.split(os.sep)[0] == os.pardir or os.path.isabs(short):
+        raise ValueError(
+            "Image paths must stay inside the folder of the table. "
+            f"Received: {path!r} ({where()}), which leaves {root}. Move the "
+            "image into the folder, or the table to a folder above both."
+        )
+    return short

@@ -1,7 +1,6 @@
 """Examples of a TensorFlow Datasets (TFDS) dataset, by random access.
 
-This file knows TFDS, which is imported only here and when it is needed. It
-must not know pixels, tokens or the batch.
+TFDS is imported only here, when it is needed. Must not know pixels or tokens.
 """
 
 from __future__ import annotations
