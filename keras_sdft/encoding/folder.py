@@ -13,13 +13,13 @@ from collections.abc import Collection
 from pathlib import Path
 
 from keras_sdft import files
-from keras_sdft.encoding import state as states
+from keras_sdft.encoding import store
 
 # Files of a cache, and of that of its validation data; the state comes last.
 _OURS = re.compile(
-    rf"(?:{states.VALIDATION}/)?(?:[\w-]+\.(?:rows|npy)|{states.LOCK})"
+    rf"(?:{store.VALIDATION}/)?(?:[\w-]+\.(?:rows|npy)|{store.LOCK})"
 )
-_STATE = re.compile(rf"(?:{states.VALIDATION}/)?{re.escape(states.STATE)}")
+_STATE = re.compile(rf"(?:{store.VALIDATION}/)?{re.escape(store.STATE)}")
 _DAY = 86_400
 
 
@@ -56,7 +56,7 @@ def find_caches(folder: str | os.PathLike) -> list[StoredCache]:
     Args:
         folder: Path of the folder; it need not exist.
     """
-    states_there = Path(folder).glob(f"*/{states.STATE}")
+    states_there = Path(folder).glob(f"*/{store.STATE}")
     ours = filter(_is_ours, (path.parent for path in states_there))
     found = [_look(path) for path in ours]
     return sorted(found, key=lambda one: -one.last_used)
@@ -97,7 +97,7 @@ def prune(
 
 def _is_ours(directory: Path) -> bool:
     try:
-        return states.read_state(str(directory)) is not None
+        return store.read_state(str(directory)) is not None
     except (OSError, ValueError):
         # Damaged, or a file of that name that is somebody else's.
         return False
@@ -116,5 +116,5 @@ def _look(directory: Path) -> StoredCache:
         directory,
         sum(each.st_size for each in found),
         max(each.st_mtime for each in found),
-        files.is_locked(directory / states.LOCK),
+        files.is_locked(directory / store.LOCK),
     )
