@@ -9,7 +9,7 @@ from keras_sdft import files
 from keras_sdft.cli import main
 from keras_sdft.encoding import find_caches
 from keras_sdft.encoding import prune
-from keras_sdft.encoding.state import State
+from keras_sdft.encoding.store import State
 
 
 @pytest.fixture
