@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "formats": {"models"},
     "training": {"models", "diffusion", "encoding", "adapters", "formats"},
     "callbacks": {"training", "formats", "diffusion", "models"},
-    "runs": {"callbacks", "data", "models", "training"},
+    "runs": {"callbacks", "data", "encoding", "models", "training"},
     "generation": {"adapters", "callbacks", "models", "runs"},
 }
 # Single files that may import more than their package.

@@ -9,9 +9,9 @@ import os
 from keras_sdft import checks
 from keras_sdft import encoding
 from keras_sdft import files
-from keras_sdft.cli.captioned import DEFAULT_FOLDER
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
+from keras_sdft.runs import CACHE_FOLDER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ def cache(options: Options) -> None:
     folders = [options.folder]
     if options.folder is None:
         folders = sorted(
-            {*glob.glob(DEFAULT_FOLDER), *glob.glob(f"*/{DEFAULT_FOLDER}")}
+            {*glob.glob(CACHE_FOLDER), *glob.glob(f"*/{CACHE_FOLDER}")}
         )
     elif not os.path.isdir(options.folder):
         raise FileNotFoundError(f"There is no folder {options.folder!r}.")
@@ -57,7 +57,7 @@ def cache(options: Options) -> None:
             size = files.size_text(one.num_bytes)
             print(f"  {one.path!s:<50} {size:>10} {one.days:>4.0f} days")
     if not folders:
-        print(f"There is no {DEFAULT_FOLDER} here. Name one: cache FOLDER.")
+        print(f"There is no {CACHE_FOLDER} here. Name one: cache FOLDER.")
 
 
 COMMAND = Command(

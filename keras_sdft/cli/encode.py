@@ -50,7 +50,7 @@ def encode(options: Options) -> None:
     captions = not options.no_captions
     source = Captioned(training, sd, captions, options.overwrite)
     source.load()
-    source.fill_caches(keep_text_encoder=False)
+    source.caches.fill(keep_text_encoder=False)
     print(source.report.summary())
     print(f"Train from it: keras-sdft train --cache {options.cache} ...")
 

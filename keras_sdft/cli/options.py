@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 from keras_sdft import checks
 from keras_sdft import data
@@ -38,33 +37,6 @@ class ValidationOptions:
 
     def __post_init__(self) -> None:
         checks.counts(self, "validation_every_epochs")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CacheOptions:
-    """The cache: images and captions encoded once, not in every step.
-
-    Args:
-        cache: Directory of the cache, as encode makes it. Defaults to one
-            beside output_dir, where it fits on the disk and the run is long
-            enough for it to pay.
-        no_cache: Encode in every step.
-        cache_dtype: Numbers on the disk. Defaults to float16, or to what
-            the cache has.
-    """
-
-    cache: str | None = None
-    no_cache: bool = False
-    cache_dtype: Literal["float16", "float32"] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("cache", "cache_dtype"):
-            value = getattr(self, name)
-            if self.no_cache and value is not None:
-                raise ValueError(
-                    f"`{name}` has no effect with `no_cache`. Received: "
-                    f"{name}={value!r}. Leave out the one or the other."
-                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

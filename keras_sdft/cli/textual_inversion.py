@@ -7,12 +7,12 @@ from typing import Literal
 
 from keras_sdft import adapters
 from keras_sdft import checks
+from keras_sdft import runs
 from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.options import COMMON
 from keras_sdft.cli.options import TRAINING
-from keras_sdft.cli.options import CacheOptions
 from keras_sdft.cli.options import ValidationOptions
 from keras_sdft.cli.run import run
 from keras_sdft.cli.train import COMMAND as TRAIN
@@ -77,7 +77,7 @@ COMMAND = Command(
         # `token` is spelled out above.
         *(g for g in TRAINING if g is not adapters.TextualInversionOptions),
         ValidationOptions,
-        CacheOptions,
+        runs.CacheOptions,
     ),
     defaults={"learning_rate": 1e-3},
     common=("init_word", "num_vectors", "learnable_property", *COMMON),

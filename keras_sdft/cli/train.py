@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from keras_sdft import data
+from keras_sdft import runs
 from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.options import COMMON
 from keras_sdft.cli.options import TRAINING
-from keras_sdft.cli.options import CacheOptions
 from keras_sdft.cli.options import DataOptions
 from keras_sdft.cli.options import ValidationOptions
 from keras_sdft.cli.run import run
@@ -27,7 +27,7 @@ COMMAND = Command(
         data.TagOptions,
         *TRAINING,
         ValidationOptions,
-        CacheOptions,
+        runs.CacheOptions,
     ),
     # What guidance compares with must not be forgotten in a long run.
     defaults={"caption_dropout": 0.1},

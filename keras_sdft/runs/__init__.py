@@ -4,6 +4,10 @@ A run is a training from its first check to its last export. Must not know
 flags, nor how anything is trained.
 """
 
+from keras_sdft.runs.caching import CACHE_FOLDER
+from keras_sdft.runs.caching import CacheOptions
+from keras_sdft.runs.caching import RunCaches
+from keras_sdft.runs.caching import default_cache
 from keras_sdft.runs.cards import model_card
 from keras_sdft.runs.class_images import ClassImageOptions
 from keras_sdft.runs.class_images import generate_class_images
@@ -31,8 +35,11 @@ from keras_sdft.runs.resume import find_checkpoint
 from keras_sdft.runs.space import check_room
 
 __all__ = [
+    "CACHE_FOLDER",
+    "CacheOptions",
     "ClassImageOptions",
     "PreviewOptions",
+    "RunCaches",
     "RunData",
     "RunDirectory",
     "RunOptions",
@@ -45,6 +52,7 @@ __all__ = [
     "command_to_resume",
     "data_facts",
     "data_state",
+    "default_cache",
     "describe",
     "find_checkpoint",
     "fit",

@@ -7,13 +7,13 @@ import types
 import pytest
 
 from keras_sdft import files
-from keras_sdft.cli import captioned
+from keras_sdft import runs
 from keras_sdft.cli import encode as encode_module
 from keras_sdft.cli import main
 from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.command_line import parse
 from keras_sdft.cli.encode import as_training
-from keras_sdft.cli.options import CacheOptions
+from keras_sdft.runs import caching
 from tests.cli.options import options_of
 
 
@@ -37,6 +37,10 @@ def options(photos, tmp_path):
         return options_of(**given | changes)
 
     return make
+
+
+def default_directory(source):
+    return source.caches.training.directory
 
 
 def no_encoding(*arguments):
@@ -63,7 +67,7 @@ def test_encode_and_then_train_from_it(
     chosen = options(cache=str(cache), validation_data=str(photos))
     source = Captioned(chosen, micro, captions=True)
     data = source.load()
-    source.fill_caches(keep_text_encoder=False)
+    source.caches.fill(keep_text_encoder=False)
     for dataset in (data.training, data.validation):
         batch = next(iter(dataset))
         assert batch["moments"].shape == (1, 8, 8, 8)
@@ -117,10 +121,10 @@ def test_a_run_has_a_cache_unless_told_otherwise(
     chosen = options(batch_size=2)
     source = Captioned(chosen, micro, captions=False)
     data = source.load()
-    folder = source.default_directory()
+    folder = default_directory(source)
     assert os.path.dirname(folder) == str(tmp_path / "runs/keras_sdft_cache")
     assert not os.path.exists(folder)
-    source.fill_caches(keep_text_encoder=True)
+    source.caches.fill(keep_text_encoder=True)
     assert f"8 images in {folder}" in capsys.readouterr().out
     # The text encoder learns, so its captions cannot be encoded once.
     assert set(data.training.element_spec) == {
@@ -130,22 +134,24 @@ def test_a_run_has_a_cache_unless_told_otherwise(
     }
     source = Captioned(options(no_cache=True), micro)
     source.load()
-    assert source.caches == {}
+    assert source.caches.training is None
 
 
 def test_options_have_folders_of_their_own(options):
-    def default_directory(options, size):
+    def folder_of(options, size):
         sd = types.SimpleNamespace(img_height=size)
-        return Captioned(options, sd, captions=True).default_directory()
+        source = Captioned(options.replace(no_cache=True), sd, captions=True)
+        where = options.output_dir, options.data, size
+        return runs.default_cache(*where, source.deciding())
 
     folders = {
-        default_directory(options(**changes), size)
+        folder_of(options(**changes), size)
         for changes in ({}, {"horizontal_flip": True}, {"model": "sd1.4"})
         for size in (64, 128)
     }
     assert len(folders) == 6
     same = options(seed=7, learning_rate=1.0, output_dir=options().output_dir)
-    assert default_directory(same, 64) in folders
+    assert folder_of(same, 64) in folders
 
 
 @pytest.mark.parametrize(
@@ -161,22 +167,24 @@ def test_options_have_folders_of_their_own(options):
         ),
     ],
 )
-def test_why_there_is_no_cache_is_told(micro, options, capsys, changes, reason):
+def test_why_there_is_no_cache_is_told(
+    micro, options, tmp_path, capsys, changes, reason
+):
     chosen = options(**changes)
     source = Captioned(chosen, micro, captions=True)
     data = source.load()
-    source.fill_caches(keep_text_encoder=False)
+    source.caches.fill(keep_text_encoder=False)
     assert f"No cache: {reason}" in capsys.readouterr().out
     assert {"images", "token_ids"} <= set(data.training.element_spec)
-    assert not os.path.exists(source.default_directory())
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_full_disk_is_left_alone(micro, options, capsys, monkeypatch):
-    monkeypatch.setattr(captioned, "_SHARE", 0.0)
+    monkeypatch.setattr(caching, "_SHARE", 0.0)
     chosen = options()
     source = Captioned(chosen, micro, captions=True)
     source.load()
-    source.fill_caches(keep_text_encoder=False)
+    source.caches.fill(keep_text_encoder=False)
     assert "No cache: it would take 0.0 GB of the" in capsys.readouterr().out
 
 
@@ -189,7 +197,7 @@ def test_what_was_asked_for_is_refused_by_name(micro, options, tmp_path):
 def test_flags_that_contradict_each_other(options, photos):
     for given in ({"cache": "c"}, {"cache_dtype": "float32"}):
         with pytest.raises(ValueError, match="has no effect with `no_cache`"):
-            CacheOptions(no_cache=True, **given)
+            runs.CacheOptions(no_cache=True, **given)
 
 
 def test_encode_reads_what_train_reads():
@@ -209,7 +217,7 @@ def test_a_cache_that_cannot_be_written_is_declined(
     monkeypatch.setattr(files, "writable", lambda path: False)
     source = Captioned(options(), micro, captions=True)
     source.load()
-    assert source.caches == {}
-    source.fill_caches(keep_text_encoder=False)
+    assert source.caches.training is None
+    source.caches.fill(keep_text_encoder=False)
     told = capsys.readouterr().out
     assert "No cache:" in told and "cannot be written to" in told

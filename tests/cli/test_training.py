@@ -87,11 +87,14 @@ def test_the_text_encoder_has_a_rate_of_its_own(trained):
 
 
 def test_parts_decide_what_may_be_cached():
+    sd = types.SimpleNamespace(img_height=64)
     assert [part.name for part in parts_of(options_of())] == ["diffusion_model"]
-    assert Captioned(options_of(), None).captions
-    options = options_of(train_text_encoder=True, text_encoder_stop_step=7)
+    assert Captioned(options_of(no_cache=True), sd).captions
+    options = options_of(
+        train_text_encoder=True, text_encoder_stop_step=7, no_cache=True
+    )
     assert parts_of(options)[1].stop_step == 7
-    assert not Captioned(options, None).captions
+    assert not Captioned(options, sd).captions
 
 
 @pytest.mark.parametrize(
