@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
 LOWEST := .venv-lowest
+JAX := .venv-jax
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 PYTEST_ARGS ?=
@@ -22,7 +23,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-lowest lint format peers bench \
+.PHONY: help install demo test test-slow test-lowest test-jax lint format peers bench \
   bench-full tables same fuzz crash memory parity learning docs clean
 
 help:  ## Show this list
@@ -61,7 +62,8 @@ build/icons/noto/metadata.jsonl:
 
 # Two processes: most of a test is tracing a graph, which is one thread.
 test: install lint  ## Lint, then every test that is not marked slow
-	$(BIN)/python -m pytest -m "not slow" -n 2 $(PYTEST_ARGS)
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m "not slow" -n 2 \
+	  $(PYTEST_ARGS)
 
 test-slow: install  ## The tests at full size; they need 16 GB of memory
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
@@ -79,6 +81,17 @@ $(LOWEST)/.installed: requirements-lowest.txt
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet $(PIP_ARGS) \
 	  -r requirements-lowest.txt
+	@touch $@
+
+# Keras reads its backend once, so TensorFlow's part of each comparison is a
+# process of its own.
+test-jax: $(JAX)/.installed  ## Tests of the JAX backend against TensorFlow
+	KERAS_BACKEND=jax $(JAX)/bin/python -m pytest tests/jax $(PYTEST_ARGS)
+
+$(JAX)/.installed: requirements-jax.txt
+	test -x $(JAX)/bin/python || $(PYTHON) -m venv $(JAX)
+	$(JAX)/bin/python -m pip install --quiet $(PIP_ARGS) \
+	  -r requirements-jax.txt
 	@touch $@
 
 lint: install  ## ruff, mypy, and who may import whom

@@ -15,6 +15,7 @@ if _TYPE_CHECKING:
     from keras_sdft import adapters
     from keras_sdft import callbacks
     from keras_sdft import data
+    from keras_sdft import devices
     from keras_sdft import diffusion
     from keras_sdft import encoding
     from keras_sdft import formats
@@ -34,6 +35,7 @@ __all__ = [
     "adapters",
     "callbacks",
     "data",
+    "devices",
     "diffusion",
     "encoding",
     "formats",

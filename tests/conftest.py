@@ -3,7 +3,8 @@
 import os
 
 # Keras reads its backend once, at import; TensorFlow its switches too.
-os.environ["KERAS_BACKEND"] = "tensorflow"
+# `make test-jax` sets another, for tests/jax alone.
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
@@ -11,9 +12,8 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 
-@pytest.fixture(scope="session")
-def micro_spec():
-    """The smallest spec that has every kind of layer."""
+def make_micro_spec():
+    """Makes the smallest spec that has every kind of layer."""
     from keras_sdft import models
 
     return models.StableDiffusionSpec(
@@ -37,6 +37,11 @@ def micro_spec():
         ),
         resolution=64,
     )
+
+
+@pytest.fixture(scope="session")
+def micro_spec():
+    return make_micro_spec()
 
 
 @pytest.fixture(scope="session")

@@ -46,3 +46,13 @@ def test_the_tested_set_is_accepted_and_whole():
     tested = pinned("requirements.txt")
     for name, version in accepted().items():
         assert tested[name] >= version, name
+
+
+def test_jax_is_tested_with_the_same_set():
+    tested = pinned("requirements.txt")
+    with_jax = pinned("requirements-jax.txt")
+    assert with_jax.pop("tensorflow-cpu") == tested["tensorflow"]
+    assert {"jax", "jaxlib"} <= set(with_jax)
+    shared = {n: v for n, v in with_jax.items() if not n.startswith("jax")}
+    assert shared == {name: tested.get(name) for name in shared}
+    assert set(accepted()) - set(shared) == {"tensorflow"}

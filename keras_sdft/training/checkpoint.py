@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import platform
 import warnings
 import zlib
@@ -405,12 +406,11 @@ def frozen_checksums(trainer: Any) -> dict[str, int]:
 
 def versions() -> dict[str, str]:
     """Returns the versions that the last bits of a result depend on."""
-    import tensorflow as tf
-
+    backend = keras.backend.backend()
     return {
         "keras_sdft": __version__,
         "keras": keras.__version__,
-        "tensorflow": tf.__version__,
+        backend: importlib.import_module(backend).__version__,
         "machine": platform.machine(),
     }
 

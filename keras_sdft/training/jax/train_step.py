@@ -100,6 +100,13 @@ class TrainStep:
             _assign(changed, [*weights, *values])
         return took
 
+    def fit(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Trains, with batches that all devices can share."""
+        check_rows(x, self.gradient_accumulation_steps)
+        if kwargs.get("validation_data") is not None:
+            check_rows(kwargs["validation_data"])
+        return super().fit(x, *args, **kwargs)  # type: ignore[misc]
+
     # === What a step reads and changes ===
 
     @property
@@ -163,6 +170,30 @@ class TrainStep:
             self.failed.assign(0)
             self._last_failed = None
             raise not_finite_error()
+
+
+def check_rows(dataset: Any, micro_batches: int = 1) -> None:
+    """Checks that devices can share the rows of each micro-batch.
+
+    Args:
+        dataset: A `tf.data.Dataset` of batches.
+        micro_batches: Integer >= 1, of a batch.
+
+    Raises:
+        ValueError: If a batch has a number of rows that does not divide.
+    """
+    devices = keras.distribution.distribution()
+    size = dataset.element_spec["example_weight"].shape[0]
+    if devices is None or size is None:
+        return
+    step = devices.num_model_replicas * micro_batches
+    if size % step:
+        raise ValueError(
+            "The rows of a batch must be a multiple of the devices times "
+            f"`gradient_accumulation_steps`, {devices.num_model_replicas} * "
+            f"{micro_batches}. Received: batch size {size}. Take "
+            f"{max(1, round(size / step)) * step}."
+        )
 
 
 def _by_running_groups(

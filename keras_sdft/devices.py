@@ -1,0 +1,124 @@
+"""What Keras' backend computes on, and how JAX' devices share a training.
+
+Must not know models or training.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from keras_sdft import checks
+
+JAX_STRATEGIES = ("data_parallel", "fully_sharded")
+# Sharding a vector of a few kilobytes costs more than it saves.
+_SMALL = 2**10
+
+
+def accelerators() -> list[str]:
+    """Returns what GPUs or TPUs the backend computes on, a name for each."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        found = jax.devices()
+        return [one.device_kind for one in found if one.platform != "cpu"]
+    import tensorflow as tf
+
+    # Those that a program leaves to others are no logical devices.
+    count = len(tf.config.list_logical_devices("GPU"))
+    found = tf.config.list_physical_devices("GPU")[:count]
+    details = tf.config.experimental.get_device_details
+    return [details(gpu).get("device_name", "GPU") for gpu in found]
+
+
+def accelerator_memory() -> int | None:
+    """Returns the bytes that a program may take of an accelerator.
+
+    Of the one that has the least; `None` is not known.
+    """
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        stats = [one.memory_stats() or {} for one in jax.local_devices()]
+        limits = [one["bytes_limit"] for one in stats if "bytes_limit" in one]
+        return min(limits, default=None)
+    import tensorflow as tf
+
+    # TensorFlow's limit already leaves out what others hold.
+    with tf.compat.v1.Session() as session:
+        limits = [
+            device.memory_limit_bytes
+            for device in session.list_devices()
+            if device.device_type == "GPU"
+        ]
+    return min(limits, default=None)
+
+
+def share(strategy: str) -> Any:
+    """Makes all models from here on live on all devices, under JAX.
+
+    The program means the whole batch, wherever its rows are computed, so
+    that a training equals that of one device up to rounding.
+
+    Args:
+        strategy: `"data_parallel"`: each device holds all weights, and
+            computes its rows of a batch. `"fully_sharded"`: each device also
+            holds only its part of each weight, of its moments and of its
+            average. `"none"`: one device.
+
+    Returns:
+        The `keras.distribution.Distribution`, or `None` for one device.
+
+    Raises:
+        ValueError: If there is no such strategy.
+    """
+    import keras
+
+    checks.one_of("strategy", strategy, (*JAX_STRATEGIES, "none"))
+    made = None
+    if strategy == "data_parallel":
+        made = keras.distribution.DataParallel()
+    elif strategy == "fully_sharded":
+        made = _fully_sharded()
+    keras.distribution.set_distribution(made)
+    return made
+
+
+def _fully_sharded() -> Any:
+    import keras
+
+    devices = keras.distribution.list_devices()
+    mesh = keras.distribution.DeviceMesh((len(devices),), ["batch"], devices)
+
+    class FullySharded(keras.distribution.ModelParallel):
+        """Divides each weight among the devices, along its longest axis."""
+
+        def get_variable_layout(self, variable: Any) -> Any:
+            axes = sharded_axes(tuple(variable.shape), len(devices))
+            return keras.distribution.TensorLayout(axes, mesh)
+
+    return FullySharded(
+        layout_map=keras.distribution.LayoutMap(mesh), batch_dim_name="batch"
+    )
+
+
+def sharded_axes(shape: tuple[int, ...], devices: int) -> list[str | None]:
+    """Returns which axis of a weight is divided among the devices.
+
+    Args:
+        shape: The weight's.
+        devices: Integer >= 1.
+
+    Returns:
+        List of `"batch"`, the mesh's axis, for the longest axis that can be
+        divided, and `None` for all others.
+    """
+    axes: list[str | None] = [None] * len(shape)
+    fitting = [i for i, side in enumerate(shape) if side % devices == 0]
+    if fitting and math.prod(shape) >= _SMALL:
+        axes[max(fitting, key=lambda index: (shape[index], index))] = "batch"
+    return axes

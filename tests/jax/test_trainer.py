@@ -1,0 +1,139 @@
+"""A training in JAX through `fit`: as TensorFlow's, on one device and two.
+
+Every case goes on from TensorFlow's checkpoint of step 2 to step 4.
+"""
+
+import jax
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_sdft import devices
+from tests.jax import both
+
+
+@pytest.fixture(scope="module")
+def compare(tensorflow_side):
+    """Asserts that a training ended as TensorFlow's did."""
+    start = np.load(tensorflow_side / "start.npz")
+    end = np.load(tensorflow_side / "end.npz")
+    names = [name for name in end if name[:2] in ("we", "av")]
+    moved = max(abs(end[name] - start[name]).max() for name in names)
+    assert moved > 1e-2
+
+    def check(trainer):
+        found = both.arrays(trainer)
+        assert set(found) == set(end)
+        assert int(found["step"]) == int(end["step"]) == both.STEPS
+        wrong = {
+            name: abs(value - end[name]).max()
+            for name, value in found.items()
+            if abs(value - end[name]).max() > 1e-5 * max(moved, 1.0)
+        }
+        assert not wrong
+
+    return check
+
+
+def resumed(directory):
+    trainer = both.fit_trainer()
+    with pytest.warns(UserWarning, match="last bits"):
+        position = trainer.restore_checkpoint(directory / "checkpoint")
+    assert position == (2, 1, 0)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def trained(tensorflow_side):
+    trainer = resumed(tensorflow_side)
+    trainer.fit(both.dataset(2, 4), epochs=2, verbose=0)
+    return trainer
+
+
+def test_goes_on_from_tensorflow_as_tensorflow_does(trained, compare):
+    compare(trained)
+
+
+def test_its_checkpoint_holds_what_tensorflows_does(
+    trained, tensorflow_side, tmp_path
+):
+    from keras_sdft.training import checkpoint_files as disk
+
+    trained.save_checkpoint(tmp_path)
+    ours = disk.read_tensors(tmp_path)
+    theirs = disk.read_tensors(tensorflow_side / "checkpoint")
+    # Counters are int32 here, and int64 in TensorFlow.
+    ours, theirs = (
+        {(name, tuple(tensor.shape)) for name, tensor in found.items()}
+        for found in (ours, theirs)
+    )
+    assert not ours ^ theirs
+
+
+def test_the_program_holds_no_weights_as_constants(trained):
+    step = trained._compiled(trained.train_step, trained.optimizer.variables)
+    state = [[v.value for v in variables] for variables in step.state]
+    frozen = [v.value for v in step.frozen]
+    batch = both.encoded()
+    constants = jax.make_jaxpr(step.pure)(state, batch, frozen).consts
+    # The noise is the test's own.
+    tables = {t.shape for t in trained.noise_sampler.tables.values()}
+    large = [c.shape for c in constants if np.size(c) > 1000]
+    assert set(large) <= tables
+
+
+def test_weights_stay_where_gradients_are_not_finite(trained):
+    before = both.arrays(trained)
+    broken = both.dataset(0, 1).map(
+        lambda batch: {**batch, "moments": batch["moments"] * np.nan}
+    )
+    with pytest.raises(ValueError, match="gradients became NaN or infinite"):
+        trained.fit(broken.concatenate(both.dataset(0, 1)), verbose=0)
+    after = both.arrays(trained)
+    for name, value in before.items():
+        if not name.startswith("metrics"):
+            np.testing.assert_array_equal(value, after[name], err_msg=name)
+    # And training can go on.
+    trained.fit(both.dataset(0, 1), verbose=0)
+
+
+@pytest.fixture
+def two_devices():
+    assert len(keras.distribution.list_devices()) == 2
+    yield devices.share
+    devices.share("none")
+
+
+@pytest.mark.parametrize("strategy", ["data_parallel", "fully_sharded"])
+def test_two_devices_train_as_one(
+    two_devices, tensorflow_side, compare, strategy
+):
+    two_devices(strategy)
+    trainer = resumed(tensorflow_side)
+    trainer.fit(both.dataset(2, 4), epochs=2, verbose=0)
+    compare(trainer)
+    weights = [v.value for v in trainer.trainable_variables]
+    here = sum(w.addressable_shards[0].data.nbytes for w in weights)
+    share = here / sum(w.nbytes for w in weights)
+    assert share == 1 if strategy == "data_parallel" else share < 0.6
+    with pytest.raises(ValueError, match="2 \\* 2. Received: batch size 6. "):
+        trainer.fit(both.dataset(0, 1).map(_six_rows), verbose=0)
+
+
+def _six_rows(batch):
+    return {
+        name: tf.concat([value, value[:2]], 0) for name, value in batch.items()
+    }
+
+
+def test_the_longest_axis_is_divided():
+    assert devices.sharded_axes((3, 3, 320, 640), 4) == [
+        None,
+        None,
+        None,
+        "batch",
+    ]
+    assert devices.sharded_axes((1000, 63), 2) == ["batch", None]
+    assert devices.sharded_axes((63, 63), 2) == [None, None]
+    assert devices.sharded_axes((320,), 2) == [None]
