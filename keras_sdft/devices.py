@@ -58,6 +58,24 @@ def accelerator_memory() -> int | None:
     return min(limits, default=None)
 
 
+def peak_memory() -> list[int]:
+    """Returns the most bytes that this program has held of each accelerator."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        stats = [one.memory_stats() or {} for one in jax.local_devices()]
+        return [one["peak_bytes_in_use"] for one in stats if one]
+    import tensorflow as tf
+
+    names = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
+    get_info = tf.config.experimental.get_memory_info
+    return [
+        int(get_info(name.removeprefix("/device:"))["peak"]) for name in names
+    ]
+
+
 def share(strategy: str) -> Any:
     """Makes all models from here on live on all devices, under JAX.
 

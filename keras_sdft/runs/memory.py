@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras_sdft import devices
 from keras_sdft.host_memory import available_on_host
 from keras_sdft.runs.fitting import RunData
 
@@ -61,15 +62,6 @@ def available_memory() -> tuple[str, int | None]:
 
     What this process has taken already is among them. `None` is not known.
     """
-    import tensorflow as tf
-
-    if not tf.config.list_logical_devices("GPU"):
+    if not devices.accelerators():
         return "CPU", available_on_host()
-    # TensorFlow's limit already leaves out what others hold.
-    with tf.compat.v1.Session() as session:
-        limits = [
-            device.memory_limit_bytes
-            for device in session.list_devices()
-            if device.device_type == "GPU"
-        ]
-    return "GPU", min(limits, default=None)
+    return "GPU", devices.accelerator_memory()

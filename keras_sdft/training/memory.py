@@ -110,6 +110,10 @@ class MemoryEstimate:
         return "\n".join(["Memory that training needs, estimated:", *lines])
 
 
+def _is_measured() -> bool:
+    return keras.backend.backend() == "tensorflow" and onednn.only_cpus()
+
+
 def estimate(trainer: Any, batch: dict[str, Any]) -> MemoryEstimate:
     """Estimates the peak of a training step.
 
@@ -162,7 +166,7 @@ def estimate(trainer: Any, batch: dict[str, Any]) -> MemoryEstimate:
         encoders=encoders,
         program=_program(trainer, frozen, found, several),
         overlap=activations + gradients + encoders - max(together, encoders),
-        measured=onednn.only_cpus(),
+        measured=_is_measured(),
     )
 
 

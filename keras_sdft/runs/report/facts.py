@@ -5,6 +5,7 @@ Must not know how it is shown.
 
 from __future__ import annotations
 
+import importlib
 import json
 import platform
 import resource
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_sdft import devices
 from keras_sdft.files import write_text
 from keras_sdft.parsing import DamagedFile
 from keras_sdft.parsing import read_json
@@ -76,16 +78,14 @@ def changed_settings(
 def machine_facts() -> dict[str, str]:
     """Returns the software and the device, by what it is."""
     import keras
-    import tensorflow as tf
 
-    gpus = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
+    names = {"jax": "JAX", "tensorflow": "TensorFlow"}
+    backend = keras.backend.backend()
+    gpus = devices.accelerators()
     return {
         "keras_sdft": __version__,
         "Keras": keras.__version__,
-        "TensorFlow": tf.__version__,
+        names[backend]: importlib.import_module(backend).__version__,
         "Python": platform.python_version(),
         "device": ", ".join(gpus) or f"CPU ({platform.machine()})",
     }
@@ -93,17 +93,11 @@ def machine_facts() -> dict[str, str]:
 
 def peak_memory() -> dict[str, int]:
     """Returns the most bytes that this process has held, by where."""
-    import tensorflow as tf
-
     # Of Linux in kB, of macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    found = {"process": peak}
-    for index, gpu in enumerate(tf.config.list_logical_devices("GPU")):
-        name = gpu.name.removeprefix("/device:")
-        info = tf.config.experimental.get_memory_info(name)
-        found[f"GPU {index}"] = int(info["peak"])
-    return found
+    on_devices = enumerate(devices.peak_memory())
+    return {"process": peak, **{f"GPU {i}": most for i, most in on_devices}}
 
 
 def data_facts(report: Any, tokenizer: Any = None) -> list[dict[str, Any]]:
