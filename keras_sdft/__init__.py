@@ -17,6 +17,7 @@ if _TYPE_CHECKING:
     from keras_sdft import data
     from keras_sdft import devices
     from keras_sdft import diffusion
+    from keras_sdft import distribution
     from keras_sdft import encoding
     from keras_sdft import formats
     from keras_sdft import generation
@@ -37,6 +38,7 @@ __all__ = [
     "data",
     "devices",
     "diffusion",
+    "distribution",
     "encoding",
     "formats",
     "generation",

@@ -38,6 +38,7 @@ EXCEPTIONS = {
 LEAVES = {
     "checks": set(),
     "devices": {"checks"},
+    "distribution": {"checks", "devices"},
     "files": set(),
     "host_memory": set(),
     "keras_internals": set(),

@@ -69,6 +69,8 @@ class Checkpoint(StepCallback):
         ValueError: If an argument is out of its range.
     """
 
+    chief_only = True
+
     def __init__(
         self,
         directory: str | os.PathLike,

@@ -28,6 +28,8 @@ class Export(StepCallback):
         ValueError: If `every_steps` is not an integer of 1 or more.
     """
 
+    chief_only = True
+
     def __init__(self, directory: str | os.PathLike, every_steps: int) -> None:
         super().__init__()
         self.directory = os.fspath(directory)

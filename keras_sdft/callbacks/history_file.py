@@ -33,6 +33,8 @@ class HistoryFile(StepCallback):
         rows: List of dicts of numbers, one for each epoch.
     """
 
+    chief_only = True
+
     def __init__(self, path: str | os.PathLike) -> None:
         super().__init__()
         self.path = os.fspath(path)

@@ -66,6 +66,8 @@ class Previews(StepCallback):
         NotADirectoryError: If `directory` is a file.
     """
 
+    chief_only = True
+
     def __init__(
         self,
         prompts: str | Sequence[str],

@@ -33,6 +33,8 @@ class Progress(StepCallback):
         ValueError: If a count is not an integer of 1 or more.
     """
 
+    chief_only = True
+
     def __init__(
         self, total_steps: int, images_per_step: int, file=None
     ) -> None:

@@ -22,8 +22,13 @@ class StepCallback(keras.callbacks.Callback):
     optimizer's count or that of a checkpoint) and grows by the batches that
     were trained, so it needs no read from the device. Subclasses override
     `on_step_end` and call `super()` in the other hooks.
+
+    Attributes:
+        chief_only: Boolean, whether it writes or prints: of several workers
+            the first one alone has it.
     """
 
+    chief_only = False
     step = 0
     _first_batch = 0
 

@@ -50,6 +50,8 @@ class TensorBoard(StepCallback):
         ValueError: If `every_steps` is not an integer of 1 or more.
     """
 
+    chief_only = True
+
     def __init__(
         self, directory: str | os.PathLike, every_steps: int = 1
     ) -> None:

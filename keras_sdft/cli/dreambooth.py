@@ -13,6 +13,7 @@ from typing import Any
 
 from keras_sdft import checks
 from keras_sdft import data
+from keras_sdft import distribution
 from keras_sdft import runs
 from keras_sdft import training
 from keras_sdft.cli.command import Command
@@ -138,15 +139,19 @@ class Subject(Source):
             return
         trained, sd.spec = sd.spec, self.base
         try:
-            new = runs.generate_class_images(
-                sd,
-                options.class_prompt,
-                options.class_data_dir,
-                options.of(runs.ClassImageOptions),
-                seed=options.seed,
+            new = distribution.on_chief(
+                lambda: runs.generate_class_images(
+                    sd,
+                    options.class_prompt,
+                    options.class_data_dir,
+                    options.of(runs.ClassImageOptions),
+                    seed=options.seed,
+                )
             )
         finally:
             sd.spec = trained
+        if new is None:
+            return
         print(
             f"Class images: {len(new)} generated, {options.num_class_images} "
             f"wanted, in {options.class_data_dir}",

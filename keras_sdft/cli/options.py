@@ -6,6 +6,7 @@ import dataclasses
 
 from keras_sdft import checks
 from keras_sdft import data
+from keras_sdft import distribution
 from keras_sdft import models
 from keras_sdft import runs
 from keras_sdft import training
@@ -63,6 +64,7 @@ TRAINING = (
     *training.PART_OPTIONS,
     runs.PreviewOptions,
     training.CheckpointOptions,
+    distribution.DistributionOptions,
     ResumeOptions,
 )
 # Of these, the flags that are used most.

@@ -6,9 +6,11 @@ made before the first step.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
+from keras_sdft import distribution
 from keras_sdft import runs
 from keras_sdft import training
 from keras_sdft.cli.command import Command
@@ -41,22 +43,36 @@ def run(command: Command, kind: type[Source], options: Options) -> None:
     made = {kind.made: getattr(options, kind.made)}
     kind.check(options, check_training(options))
     _check_best(options, getattr(options, kind.inputs[-1]))
-    if options.resume is not None:
-        directory = runs.RunDirectory.resume(options.resume, command.name)
-    else:
-        directory = runs.RunDirectory(
-            options.output_dir,
-            command.name,
-            inputs,
-            options.overwrite,
-            made,
-        )
-    with directory:
-        options = resolve_defaults(options)
-        saved = resolved(options, inputs, kind.made)
-        flags = command.flags.by_name
-        saved = {n: value for n, value in saved.items() if n in flags}
+    distribution.use(options.strategy)
+    options = resolve_defaults(options)
+    saved = resolved(options, inputs, kind.made)
+    flags = command.flags.by_name
+    saved = {n: value for n, value in saved.items() if n in flags}
+    # Each machine may have its own places of files.
+    places = {*inputs, *made, "output_dir"}
+    distribution.check_alike(
+        {n: value for n, value in saved.items() if n not in places}
+    )
+    with _open(command.name, options, inputs, made) as directory:
         _run(command, options, kind, directory, saved)
+
+
+def _open(
+    command: str, options: Options, inputs: dict[str, Any], made: dict[str, Any]
+) -> Any:
+    """Returns the directory of a new run, or of the one that goes on."""
+    path = options.resume or options.output_dir
+
+    def open_it() -> runs.RunDirectory:
+        if options.resume is not None:
+            return runs.RunDirectory.resume(path, command)
+        return runs.RunDirectory(path, command, inputs, options.overwrite, made)
+
+    opened = distribution.on_chief(open_it)
+    if opened is not None:
+        return opened
+    # What another worker writes is not for this one to close.
+    return contextlib.nullcontext(runs.RunDirectory.beside(path))
 
 
 def _run(
@@ -93,6 +109,12 @@ def _run(
     if checkpoint is not None:
         runs.check_data(content["about"]["data"], runs.data_state(data.report))
         trainer.restore_checkpoint(checkpoint)
+    prompt = (options.preview_prompts or [source.prompt])[0]
+    seen = runs.data_state(data.report)
+    distribution.check_alike({"the data": seen, "the steps done": done})
+    if not distribution.is_chief():
+        runs.fit(run, trainer, data, callbacks, prompt)
+        return
     room = runs.check_room(
         run, trainer, checkpoints, previews.count(data.steps)
     )
@@ -100,7 +122,6 @@ def _run(
     run.write_config(saved, f"{again} --output_dir ANOTHER")
     changed = runs.changed_settings(saved, command.defaults_by_flag)
     runs.note_facts(run.path, settings=changed)
-    prompt = (options.preview_prompts or [source.prompt])[0]
     print(_opening(options, kind, trainer, data), flush=True)
     print(f"  {room}", flush=True)
     for earlier in run.earlier:
@@ -147,15 +168,12 @@ def _check_best(options: Options, validation: str | None) -> None:
 def _opening(
     options: Options, kind: type[Source], trainer: Any, data: runs.RunData
 ) -> str:
-    import tensorflow as tf
-
     sd, micro = trainer.stable_diffusion, options.gradient_accumulation_steps
     weights = sd.diffusion_model.count_params()
     batch = f"{data.images_per_step // micro} images"
     if micro > 1:
         batch = f"{micro} x {batch}"
-    gpus = len(tf.config.list_logical_devices("GPU"))
-    device = f"{gpus} GPU" if gpus else "the CPU"
+    device = distribution.describe(data.images_per_step // micro)
     epoch = f"; an epoch is {_steps(data.steps_per_epoch)}"
     lines = [
         f"Training {options.model} ({weights:,} weights) on "

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_sdft import data
+from keras_sdft import distribution
 from keras_sdft import runs
 from keras_sdft.cli.command import Options
 
@@ -66,6 +67,9 @@ class Source:
     def _read(self, load: Any, source: str, **given: Any) -> Any:
         given["resolution"] = (self.sd.img_height, self.sd.img_width)
         given |= {"seed": self.options.seed, "report": self.report}
+        index, count = distribution.worker()
+        if count > 1:
+            given["worker"] = (index, count)
         return load(source, self.sd.tokenizer, **given)
 
     def steps(self, per_pass: int) -> int:

@@ -142,6 +142,21 @@ class RunDirectory:
         run.record.process = _process()
         return run
 
+    @classmethod
+    def beside(cls, path: str | os.PathLike) -> RunDirectory:
+        """Returns the directory of a run that another worker writes.
+
+        Args:
+            path: Path of the directory.
+        """
+        run = cls.__new__(cls)
+        run.path = Path(path)
+        run._name_paths()
+        found = read_record(run.path)
+        if found is not None:
+            run.record = found
+        return run
+
     def _name_paths(self) -> None:
         self.report = self.path / "index.html"
         self.config = self.path / "config.yaml"

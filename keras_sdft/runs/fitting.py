@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from keras_sdft import distribution
 from keras_sdft.runs.cards import model_card
 from keras_sdft.runs.directory import RunDirectory
 from keras_sdft.runs.options import PreviewOptions
@@ -112,6 +113,8 @@ def fit(
 ) -> None:
     """Trains for exactly `data.steps` steps, exports, and says where it is.
 
+    Of several workers the first one writes; the others wait until it has.
+
     Args:
         run: `RunDirectory`.
         trainer: A compiled `keras_sdft.Trainer`.
@@ -126,21 +129,17 @@ def fit(
     """
     from keras_sdft.training import Interrupted
 
+    if not trainer.writes_files:
+        with callbacks["Checkpoint"].interruption:
+            _train(trainer, data, callbacks)
+        distribution.barrier()
+        return
     seen = data_facts(data.report, trainer.stable_diffusion.tokenizer)
     note_facts(run.path, steps=data.steps, prompt=prompt, data=seen)
     run.begin()
     with callbacks["Checkpoint"].interruption:
         try:
-            trainer.fit(
-                data.training,
-                epochs=data.epochs,
-                validation_data=data.validation,
-                validation_freq=data.validation_freq,
-                callbacks=list(callbacks.values()),
-                verbose=0,
-                # The data is shuffled already; Keras warns if it is asked to.
-                shuffle=False,
-            )
+            _train(trainer, data, callbacks)
         except Interrupted:
             _export_interrupted(run, trainer)
             raise
@@ -158,6 +157,20 @@ def fit(
     values = {name: value for name, value in last.items() if "loss" in name}
     run.finish(step=data.steps, **values, best=callbacks["Checkpoint"].best)
     print("\n".join(_outcome(run, callbacks, prompt)), flush=True)
+    distribution.barrier()
+
+
+def _train(trainer: Any, data: RunData, callbacks: dict[str, Any]) -> None:
+    trainer.fit(
+        data.training,
+        epochs=data.epochs,
+        validation_data=data.validation,
+        validation_freq=data.validation_freq,
+        callbacks=list(callbacks.values()),
+        verbose=0,
+        # The data is shuffled already; Keras warns if it is asked to.
+        shuffle=False,
+    )
 
 
 def _export_interrupted(run: RunDirectory, trainer: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keras_sdft import devices
+from keras_sdft import distribution
 from keras_sdft.host_memory import available_on_host
 from keras_sdft.runs.fitting import RunData
 
@@ -27,8 +28,12 @@ def check_memory(
     """
     import tensorflow as tf
 
+    # Each GPU has memory of its own; the CPUs of a machine share it.
+    workers = distribution.worker()[1]
+    shares = distribution.num_devices() if devices.accelerators() else workers
+    rows = -(-data.images_per_step // shares)
     spec = {
-        name: tf.TensorSpec((data.images_per_step, *one.shape[1:]), one.dtype)
+        name: tf.TensorSpec((rows, *one.shape[1:]), one.dtype)
         for name, one in data.training.element_spec.items()
     }
     estimate = trainer.memory_estimate(spec)

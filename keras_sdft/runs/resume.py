@@ -40,6 +40,7 @@ CHANGEABLE = (
     "keep_best",
     "weights_directory",
     "license",
+    "strategy",
 )
 
 

@@ -199,6 +199,9 @@ def going_on(trainer: Any, arguments: dict[str, Any]) -> Iterator[None]:
     callbacks = arguments.get("callbacks") or []
     if isinstance(callbacks, keras.callbacks.Callback):
         callbacks = [callbacks]
+    if not trainer.writes_files:
+        others = [c for c in callbacks if not getattr(c, "chief_only", False)]
+        callbacks, arguments["verbose"] = others, 0
     progress = trainer.progress
     progress.watch(list(callbacks))
     arguments["callbacks"] = [progress, *callbacks]
@@ -295,7 +298,7 @@ def _source(variable: Any) -> disk.Source:
     )
 
     def read() -> np.ndarray:
-        return np.array(keras.ops.convert_to_numpy(variable.value), dtype)
+        return np.array(variable.numpy(), dtype)
 
     return tuple(variable.shape), dtype, read
 
@@ -396,12 +399,17 @@ def frozen_checksums(trainer: Any) -> dict[str, int]:
     found = trainer.progress.frozen
     if not found:
         for network, variables in frozen_weights(trainer).items():
-            checksum = 0
-            for variable in variables:
-                value = keras.ops.convert_to_numpy(variable.value)
-                checksum = zlib.crc32(value.tobytes(), checksum)
-            found[network] = checksum
+            found[network] = checksum(variables)
     return found
+
+
+def checksum(variables: list[Any]) -> int:
+    """Returns a checksum of the values of variables."""
+    result = 0
+    for variable in variables:
+        value = variable.numpy()
+        result = zlib.crc32(value.tobytes(), result)
+    return result
 
 
 def versions() -> dict[str, str]:

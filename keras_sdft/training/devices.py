@@ -20,6 +20,14 @@ class OneDevice:
     def check_devices(self) -> None:
         """Raises `ValueError` if the model cannot be trained where it is."""
 
+    @property
+    def writes_files(self) -> bool:
+        """Whether this process writes: of several workers, the first."""
+        return True
+
+    def check_workers(self, dataset: Any) -> None:
+        """Raises `ValueError` if other workers train something else."""
+
     def distributed(self, dataset: Any, micro_batches: int = 1) -> Any:
         """Returns a dataset that gives each device its rows of a batch.
 

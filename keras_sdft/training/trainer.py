@@ -194,6 +194,7 @@ class Trainer(_TrainStep, ValidationStep, OneDevice, keras.Model):
         self._check_compiled("fit")
         validation = kwargs.get("validation_data")
         with self.devices_scope():
+            self.check_workers(x)
             self.check_dataset(x, self.gradient_accumulation_steps)
             parts.check_dataset(self.parts, x)
             if validation is not None:
@@ -210,7 +211,7 @@ class Trainer(_TrainStep, ValidationStep, OneDevice, keras.Model):
             kwargs["validation_data"] = self.distributed(validation)
         # The dataset shuffles by itself; Keras would warn that it cannot.
         kwargs.setdefault("shuffle", False)
-        with checkpoint.going_on(self, kwargs):
+        with self.devices_scope(), checkpoint.going_on(self, kwargs):
             return super().fit(x, *args, **kwargs)
 
     def memory_estimate(self, batch: dict[str, Any]) -> MemoryEstimate:
@@ -251,7 +252,8 @@ class Trainer(_TrainStep, ValidationStep, OneDevice, keras.Model):
         The directory then works with `StableDiffusion.from_preset`, and
         its `diffusion_model.weights.h5` with `load_weights` of KerasCV's
         own diffusion model of the same size. A model card goes with them as
-        `README.md`, unless one of somebody else is there.
+        `README.md`, unless one of somebody else is there. Of
+        several workers the first one writes.
 
         Args:
             directory: Path to create.
@@ -265,6 +267,8 @@ class Trainer(_TrainStep, ValidationStep, OneDevice, keras.Model):
         Raises:
             FileExistsError: If something is there that may not be replaced.
         """
+        if not self.writes_files:
+            return Path(directory)
         with self.averaged_weights():
             check_finite({p.name: p.variables for p in self.parts if p.files()})
             sd, step = self.stable_diffusion, int(self.step.numpy())
@@ -283,7 +287,8 @@ class Trainer(_TrainStep, ValidationStep, OneDevice, keras.Model):
         """Writes all that training needs to go on from here, bit for bit.
 
         Weights that do not learn are not in it. To write checkpoints while
-        training goes on, see `keras_sdft.callbacks.Checkpoint`.
+        training goes on, see `keras_sdft.callbacks.Checkpoint`. Of several
+        workers the first one writes.
 
         Args:
             path: The directory to write; a checkpoint that is there is
@@ -292,7 +297,8 @@ class Trainer(_TrainStep, ValidationStep, OneDevice, keras.Model):
         Returns:
             The directory.
         """
-        checkpoint.snapshot(self).write(path)
+        if self.writes_files:
+            checkpoint.snapshot(self).write(path)
         return Path(path)
 
     def restore_checkpoint(self, path: str | Path) -> checkpoint.Position:

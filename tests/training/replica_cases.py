@@ -82,6 +82,14 @@ def dataset(shapes, seed=0, images=False, prior=False, masks=False):
     return made.apply(tf.data.experimental.assert_cardinality(len(batches)))
 
 
+def small_model(**options):
+    model = models.StableDiffusion(
+        64, 64, spec=SPEC, base="tiny", random_weights=True, **options
+    )
+    conftest.perturb(model.diffusion_model)
+    return model
+
+
 class Devices:
     """Two logical CPUs, or one."""
 
@@ -94,10 +102,7 @@ class Devices:
     def trainer(self, several, optimizer, train, dtype="float32", **options):
         scope = self.strategy.scope() if several else contextlib.nullcontext()
         with scope:
-            model = models.StableDiffusion(
-                64, 64, spec=SPEC, base="tiny", random_weights=True, dtype=dtype
-            )
-            conftest.perturb(model.diffusion_model)
+            model = small_model(dtype=dtype)
             trainer = keras_sdft.Trainer(model, train=train(), **options)
             trainer.compile(optimizer and optimizer())
         return trainer
@@ -157,7 +162,6 @@ def cases():
             "noise": training.Noise(
                 offset_noise=0.1,
                 input_perturbation=0.1,
-                multires_noise_iterations=2,
             ),
             "objective": training.Objective(loss="huber", weighting="min_snr"),
         },
@@ -166,12 +170,9 @@ def cases():
             "train": lora,
             "data": dataset([(8, 8, 8), (1, 8, 16), (4, 16, 8)]),
         },
-        "adamw": {
+        "adamw, schedule-free": {
             "optimizer": None,
-            "train": lambda: [
-                "diffusion_model",
-                training.TextEncoder(learning_rate=1e-4, stop_step=2),
-            ],
+            "train": with_text("adamw", "schedule_free_adamw", stop_step=2),
             "data": dataset([(8, 8, 8)] * 4, images=True),
         },
         "muon, adafactor": {
@@ -179,13 +180,8 @@ def cases():
             "train": with_text("muon", "adafactor"),
             "data": dataset([(8, 8, 8)] * 3, images=True),
         },
-        "lion, schedule-free": {
-            "optimizer": None,
-            "train": with_text("lion", "schedule_free_adamw"),
-            "data": dataset([(8, 8, 8)] * 3, images=True),
-        },
-        "float16": {
-            "optimizer": lambda: training.AdamW(1e-4),
+        "lion in float16": {
+            "optimizer": lambda: training.optimizers.get("lion"),
             "train": lora,
             "dtype": "mixed_float16",
             "data": dataset([(8, 8, 8)] * 4),
@@ -216,43 +212,34 @@ def run_case(devices, data, validation=None, **options):
 
 def resumed(devices):
     """Goes from one device to two and back, each for one epoch."""
-    runs = {}
-    for name, several in {
-        "one": (False,) * 3,
-        "all": (False, True, False),
-    }.items():
-        with tempfile.TemporaryDirectory() as folder:
-            for epoch, on_two in enumerate(several):
-                trainer = devices.trainer(on_two, sgd, lora, ema_decay=0.9)
-                if epoch:
-                    trainer.restore_checkpoint(f"{folder}/{epoch - 1}")
-                before = values(trainer)
-                # The second begins within an epoch, with metrics to go on.
-                trainer.fit(
-                    dataset([(8, 8, 8)] * 2, seed=epoch),
-                    epochs=epoch + 1,
-                    verbose=0,
-                )
-                trainer.save_checkpoint(f"{folder}/{epoch}")
-        runs[name] = trainer
-    return compare(runs["one"], runs["all"], before)
+    data = dataset([(8, 8, 8)] * 2)
+    one = devices.trainer(False, sgd, lora, ema_decay=0.9)
+    before = values(one)
+    one.fit(data, epochs=3, verbose=0)
+    with tempfile.TemporaryDirectory() as folder:
+        for epoch, on_two in enumerate((False, True, False)):
+            trainer = devices.trainer(on_two, sgd, lora, ema_decay=0.9)
+            if epoch:
+                trainer.restore_checkpoint(f"{folder}/{epoch - 1}")
+            trainer.fit(data, epochs=epoch + 1, verbose=0)
+            trainer.save_checkpoint(f"{folder}/{epoch}")
+    return compare(one, trainer, before)
 
 
-def images(devices):
+def images(*trainers):
     """Generates with the same weights on one device and beside another."""
     found = [
-        devices.trainer(several, sgd, lora).stable_diffusion.text_to_image(
+        trainer.stable_diffusion.text_to_image(
             "a cat", batch_size=3, num_steps=2, seed=0
         )
-        for several in (False, True)
+        for trainer in trainers
     ]
     assert found[0].shape == found[1].shape
     return int(np.abs(found[0].astype(int) - found[1]).max())
 
 
-def refused(devices):
+def refused(devices, one, two):
     """Returns the messages of what cannot be done, by what it is."""
-    one, two = (devices.trainer(n, sgd, lora) for n in (False, True))
     data = dataset([(8, 8, 8)])
     part = data.map(
         lambda batch: {
@@ -261,7 +248,7 @@ def refused(devices):
             "whole": tf.fill([8], 16),
         }
     )
-    tpu = tf.distribute.experimental.CentralStorageStrategy(["CPU:0"])
+    other = tf.distribute.experimental.CentralStorageStrategy(["CPU:0"])
 
     def in_scope(scope, function):
         with scope:
@@ -277,12 +264,8 @@ def refused(devices):
         ),
         "trainer": lambda: keras_sdft.Trainer(two.stable_diffusion),
         "strategy": lambda: in_scope(
-            tpu.scope(),
-            lambda: keras_sdft.Trainer(
-                models.StableDiffusion(
-                    64, 64, spec=SPEC, base="tiny", random_weights=True
-                )
-            ),
+            other.scope(),
+            lambda: keras_sdft.Trainer(small_model()),
         ),
         "part on one": lambda: one.fit(part, verbose=0),
         "part on two": lambda: two.fit(part, verbose=0),
@@ -305,8 +288,9 @@ def main(path=None):
         found[name] = run_case(devices, **case)
         print(name, found[name], f"{time.process_time() - begin:.1f} s")
     found["resumed"] = resumed(devices)
-    found["images"] = images(devices)
-    found["refused"] = refused(devices)
+    trainers = [devices.trainer(n, sgd, lora) for n in (False, True)]
+    found["images"] = images(*trainers)
+    found["refused"] = refused(devices, *trainers)
     print(json.dumps(found, indent=1), f"{time.process_time():.1f} s")
     if path is not None:
         with open(path, "w", encoding="utf-8") as file:

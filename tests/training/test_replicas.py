@@ -38,10 +38,9 @@ ROUNDING = 1.2e-7
 LIMITS = {
     "gradients": (ROUNDING, 1e-9),
     "buckets and one row": (1e-8, 1e-9),
-    "adamw": (1e-4, 1e-8),
+    "adamw, schedule-free": (1e-4, 1e-8),
     "muon, adafactor": (1e-4, 1e-8),
-    "lion, schedule-free": (1e-6, 1e-8),
-    "float16": (1e-4, 1e-7),
+    "lion in float16": (1e-5, 1e-7),
     "resumed": (1e-8, 1e-9),
 }
 
@@ -51,12 +50,12 @@ def test_two_devices_train_as_one(found, name):
     case, (largest, mean) = found[name], LIMITS[name]
     assert case["max"] <= largest
     assert case["mean"] <= mean
-    assert case["moved"] > 1e-5
+    assert case["moved"] > 1e-6
 
 
 def test_devices_have_the_same_weights_bit_for_bit(found):
     alike = [case["alike"] for case in found.values() if "alike" in case]
-    assert len(alike) == 6
+    assert len(alike) == 5
     assert all(alike)
 
 

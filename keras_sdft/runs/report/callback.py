@@ -33,6 +33,8 @@ class ReportPage(StepCallback):
         directory: Path of the run's directory.
     """
 
+    chief_only = True
+
     def __init__(self, directory: str | os.PathLike) -> None:
         super().__init__()
         self.directory = Path(directory)

@@ -14,11 +14,14 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_sdft import distribution
 from keras_sdft.encoding import latent_shape
 from keras_sdft.keras_internals import StepFunctionHook
 from keras_sdft.keras_internals import takes_sums
 from keras_sdft.models.kernels import gate
+from keras_sdft.training import checkpoint
 from keras_sdft.training import parts
+from keras_sdft.training import state
 from keras_sdft.training.gradients import NOT_FINITE
 from keras_sdft.training.gradients import not_finite_error
 from keras_sdft.training.optimizer_groups import find_groups
@@ -27,6 +30,13 @@ from keras_sdft.training.tensorflow import operations
 from keras_sdft.training.tensorflow import replicas
 from keras_sdft.training.tensorflow.accumulation import accumulate
 from keras_sdft.training.tensorflow.step_function import step_function
+
+_LOST = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+)
 
 
 class TrainStep(StepFunctionHook):
@@ -94,6 +104,26 @@ class TrainStep(StepFunctionHook):
     def is_distributed(self, dataset: Any) -> bool:
         return isinstance(dataset, tf.distribute.DistributedDataset)
 
+    @property
+    def writes_files(self: Any) -> bool:
+        with self.devices_scope():
+            return distribution.is_chief()
+
+    def check_workers(self: Any, dataset: Any) -> None:
+        if distribution.worker()[1] == 1:
+            return
+        distribution.check_alike(
+            {
+                **state.configuration(self),
+                **checkpoint.versions(),
+                "devices": len(tf.config.list_logical_devices("GPU")),
+                "frozen weights": checkpoint.frozen_checksums(self),
+                "weights": checkpoint.checksum(self.trainable_variables),
+                "batches": str(dataset.element_spec),
+                "batches of an epoch": int(dataset.cardinality()),
+            }
+        )
+
     mean_over_devices = staticmethod(replicas.mean_over_replicas)
 
     def compile(self: Any, optimizer: Any, **kwargs: Any) -> None:
@@ -112,6 +142,18 @@ class TrainStep(StepFunctionHook):
             if NOT_FINITE not in str(error):
                 raise
             raise not_finite_error() from error
+        except _LOST as error:
+            with self.devices_scope():
+                if distribution.worker()[1] == 1:
+                    raise
+            lines = str(error).strip().splitlines()
+            told = [line for line in lines if "abort" in line] or lines[-1:]
+            raise RuntimeError(
+                "Another worker was lost, or the connection to it, after "
+                f"step {self.progress.position.step:,}: {told[0][:300]}. "
+                "Training ends on all of them. Start all of them again, as "
+                "many or fewer, to go on from the last checkpoint."
+            ) from error
 
     def make_step_function(self: Any, step: Callable[[Any], Any]) -> Any:
         """Returns what `fit` and `evaluate` call for each batch."""

@@ -1,0 +1,431 @@
+"""Several devices and machines: which of them train, and who writes.
+
+The engines are `tf.distribute` and `keras.distribution`. They are imported
+only where they are needed. Must not know what is trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import logging
+import os
+import socket
+import sys
+import typing
+from collections.abc import Callable
+from typing import Any
+from typing import Literal
+from typing import NamedTuple
+
+from keras_sdft import checks
+from keras_sdft import devices as devices_of_jax
+
+StrategyName = Literal[
+    "auto", "none", "mirrored", "multi_worker", "data_parallel", "fully_sharded"
+]
+STRATEGIES = typing.get_args(StrategyName)
+VARIABLE = "TF_CONFIG"
+_OF_BACKEND = {
+    "tensorflow": ("mirrored", "multi_worker"),
+    "jax": devices_of_jax.JAX_STRATEGIES,
+}
+_EXAMPLE = (
+    '{"cluster": {"worker": ["HOST-A:12345", "HOST-B:12345"]}, '
+    '"task": {"type": "worker", "index": 0}}'
+)
+_INSTALL = "pip install 'tensorflow[and-cuda]'"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistributionOptions:
+    """The devices: how many of them train together.
+
+    Args:
+        strategy: Which devices train. auto takes the machines of TF_CONFIG,
+            or else all GPUs of this one; none takes one device. In
+            TensorFlow, mirrored takes all GPUs of this machine, multi_worker
+            the machines of TF_CONFIG; in JAX, data_parallel takes all
+            devices, and fully_sharded also divides the weights among them.
+
+    Raises:
+        ValueError: If there is no such strategy.
+    """
+
+    strategy: StrategyName = "auto"
+
+    def __post_init__(self) -> None:
+        checks.one_of("strategy", self.strategy, STRATEGIES)
+
+
+class Cluster(NamedTuple):
+    """The machines of `TF_CONFIG`.
+
+    Attributes:
+        addresses: Tuple of strings, `host:port` of each worker, the chief's
+            first.
+        task: Integer, which of them this process is.
+    """
+
+    addresses: tuple[str, ...]
+    task: int
+
+
+def use(strategy: str = "auto", devices: Any = None) -> Any:
+    """Makes all that follows train on several devices.
+
+    Call it once, before the model is made; `"multi_worker"` before anything
+    else of TensorFlow. `with tf.distribute.MirroredStrategy().scope():`
+    around a script does the same.
+
+    Args:
+        strategy: `"mirrored"` for all GPUs of this machine;
+            `"multi_worker"` for the machines of the environment variable
+            `TF_CONFIG`; `"none"` for one device; `"auto"` for the first of
+            these that fits: `"multi_worker"` with `TF_CONFIG`,
+            `"mirrored"` with two GPUs or more. With Keras' JAX backend,
+            `"data_parallel"` or `"fully_sharded"`, see
+            `keras_sdft.devices.share`; `"auto"` is the first of them.
+        devices: List of names of devices for `"mirrored"`, as
+            `["GPU:0", "GPU:1"]`. Defaults to all GPUs; without any, to
+            several logical CPUs.
+
+    Returns:
+        The `tf.distribute.Strategy` or the `keras.distribution`
+        `Distribution`, or `None` for one device.
+
+    Raises:
+        ValueError: If there are no such devices, or `TF_CONFIG` is wrong.
+
+    Example:
+
+    ```python
+    keras_sdft.distribution.use("mirrored")
+    model = keras_sdft.StableDiffusion.from_preset("sd1.4")
+    trainer = keras_sdft.Trainer(model)
+    ```
+    """
+    checks.one_of("strategy", strategy, STRATEGIES)
+    if strategy == "auto":
+        strategy = _chosen()
+    backend = _backend()
+    if strategy not in ("none", *_OF_BACKEND.get(backend, ())):
+        wanted = [k for k, names in _OF_BACKEND.items() if strategy in names]
+        raise ValueError(
+            f"`strategy={strategy}` is for Keras' backend {wanted[0]!r}. "
+            f"Received: backend {backend!r}. Expected one of "
+            f"{['auto', 'none', *_OF_BACKEND.get(backend, ())]}."
+        )
+    if backend == "jax":
+        return devices_of_jax.share(strategy)
+    if backend != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    tf.distribute.experimental_set_strategy(None)
+    if strategy == "none":
+        return None
+    made = _mirrored(devices) if strategy == "mirrored" else _multi_worker()
+    tf.distribute.experimental_set_strategy(made)
+    return made
+
+
+def _backend() -> str:
+    import keras
+
+    return keras.backend.backend()
+
+
+def _chosen() -> str:
+    """Returns the strategy that fits the machine."""
+    if _backend() == "jax":
+        several = len(devices_of_jax.accelerators()) > 1
+        return "data_parallel" if several else "none"
+    if _backend() != "tensorflow":
+        return "none"
+    import tensorflow as tf
+
+    cluster = read_cluster()
+    if cluster is not None and len(cluster.addresses) > 1:
+        return "multi_worker"
+    count = len(tf.config.list_physical_devices("GPU"))
+    if not count and os.path.exists("/dev/nvidiactl"):
+        logger.warning(
+            "This machine has a GPU that TensorFlow cannot use, so that "
+            "training takes the CPU. Install what it needs: %s",
+            _INSTALL,
+        )
+    return "mirrored" if count > 1 else "none"
+
+
+def _mirrored(devices: Any) -> Any:
+    import tensorflow as tf
+
+    if devices is None:
+        found = tf.config.list_logical_devices("GPU")
+        if not found and len(tf.config.list_logical_devices("CPU")) > 1:
+            found = tf.config.list_logical_devices("CPU")
+        devices = [device.name for device in found]
+    if not devices:
+        raise ValueError(
+            "`strategy=mirrored` needs GPUs that TensorFlow can use. "
+            f"Received: none. Install what they need ({_INSTALL}), or use "
+            "strategy=none."
+        )
+    return tf.distribute.MirroredStrategy(list(devices))
+
+
+def _multi_worker() -> Any:
+    import tensorflow as tf
+
+    cluster = read_cluster()
+    if cluster is None:
+        raise ValueError(
+            "`strategy=multi_worker` needs the environment variable "
+            f"{VARIABLE}, the same on every machine but for the index. "
+            f"Received: none. Expected: {_EXAMPLE}"
+        )
+    _check_port(cluster)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+        raise ValueError(
+            "`strategy=multi_worker` must be chosen before anything else of "
+            "TensorFlow is used. Call `keras_sdft.distribution.use()` first "
+            "in the program."
+        ) from error
+
+
+# === TF_CONFIG ===
+
+
+def read_cluster() -> Cluster | None:
+    """Returns the machines of `TF_CONFIG`, or `None` if it is not set.
+
+    Raises:
+        ValueError: If it is no such description.
+    """
+    text = os.environ.get(VARIABLE)
+    if not text:
+        return None
+    try:
+        config = json.loads(text)
+        jobs, task = dict(config["cluster"]), dict(config["task"])
+        addresses = {job: list(jobs[job]) for job in jobs}
+        kind, index = task["type"], int(task["index"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{VARIABLE} is no description of machines: "
+            f"{type(error).__name__}: {error}. Received: {text[:200]}. "
+            f"Expected: {_EXAMPLE}"
+        ) from error
+    known = ("chief", "worker")
+    if set(jobs) - set(known) or kind not in jobs:
+        raise ValueError(
+            f"{VARIABLE} must have the jobs {list(known)} alone, and the "
+            f"task's type among them. Received: jobs {sorted(jobs)}, type "
+            f"{kind!r}. Expected: {_EXAMPLE}"
+        )
+    tasks = [(job, i) for job in known for i in range(len(jobs.get(job, ())))]
+    if (kind, index) not in tasks:
+        raise ValueError(
+            f"{VARIABLE} names a task that its cluster has not. Received: "
+            f"index {index} of {len(jobs[kind])} {kind!r}. Expected 0 to "
+            f"{len(jobs[kind]) - 1}, another one on each machine."
+        )
+    found = tuple(str(addresses[job][i]) for job, i in tasks)
+    for address in found:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal():
+            raise ValueError(
+                f"{VARIABLE} must name each machine as HOST:PORT. Received: "
+                f"{address!r}."
+            )
+    return Cluster(found, tasks.index((kind, index)))
+
+
+def _check_port(cluster: Cluster) -> None:
+    """Raises `ValueError` if this process cannot listen where it should."""
+    address = cluster.addresses[cluster.task]
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("", int(address.rpartition(":")[2])))
+    except (OSError, OverflowError) as error:
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            reason = "another process uses that port"
+        else:
+            reason = str(error)
+        raise ValueError(
+            f"This process cannot listen at {address!r} of {VARIABLE}: "
+            f"{reason}. Choose another port, or end what uses it (a run that "
+            "was not ended?)."
+        ) from error
+
+
+# === Workers ===
+
+
+def worker() -> tuple[int, int]:
+    """Returns this process' number among the workers, and how many are.
+
+    `(0, 1)` for a training on one machine. For `keras_sdft.data.load`:
+
+    ```python
+    dataset = keras_sdft.data.load(
+        "photos", tokenizer, worker=keras_sdft.distribution.worker()
+    )
+    ```
+    """
+    resolver = getattr(_strategy(), "cluster_resolver", None)
+    if resolver is None:
+        return 0, 1
+    jobs = resolver.cluster_spec().as_dict()
+    tasks = [
+        (job, index)
+        for job in ("chief", "worker")
+        for index in range(len(jobs.get(job, ())))
+    ]
+    if len(tasks) < 2:
+        return 0, 1
+    return tasks.index((resolver.task_type, resolver.task_id)), len(tasks)
+
+
+def is_chief() -> bool:
+    """Returns whether this process is the one that writes files."""
+    return worker()[0] == 0
+
+
+def num_devices() -> int:
+    """Returns how many devices train together, on all machines."""
+    strategy = _strategy()
+    if strategy is None:
+        return 1
+    if hasattr(strategy, "num_model_replicas"):
+        return strategy.num_model_replicas
+    return strategy.num_replicas_in_sync
+
+
+def barrier() -> None:
+    """Waits until all workers are here; on one machine, does nothing.
+
+    The last line of a program that runs on several machines, so that none
+    ends while another still writes.
+    """
+    if worker()[1] > 1:
+        _gathered("")
+
+
+def on_chief(function: Callable[[], Any]) -> Any:
+    """Runs a function on the first worker; the others wait for it.
+
+    Args:
+        function: Function without arguments. All workers must call this.
+
+    Returns:
+        What it returned; `None` on the other workers.
+
+    Raises:
+        RuntimeError: On the other workers, if it failed on the first.
+    """
+    if worker()[1] == 1:
+        return function()
+    result, error = None, None
+    if is_chief():
+        try:
+            result = function()
+        except Exception as found:
+            error = found
+    told = "" if error is None else f"{type(error).__name__}: {error}"
+    told = _gathered(told)[0]
+    if error is not None:
+        raise error
+    if told:
+        raise RuntimeError(f"Worker 0 could not go on: {told}")
+    return result
+
+
+def check_alike(facts: dict[str, Any]) -> None:
+    """Raises `ValueError` if workers do not agree; all must call it.
+
+    Args:
+        facts: Dict of what JSON can hold, by the name that an error has.
+    """
+    if worker()[1] < 2:
+        return
+    found = [json.loads(text) for text in _gathered(json.dumps(facts))]
+    wrong = []
+    for name in sorted({name for one in found for name in one}):
+        values = [one.get(name) for one in found]
+        others = [i for i, value in enumerate(values) if value != values[0]]
+        if others:
+            wrong.append(
+                f"{name} is {values[0]!r} on worker 0, and "
+                f"{values[others[0]]!r} on worker {others[0]}"
+            )
+    if wrong:
+        raise ValueError(
+            "All workers must train the same, and they do not: "
+            f"{'; '.join(wrong[:8])}. Start each with the same flags, data "
+            "and library."
+        )
+
+
+def describe(rows: int) -> str:
+    """Returns on what is trained, for a line of text.
+
+    Args:
+        rows: Integer, rows of a batch on all devices together.
+    """
+    gpus = devices_of_jax.accelerators()
+    strategy, count, workers = _strategy(), num_devices(), worker()[1]
+    if strategy is None:
+        return f"{len(gpus)} {gpus[0]}" if gpus else "the CPU"
+    each = -(-rows // count)
+    machines = f" of {workers} machines" if workers > 1 else ""
+    name = type(strategy).__name__
+    text = f"{count} {'GPU' if gpus else 'CPU'}s{machines} ({name}, {each} each"
+    if each * count != rows:
+        text += f", of which {each * count - rows} are filled up"
+    return text + ")"
+
+
+def _strategy() -> Any:
+    """Returns the strategy or distribution in use, or `None`."""
+    # What is not imported is not in use.
+    keras, tf = (sys.modules.get(name) for name in ("keras", "tensorflow"))
+    if keras is not None and keras.backend.backend() == "jax":
+        return keras.distribution.distribution()
+    if tf is None or not tf.distribute.has_strategy():
+        return None
+    return tf.distribute.get_strategy()
+
+
+def _gathered(text: str) -> list[str]:
+    """Returns the text of each worker, in their order."""
+    import numpy as np
+    import tensorflow as tf
+
+    strategy = _strategy()
+    count = strategy.num_replicas_in_sync // worker()[1]
+
+    def of_each(row: Any) -> Any:
+        @tf.function
+        def gather() -> Any:
+            rows = strategy.run(lambda: tf.constant(row[None]))
+            return strategy.gather(rows, axis=0)
+
+        return gather().numpy()[::count]
+
+    values = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+    lengths = of_each(np.array([len(values)], np.int32))[:, 0]
+    padded = np.zeros([max(1, lengths.max())], np.int32)
+    padded[: len(values)] = values
+    rows = of_each(padded)
+    return [
+        bytes(row[:length].astype(np.uint8)).decode()
+        for row, length in zip(rows, lengths, strict=True)
+    ]

@@ -1,0 +1,115 @@
+"""Two processes over loopback train as one does."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# What they write, each into a file of its own.
+OUTPUT = "output-{}.txt"
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def run(folder, case, count):
+    """Runs the workers of a case; returns their exit codes and outputs."""
+    folder.mkdir(exist_ok=True)
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
+    processes = []
+    for index in range(count):
+        task = {"type": "worker", "index": index}
+        config = {"cluster": {"worker": addresses}, "task": task}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment.pop("TF_CONFIG", None)
+        if count > 1:
+            environment["TF_CONFIG"] = json.dumps(config)
+        with open(folder / OUTPUT.format(index), "w") as output:
+            processes.append(
+                subprocess.Popen(
+                    [
+                        *(sys.executable, "-W", "ignore", "-m"),
+                        "tests.training.worker_cases",
+                        *(str(folder), case),
+                    ],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    try:
+        codes = [process.wait(timeout=600) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    outputs = [
+        (folder / OUTPUT.format(index)).read_text() for index in range(count)
+    ]
+    return codes, outputs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("workers")
+
+
+def test_two_workers_train_as_one(folder):
+    for count in (1, 2):
+        codes, outputs = run(folder / str(count), "equal", count)
+        assert codes == [0] * count, outputs[-1][-3000:]
+    one = np.load(folder / "1" / "worker-0-of-1.npy")
+    first, second = (
+        np.load(folder / "2" / f"worker-{index}-of-2.npy") for index in (0, 1)
+    )
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, one, rtol=0, atol=1e-8)
+
+
+def test_the_first_worker_alone_writes(folder):
+    alone, both = folder / "1", folder / "2"
+    names = {path.name for path in alone.iterdir() if path.suffix != ".npy"}
+    found = {path.name for path in both.iterdir() if path.suffix != ".npy"}
+    assert found - {OUTPUT.format(1)} == names
+    assert len(list((both / "checkpoints").iterdir())) == 2
+    histories = [(where / "history.csv").read_text() for where in (alone, both)]
+    rows = [
+        np.loadtxt(text.splitlines()[1:], delimiter=",", ndmin=2)
+        for text in histories
+    ]
+    np.testing.assert_allclose(*rows, rtol=1e-6)
+
+
+def test_a_lost_worker_ends_the_others_and_one_goes_on(folder):
+    codes, outputs = run(folder / "lost", "lost", 2)
+    assert codes == [1, 9]
+    assert "Another worker was lost" in outputs[0]
+    assert "after step 2" in outputs[0]
+    codes, outputs = run(folder / "lost", "resumed", 1)
+    assert codes == [0], outputs[0][-3000:]
+    found, expected = (
+        np.load(folder / name / "worker-0-of-1.npy") for name in ("lost", "1")
+    )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
+    shutil.rmtree(folder / "lost")
+
+
+def test_workers_that_differ_are_named(folder):
+    codes, outputs = run(folder / "alike", "alike", 2)
+    assert codes == [1, 1]
+    for output in outputs:
+        assert "seed is 0 on worker 0, and 1 on worker 1" in output
