@@ -123,7 +123,7 @@ def _make_record(path: Path) -> None:
     from keras_sdft.data.sources import class_images
 
     for seed in range(3):
-        name = class_images.class_image_name(seed)
+        name = f"seed-{seed:010d}.png"
         _image(path / name)
         class_images.add_to_record(
             str(path),

@@ -24,17 +24,11 @@ from keras_sdft.data.shutdown import CALLS
 def batched(
     rows: EpochRows, builder: ExampleBuilder, repeat: bool
 ) -> tf.data.Dataset:
-    """Returns the dataset of batches.
+    """Returns the dataset of batches, prefetched; endless with `repeat`.
 
-    Args:
-        rows: `EpochRows`; rows of one bucket fill each batch.
-        builder: `ExampleBuilder`.
-        repeat: Boolean, whether one pass is an endless stream of epochs.
-
-    Returns:
-        `tf.data.Dataset`, prefetched; its length is that of a whole epoch.
-        Its `element_spec` has `None` for height and width where there are
-        several sizes. Its `passes` are `Passes`.
+    Its length is that of a whole epoch, its `element_spec` has `None` for
+    height and width where there are several sizes, and its `passes` are
+    `Passes`.
     """
     passes = Passes(rows)
     dataset = _rows(rows, passes, repeat).map(

@@ -83,11 +83,6 @@ class Assignment(NamedTuple):
         return "\n".join(f"{k}: {v}" for k, v in self.counts().items())
 
 
-def one_bucket(count: int, size: tuple[int, int]) -> Assignment:
-    """Returns the assignment of all examples to one size."""
-    return Assignment((size,), np.zeros(count, np.int64))
-
-
 def assign(
     examples: Examples,
     table: tuple[tuple[int, int], ...],

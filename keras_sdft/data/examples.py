@@ -81,24 +81,7 @@ class Columns:
         )
 
 
-@dataclasses.dataclass
-class Findings:
-    """What a reader found beside examples, for the report.
-
-    Attributes:
-        left_out: Dict of images' names by the reason why they are left out.
-        notes: List of sentences, how the source was read.
-    """
-
-    left_out: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    notes: list[str] = dataclasses.field(default_factory=list)
-
-    def leave_out(self, reason: str, names: list[str]) -> None:
-        """Adds images that are left out, if there are any."""
-        if names:
-            self.left_out[reason] = names
-
-
+@dataclasses.dataclass(eq=False)
 class Examples:
     """Rows of a set of records: repeated, or left out, without copying it.
 
@@ -107,20 +90,18 @@ class Examples:
             asked for from several threads.
         rows: Integer array, the record of each example. `None` (the default)
             takes every record once.
-        findings: `Findings` of the reader.
+        left_out: Dict of images' names by the reason why they are left out.
+        notes: List of sentences, how the source was read.
     """
 
-    def __init__(
-        self,
-        records: Records,
-        rows: np.ndarray | None = None,
-        findings: Findings | None = None,
-    ):
-        self.records = records
-        if rows is None:
-            rows = np.arange(len(records), dtype=np.int64)
-        self.rows = rows
-        self.findings = findings or Findings()
+    records: Records
+    rows: Any = None
+    left_out: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.rows is None:
+            self.rows = np.arange(len(self.records), dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -130,6 +111,11 @@ class Examples:
 
     def __iter__(self) -> Iterator[Example]:
         return (self.records[int(row)] for row in self.rows)
+
+    def leave_out(self, reason: str, names: list[str]) -> None:
+        """Notes images that are left out, if there are any."""
+        if names:
+            self.left_out[reason] = names
 
     def repeated(self, times: int | list[int]) -> Examples:
         """Returns the examples with each one several times in a row.
@@ -147,15 +133,14 @@ class Examples:
         if not isinstance(times, int):
             unshown = [n for n, time in enumerate(times) if not time]
             names = [self[number].name for number in unshown]
-            self.findings.leave_out("with 0 repeats", names)
-        rows = np.repeat(self.rows, times)
-        return Examples(self.records, rows, self.findings)
+            self.leave_out("with 0 repeats", names)
+        return dataclasses.replace(self, rows=np.repeat(self.rows, times))
 
     def without(self, records: Iterable[int]) -> Examples:
         """Returns the examples that do not come from these records."""
         bad = np.fromiter(records, dtype=np.int64)
-        rows = self.rows[~np.isin(self.rows, bad)]
-        return Examples(self.records, rows, self.findings)
+        left = self.rows[~np.isin(self.rows, bad)]
+        return dataclasses.replace(self, rows=left)
 
 
 def check_captions(value: Any, where: str) -> str | tuple[str, ...]:

@@ -72,7 +72,7 @@ class SourceOptions:
                 "`repeats` must be an integer >= 1, or the name of a table's "
                 f"column. Received: repeats={self.repeats!r}."
             )
-        check_templates(self.caption_template)
+        _ = self.templates
 
     @property
     def repeats_column(self) -> str | None:
@@ -82,7 +82,18 @@ class SourceOptions:
     @functools.cached_property
     def templates(self) -> tuple[str, ...]:
         """Strings that hold `"{caption}"`."""
-        return check_templates(self.caption_template)
+        template = self.caption_template
+        if template is None:
+            return (PLACEHOLDER,)
+        texts = (template,) if isinstance(template, str) else tuple(template)
+        for text in texts or (texts,):
+            if not isinstance(text, str) or PLACEHOLDER not in text:
+                raise ValueError(
+                    f"A `caption_template` must hold {PLACEHOLDER!r}, where "
+                    f"the caption goes, or be a list of such. Received: "
+                    f"{text!r}. For example: 'a photo of {PLACEHOLDER}'."
+                )
+        return texts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -368,26 +379,6 @@ def check_resolution(resolution: Any) -> tuple[int, int]:
 def _check_side(name: str, side: Any) -> int:
     side = checks.multiple_of(name, side, 64, " pixels")
     return checks.integer(name, side, 64, MAX_SIDE)
-
-
-def check_templates(template: Any) -> tuple[str, ...]:
-    """Returns one template, several, or `None` as a tuple of strings."""
-    if template is None:
-        return (PLACEHOLDER,)
-    templates = (template,) if isinstance(template, str) else tuple(template)
-    for text in templates:
-        if not isinstance(text, str) or PLACEHOLDER not in text:
-            raise ValueError(
-                f"A `caption_template` must hold {PLACEHOLDER!r}, where the "
-                f"caption goes. Received: {text!r}. For example: "
-                f"'a photo of {PLACEHOLDER}'."
-            )
-    if not templates:
-        raise ValueError(
-            "`caption_template` must be a string or a list of at least one. "
-            f"Received: {template!r}."
-        )
-    return templates
 
 
 def _pair(name: str, value: Any) -> tuple[Any, Any]:

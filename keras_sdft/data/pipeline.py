@@ -10,7 +10,6 @@ import logging
 import os
 from typing import TYPE_CHECKING
 from typing import Any
-from typing import Protocol
 
 import numpy as np
 
@@ -34,30 +33,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class EncodingCache(Protocol):
-    """What is asked of a cache; see `keras_sdft.encoding.Cache`."""
-
-    def check(self, options: Options) -> None: ...
-
-    def has_read(self, examples: Examples, options: Options) -> bool: ...
-
-    def plan(
-        self,
-        examples: Examples,
-        assignment: buckets.Assignment,
-        options: Options,
-        num_rows: int,
-    ) -> bool: ...
-
-    def example_builder(self, **arguments: Any) -> ExampleBuilder: ...
-
-
 @signature.takes(LoadOptions)
 def load(
     source: Any,
     tokenizer: captions.Tokenizer,
     *,
-    cache: EncodingCache | None = None,
+    cache: Any = None,
     report: Report | None = None,
     **options: Any,
 ) -> tf.data.Dataset:
@@ -137,7 +118,7 @@ class Pipeline:
 
     tokenizer: captions.Tokenizer
     options: Options
-    cache: EncodingCache | None
+    cache: Any
     report: Report | None
 
     def __post_init__(self) -> None:
@@ -204,7 +185,8 @@ class Pipeline:
 
         options, size = self.options, self.options.batch_size
         order: Any = {"seed": options.seed, "shuffle": options.shuffle}
-        assignment = buckets.one_bucket(len(examples), options.size)
+        one = np.zeros(len(examples), np.int64)
+        assignment = buckets.Assignment((options.size,), one)
         if options.buckets:
             assignment = buckets.assign(
                 examples, buckets.bucket_sizes(options), options.size

@@ -6,7 +6,7 @@ stands first. Must not know prompts, files or TensorFlow.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any
 
 # A word among this share of the vocabulary, the most frequent, has a meaning.
 COMMON = 0.75
@@ -20,17 +20,12 @@ _MANY_ENTRIES = 10_000
 _NEVER = frozenset({"fck"})
 
 
-class VocabularyTokenizer(Protocol):
-    """What this file asks of a tokenizer."""
-
-    encoder: dict[str, int]
-
-    def encode(self, text: str) -> list[int]:
-        """Returns the ids from the start to the end token."""
-
-
-def check_token(token: str, tokenizer: VocabularyTokenizer) -> str:
+def check_token(token: str, tokenizer: Any) -> str:
     """Looks a subject's token up in the vocabulary of a model's tokenizer.
+
+    Args:
+        token: String, `"sks"` for example.
+        tokenizer: The tokenizer of the model, with its `encoder`.
 
     Returns:
         String, what speaks against the token, with others that are rare;
@@ -73,7 +68,7 @@ def check_token(token: str, tokenizer: VocabularyTokenizer) -> str:
     return f"{problem} This vocabulary has no rare token to suggest."
 
 
-def rare_tokens(tokenizer: VocabularyTokenizer, count: int = 5) -> list[str]:
+def rare_tokens(tokenizer: Any, count: int = 5) -> list[str]:
     """Returns words of the vocabulary that mean as little as can be.
 
     They are what the field has used, as far as it is one entry and rare here,
@@ -116,7 +111,7 @@ def _is_short_consonants(word: str) -> bool:
     )
 
 
-def _ranks(tokenizer: VocabularyTokenizer) -> dict[str, float]:
+def _ranks(tokenizer: Any) -> dict[str, float]:
     """Maps each merged entry to its place, from 0 to 1."""
     entries = [
         name

@@ -28,19 +28,22 @@ class SourceReport:
 
     Attributes:
         name: String, the source.
-        used: Integer, images that are shown.
+        examples: `Examples` that are shown.
         left_out: Dict of the names of images that are not, by the reason.
         notes: List of sentences, how the source was read.
-        examples: `Examples` that are shown.
         buckets: Dict of images by `"WIDTHxHEIGHT"`, where there are buckets.
     """
 
     name: str
-    used: int
+    examples: Examples
     left_out: dict[str, list[str]]
     notes: list[str]
-    examples: Examples
     buckets: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def used(self) -> int:
+        """Images that are shown."""
+        return len(np.unique(self.examples.rows))
 
     @property
     def found(self) -> int:
@@ -103,12 +106,10 @@ class Report:
         self, name: str, examples: Examples, unreadable: Iterable[str]
     ) -> SourceReport:
         """Adds a source of examples that are shown, or replaces it by name."""
-        left_out = dict(examples.findings.left_out)
+        left_out = dict(examples.left_out)
         if bad := list(unreadable):
             left_out["that cannot be read"] = bad
-        used = len(np.unique(examples.rows))
-        notes = list(examples.findings.notes)
-        new = SourceReport(name, used, left_out, notes, examples)
+        new = SourceReport(name, examples, left_out, list(examples.notes))
         names = [source.name for source in self.sources]
         place = names.index(name) if name in names else len(names)
         self.sources[place : place + 1] = [new]

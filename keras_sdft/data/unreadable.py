@@ -104,23 +104,24 @@ def drop_unreadable(
     examples = examples.without(bad) if bad else examples
     note = _enlarged(seen, size, buckets)
     if note:
-        examples.findings.notes.append(note)
+        examples.notes.append(note)
     return examples, [name for name, _ in found.rows]
 
 
 def _enlarged(seen: list[Attempt], size: tuple[int, int], buckets: bool) -> str:
     """Says how many images are smaller than what they are shown at."""
-
-    def factor(one: Attempt) -> float:
-        sides = (size[0] / one.found[1], size[1] / one.found[0])
-        return math.sqrt(sides[0] * sides[1]) if buckets else max(sides)
-
-    small = [one for one in seen if not one.reason and factor(one) > _ENLARGED]
+    factors = {}
+    for name, found, _ in seen:
+        if found is not None:
+            sides = (size[0] / found[1], size[1] / found[0])
+            factor = math.sqrt(sides[0] * sides[1]) if buckets else max(sides)
+            factors[f"{name}, {found[0]}x{found[1]}"] = factor
+    small = [name for name in factors if factors[name] > _ENLARGED]
     if not small:
         return ""
-    most = max(small, key=factor)
+    most = max(small, key=factors.__getitem__)
     return (
         f"{len(small):,} of {len(seen):,} images are enlarged to "
-        f"{size[1]}x{size[0]} pixels, by up to {factor(most):.1f} times "
-        f"({most.name}, {most.found[0]}x{most.found[1]})."
+        f"{size[1]}x{size[0]} pixels, by up to {factors[most]:.1f} times "
+        f"({most})."
     )

@@ -117,7 +117,8 @@ def test_one_source_may_be_read_twice(calls, monkeypatch):
 
     def load(source, tokenizer, report, **arguments):
         examples = types.SimpleNamespace(
-            findings=types.SimpleNamespace(left_out={}, notes=[]),
+            left_out={},
+            notes=[],
             rows=[0, 1],
             records=types.SimpleNamespace(identity=source),
         )

@@ -10,7 +10,7 @@ from keras_sdft.data.captions import shuffle_tags
 from keras_sdft.data.captions import warn_about_captions
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
-from keras_sdft.data.options import check_templates
+from keras_sdft.data.options import SourceOptions
 
 PLAIN = ("{caption}",)
 
@@ -29,7 +29,8 @@ def test_one_of_several_captions_is_drawn(draw, expected):
 
 
 def test_template_is_filled_and_braces_of_the_caption_stay():
-    templates = check_templates(["a photo of {caption}", "{caption}, {x}"])
+    given = ["a photo of {caption}", "{caption}, {x}"]
+    templates = SourceOptions(caption_template=given).templates
     first = choose_caption(("a {b}",), templates, 0.0, (0.0, 0.2, 0.0))
     second = choose_caption(("dog",), templates, 0.0, (0.0, 0.7, 0.0))
     assert (first, second) == ("a photo of a {b}", "dog, {x}")
@@ -52,7 +53,7 @@ def test_dropout_leaves_the_empty_caption(dropout, draw, expected):
 @pytest.mark.parametrize("template", ["a photo of {}", "sks dog", [], [3]])
 def test_template_without_its_place_is_refused(template):
     with pytest.raises(ValueError, match="caption_template"):
-        check_templates(template)
+        SourceOptions(caption_template=template)
 
 
 def test_tokens_are_padded_and_made_once(tokenizer):

@@ -148,9 +148,9 @@ def test_a_number_before_a_name_is_pointed_out(pictures):
     folders = {"2020_holiday/a.png": None, "0_dogs/b.png": None}
     examples = read_examples(pictures(folders))
     assert len(examples) == 2020
-    (note,) = examples.findings.notes
+    (note,) = examples.notes
     assert "2020 times '2020_holiday'" in note
-    (left_out,) = examples.findings.left_out.items()
+    (left_out,) = examples.left_out.items()
     assert left_out == ("with 0 repeats", ["0_dogs/b.png"])
 
 
@@ -185,7 +185,7 @@ def test_formats_that_are_not_read_are_never_silent(pictures, files):
     root = pictures(files)
     for examples in (read_examples(root), read_photos(root, "a dog")):
         assert len(examples) == 1
-        ((reason, names),) = examples.findings.left_out.items()
+        ((reason, names),) = examples.left_out.items()
         assert len(names) == 2
         assert "pillow-heif" in reason and "PNG or JPEG" in reason
 

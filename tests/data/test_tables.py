@@ -120,9 +120,9 @@ def test_images_that_do_not_exist_are_counted_and_named(read, kind, table):
 def test_images_without_a_row_are_found(read, kind, table):
     examples = read(kind, table(("a.png", "x")))
     assert len(examples) == 1
-    (reason,) = examples.findings.left_out
+    (reason,) = examples.left_out
     assert "without a row" in reason
-    assert examples.findings.left_out[reason] == ["b.png"]
+    assert examples.left_out[reason] == ["b.png"]
 
 
 @BOTH

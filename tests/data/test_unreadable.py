@@ -30,7 +30,7 @@ def test_unreadable_images_are_dropped_and_reported(twenty):
     assert "empty" in report.rows[0][1]
     assert len(report) == 2
     # All are of 64x64 pixels.
-    assert not left.findings.notes
+    assert not left.notes
 
 
 def test_enlarged_images_are_noted(tmp_path, write_image):
@@ -46,7 +46,7 @@ def test_enlarged_images_are_noted(tmp_path, write_image):
             Examples(columns), (256, 256), Report(), buckets=buckets
         )
         assert not bad
-        assert re.search(text, examples.findings.notes[0])
+        assert re.search(text, examples.notes[0])
 
 
 def test_too_many_unreadable_images_stop_with_a_table(twenty):

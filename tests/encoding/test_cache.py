@@ -17,7 +17,7 @@ from keras_sdft.data import Examples
 from keras_sdft.data import Report
 from keras_sdft.data import load
 from keras_sdft.data import load_dreambooth
-from keras_sdft.data.buckets import one_bucket
+from keras_sdft.data.buckets import Assignment
 from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.options import LoadOptions
 from keras_sdft.encoding import Cache
@@ -662,7 +662,7 @@ class Damaged(list):
 
 
 def test_records_that_cannot_be_fetched(noise, model, tokenizer, tmp_path):
-    assignment = one_bucket(7, (128, 128))
+    assignment = Assignment(((128, 128),), np.zeros(7, int))
     options = LoadOptions(resolution=128, batch_size=1)
     cache = cache_of(tmp_path / "cache", model)
     assert cache.plan(Examples(Damaged(noise())), assignment, options, 7)

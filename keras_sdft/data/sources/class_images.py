@@ -24,11 +24,6 @@ _NAME = re.compile(r"seed-(\d+)\.png")
 _HEADER_BYTES = 4096
 
 
-def class_image_name(seed: int) -> str:
-    """Returns the file name of the class image of a seed."""
-    return f"seed-{seed:010d}.png"
-
-
 def missing_class_images(
     directory: str | os.PathLike,
     num_images: int,
@@ -63,7 +58,7 @@ def missing_class_images(
     new: list[tuple[str, int]] = []
     while len(found) + len(new) < num_images:
         if seed not in used:
-            new.append((class_image_name(seed), seed))
+            new.append((f"seed-{seed:010d}.png", seed))
         seed += 1
     return new
 

@@ -12,7 +12,6 @@ from keras_sdft import checks
 from keras_sdft import parsing
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
-from keras_sdft.data.examples import Findings
 from keras_sdft.data.examples import first_five
 from keras_sdft.data.options import SourceOptions
 from keras_sdft.data.sources.filenames import IMAGE_EXTENSIONS
@@ -128,19 +127,19 @@ def _examples(
     root: str, files: list[str], images: list[str], captions: list
 ) -> Examples:
     """Returns the images as examples, and what was found beside them."""
-    findings, unread = Findings(), unread_images(files)
+    masks, unread = _masks_beside(images, files), unread_images(files)
+    examples = Examples(Columns(root, images, captions, masks))
     advice = format_advice(unread)
-    findings.leave_out(f"in formats that are not read ({advice})", unread)
+    examples.leave_out(f"in formats that are not read ({advice})", unread)
     several = [c for c in captions if isinstance(c, tuple)]
     if several:
         average = sum(map(len, several)) / len(several)
-        findings.notes.append(
+        examples.notes.append(
             f"{len(several):,} caption files have several lines, "
             f"{average:.1f} on average. Each line is a caption of its own, of "
             f"which an epoch draws one: {several[0][0]!r}, for example."
         )
-    masks = _masks_beside(images, files)
-    return Examples(Columns(root, images, captions, masks), None, findings)
+    return examples
 
 
 def _read_caption_files(
@@ -189,7 +188,7 @@ def _read_class_folders(
     examples = _examples(root, files, images, captions)
     times_of = {_folder(path): times for path, (times, _) in classes.items()}
     said = [f"{times} times {name!r}" for name, times in times_of.items()]
-    examples.findings.notes.append(
+    examples.notes.append(
         "An epoch shows the images of a folder as often as the number before "
         f"its name says: {', '.join(said)}."
     )

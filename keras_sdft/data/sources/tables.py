@@ -18,7 +18,6 @@ from typing import Any
 from keras_sdft import checks
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
-from keras_sdft.data.examples import Findings
 from keras_sdft.data.examples import check_captions
 from keras_sdft.data.examples import first_five
 from keras_sdft.data.options import SourceOptions
@@ -104,7 +103,9 @@ def read_table(path: str, options: SourceOptions, masks: bool) -> Examples:
             records.masks[image] = inside(root, row[mask_column], where)
         if repeats_column is not None:
             repeats.append(_repeats(times, where))
-    examples = Examples(records, None, _check_paths(path, records))
+    examples = Examples(records)
+    unlisted = _check_paths(path, records)
+    examples.leave_out(f"without a row in {os.path.basename(path)}", unlisted)
     return examples.repeated(repeats) if repeats_column else examples
 
 
@@ -199,7 +200,7 @@ def _refuse_swallowed(row: list[str], where: str) -> None:
             )
 
 
-def _check_paths(path: str, records: Columns) -> Findings:
+def _check_paths(path: str, records: Columns) -> list[str]:
     """Refuses rows without a file, and returns the files without a row."""
     names, root = set(records.paths), records.root
     if len(names) != len(records):
@@ -219,10 +220,7 @@ def _check_paths(path: str, records: Columns) -> Findings:
             f"{first_five(missing)}. Paths are relative to {root}. Add the "
             "files or remove their rows."
         )
-    findings = Findings()
-    reason = f"without a row in {os.path.basename(path)}"
-    findings.leave_out(reason, unlisted)
-    return findings
+    return unlisted
 
 
 def _compare(root: str, names: set[str]) -> tuple[list[str], list[str]]:
