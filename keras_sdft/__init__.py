@@ -1,6 +1,6 @@
 """Fine-tune Stable Diffusion in Keras and TensorFlow.
 
-`Trainer` is the front door; `StableDiffusion.from_preset` gives it a model
+`Trainer` is where to begin; `StableDiffusion.from_preset` gives it a model
 and `keras_sdft.data.load` its images and captions.
 """
 

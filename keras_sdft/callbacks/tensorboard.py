@@ -195,7 +195,8 @@ def _records(path: str | os.PathLike) -> Iterator[bytes]:
     import tensorflow as tf
 
     try:
-        for record in tf.data.TFRecordDataset(os.fspath(path)):
+        # TensorFlow prints a line where no buffer is given.
+        for record in tf.data.TFRecordDataset(os.fspath(path), None, 1 << 18):
             yield record.numpy()
     except tf.errors.DataLossError:
         # Its last record is being written, or the process was killed.

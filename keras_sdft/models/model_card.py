@@ -24,7 +24,6 @@ _MARK = (
     "Remove this line to keep your changes. -->"
 )
 _TRAINING = "## Training"
-_BASE = "base model"
 _HUB_NAMES = {
     "sd1.4": "CompVis/stable-diffusion-v1-4",
     "sd2.1-base": "stabilityai/stable-diffusion-2-1-base",
@@ -134,10 +133,9 @@ class ModelCard:
             ),
             f"## Use\n\n```python\n{self._use()}\n```",
         ]
-        rows = {_BASE: self.base_model, **self.details}
         table = "\n".join(
             f"| {name} | {_plain(str(value))} |"
-            for name, value in rows.items()
+            for name, value in self.details.items()
             if value is not None
         )
         if table:
@@ -246,14 +244,10 @@ def _read_front_matter(path: Path) -> dict[str, Any]:
 
 
 def _details(text: str) -> dict[str, str]:
-    """Returns the table of a card of ours, without the model's name."""
+    """Returns the table of a card of ours."""
     table = text.partition(_TRAINING)[2] if _MARK in text else ""
     rows = re.findall(r"^\| (.+?) \| (.+) \|$", table, re.MULTILINE)
-    return {
-        name: re.sub(r"\\(.)", r"\1", value)
-        for name, value in rows
-        if name != _BASE
-    }
+    return {name: re.sub(r"\\(.)", r"\1", value) for name, value in rows}
 
 
 def _images(folder: Path, widget: Any) -> tuple[tuple[str, Path], ...]:

@@ -203,14 +203,15 @@ def card(
     kind: Any = "model"
     if names and not networks:
         kind = "lora" if lora_files.FILE in names else "embedding"
+    base = given.base_model or hub_name(sd.base, sd.origin)
     details = {
-        "what was trained": ", ".join([*networks, *names]).replace("_", " "),
+        "trained from": base or Path(sd.origin or sd.base).name,
+        "what was trained": ", ".join(p.name for p in parts).replace("_", " "),
         "optimizer steps": f"{steps:,}",
         "resolution": f"{sd.img_width} x {sd.img_height}",
         "predicts": sd.spec.prediction_type,
         **given.details,
     }
-    base = given.base_model or hub_name(sd.base, sd.origin)
     return dataclasses.replace(
         given, kind=kind, base_model=base, details=details
     )
