@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_sdft.formats import tokenizer_files
 from keras_sdft.models import presets
+from keras_sdft.models.tokenizer import Tokenizer
 
 PROMPT = "a red heart in ink style"
 OPTIMIZER_STEPS = 10
@@ -117,7 +118,7 @@ def write_tokenizer(folder, words, pad):
     text = gzip.decompress(presets.PRESETS["tiny"].merges.read_bytes())
     merges = text.decode("utf-8").split("\n")[1:]
     count = min(words - 514, len([line for line in merges if line]))
-    tokenizer = tokenizer_files.make_tokenizer(merges[:count], 77, pad)
+    tokenizer = Tokenizer(merges[:count], 77, pad)
     tokenizer_files.write_tokenizer(folder, tokenizer)
 
 
