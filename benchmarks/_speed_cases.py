@@ -166,6 +166,37 @@ def _training_cases():
             )
 
 
+LORA = {"lora": 16}
+LORA_TRAIN = {
+    "mid": TRAIN["mid"] | LORA,
+    "full-512": TRAIN["full-512"] | LORA,
+}
+FROZEN_DTYPES = ("float32", "bfloat16", "int8")
+
+
+def _lora_cases():
+    """Rank 16 on attention; the frozen weights as ours can hold them."""
+    kinds = (
+        ("step", "LoRA step", step_seconds, "s"),
+        ("memory", "LoRA, peak memory", peak_gb, "GB"),
+    )
+    for kind, title, figure, unit in kinds:
+        for size, job in LORA_TRAIN.items():
+            for dtype in FROZEN_DTYPES:
+                plain = dtype == "float32"
+                yield Case(
+                    8,
+                    f"{kind}-lora-{size}" + ("" if plain else f"-{dtype}"),
+                    f"{title}, {TITLES[size]}, frozen weights {dtype}",
+                    job,
+                    figure,
+                    unit,
+                    ours={"frozen_dtype": dtype},
+                    full=size.startswith("full"),
+                    memory=9.0 if size.startswith("full") else 6.0,
+                )
+
+
 def _recipe_cases():
     sizes = {
         "tiny": (_files("recipe", "tiny", 128, 4, 20), "tiny, 128x128"),
@@ -280,6 +311,7 @@ CASES = {
         _recipe_cases(),
         _input_cases(),
         _image_cases(),
+        _lora_cases(),
     )
     for case in cases
 }

@@ -12,6 +12,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 from benchmarks import _speed_child
 from benchmarks._speed_sizes import GUIDANCE
+from benchmarks._speed_sizes import LORA_LEARNING_RATE
 from benchmarks._speed_sizes import PROMPT
 from benchmarks._speed_sizes import SAMPLING_STEPS
 from benchmarks._speed_sizes import SIZES
@@ -139,8 +140,15 @@ def make_model(job):
 def make_trainer(job):
     import keras_sdft
 
-    trainer = keras_sdft.Trainer(make_model(job))
-    trainer.compile()
+    if "lora" not in job:
+        trainer = keras_sdft.Trainer(make_model(job))
+        trainer.compile()
+        return trainer
+    lora = keras_sdft.adapters.LoRA(
+        job["lora"], frozen_dtype=job["frozen_dtype"]
+    )
+    trainer = keras_sdft.Trainer(make_model(job), train=lora)
+    trainer.compile(keras_sdft.training.AdamW(LORA_LEARNING_RATE))
     return trainer
 
 

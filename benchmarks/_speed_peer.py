@@ -43,6 +43,7 @@ from benchmarks._speed_sizes import BETAS
 from benchmarks._speed_sizes import CLIP_NORM
 from benchmarks._speed_sizes import GUIDANCE
 from benchmarks._speed_sizes import LENGTH
+from benchmarks._speed_sizes import LORA_LEARNING_RATE
 from benchmarks._speed_sizes import PROMPT
 from benchmarks._speed_sizes import SAMPLING_STEPS
 from benchmarks._speed_sizes import SCHEDULE
@@ -143,16 +144,18 @@ class Training:
         tuned = job["variant"] != "eager"
         self.unet = UNet2DConditionModel(**unet_config(SIZES[job["size"]]))
         self.unet.train()
+        if "lora" in job:
+            self.add_lora(job["lora"])
         self.format = torch.contiguous_format
         if job.get("remat"):
             self.unet.enable_gradient_checkpointing()
         if tuned:
             self.format = torch.channels_last
             self.unet.to(memory_format=self.format)
-        self.weights = list(self.unet.parameters())
+        self.weights = [p for p in self.unet.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.weights,
-            lr=ADAMW["learning_rate"],
+            lr=LORA_LEARNING_RATE if "lora" in job else ADAMW["learning_rate"],
             betas=BETAS,
             weight_decay=ADAMW["weight_decay"],
             eps=ADAMW["epsilon"],
@@ -163,6 +166,21 @@ class Training:
         self.scale = vae_config(SIZES[job["size"]])["scaling_factor"]
         if job["variant"] == "compiled":
             self.unet = torch.compile(self.unet)
+
+    def add_lora(self, rank):
+        """As diffusers' text-to-image script for LoRA."""
+        from peft import LoraConfig
+
+        self.unet.requires_grad_(False)
+        targets = ["to_k", "to_q", "to_v", "to_out.0"]
+        self.unet.add_adapter(
+            LoraConfig(
+                r=rank,
+                lora_alpha=rank,
+                init_lora_weights="gaussian",
+                target_modules=targets,
+            )
+        )
 
     def step(self, latents, context):
         latents = (latents * self.scale).contiguous(memory_format=self.format)

@@ -16,6 +16,7 @@ LATENT_SCALE = 0.18215
 # The recipe of the published text-to-image script: its README's learning
 # rate, its defaults otherwise.
 ADAMW = {"learning_rate": 1e-5, "weight_decay": 1e-2, "epsilon": 1e-8}
+LORA_LEARNING_RATE = 1e-4
 BETAS = (0.9, 0.999)
 CLIP_NORM = 1.0
 SCHEDULE = {

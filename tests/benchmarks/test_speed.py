@@ -203,7 +203,7 @@ def test_the_machine_is_named():
 
 def test_every_group_of_the_issue_has_cases():
     numbers = {case.number for case in _speed_cases.CASES.values()}
-    assert numbers == set(range(1, 8))
+    assert numbers == set(range(1, 9))
     titles = [case.title for case in _speed_cases.CASES.values()]
     assert len(set(titles)) == len(titles)
 
@@ -232,6 +232,8 @@ def test_jobs_are_shared_between_figures():
     cases = _speed_cases.CASES
     assert cases["step-mid"].job == cases["memory-mid"].job
     assert cases["first-mid"].job == cases["memory-mid"].job
+    lora = cases["step-lora-mid"], cases["memory-lora-mid"]
+    assert lora[0].job == lora[1].job and lora[0].ours == lora[1].ours
 
 
 @pytest.mark.parametrize("name", _speed_cases.CASES)
@@ -475,7 +477,7 @@ def test_quick_takes_one_repeat_of_one_step():
     [
         (["--repeats", "0"], "at least 1"),
         (["--steps", "-2"], "at least 1"),
-        (["--cases", "8"], "No such cases"),
+        (["--cases", "9"], "No such cases"),
         (["--peers", "jax"], "invalid choice"),
     ],
 )
