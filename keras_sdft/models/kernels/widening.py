@@ -2,8 +2,7 @@
 
 A kernel is converted where it is read, and again for the gradient, so that
 no copy in the compute dtype is kept from the forward pass to the backward
-pass. On backends other than TensorFlow it is left to automatic
-differentiation what is kept. Must not know layers.
+pass. Must not know layers.
 """
 
 from __future__ import annotations
@@ -66,10 +65,12 @@ def product(
         wide = _cast_after(kernel, dtype, after)
         return wide * ops.cast(scale, dtype) if first else wide
 
-    if keras.backend.backend() == "tensorflow" and kernel.dtype != dtype:
+    if kernel.dtype == dtype:
+        outputs = multiply(inputs, kernel)
+    elif keras.backend.backend() == "tensorflow":
         outputs = _differentiable(multiply, inputs, widened)
     else:
-        outputs = multiply(inputs, widened(inputs))
+        outputs = keras.remat(lambda x: multiply(x, widened(x)))(inputs)
     if scale is None or first:
         return outputs
     # Of the outputs, which are fewer than the weights where there are many.
@@ -82,7 +83,7 @@ def _cast_after(kernel: Any, dtype: Any, after: Any) -> Any:
     TensorFlow would otherwise convert all kernels of a network at the
     start of a step, or keep what is converted for the gradient.
     """
-    if keras.backend.backend() != "tensorflow" or kernel.dtype == dtype:
+    if keras.backend.backend() != "tensorflow":
         return ops.cast(kernel, dtype)
     import tensorflow as tf
 
