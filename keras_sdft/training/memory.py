@@ -35,10 +35,11 @@ _IMPORTED = 700_000_000
 _OPERATION = 32_000
 _OPERATIONS = 300
 _OPERATIONS_LEARNING = 12
-# again where the block is computed twice, and for each weight of a frozen
-# encoder.
+# again where the block is computed twice, for each weight of a frozen
+# encoder, and for each kernel that is converted in the step.
 _OPERATIONS_REMAT = 4
 _OPERATIONS_FROZEN = 15
+_OPERATIONS_CONVERTED = 34
 # What an optimizer adds for each weight, by class.
 _OPERATIONS_UPDATE = {"AdamW": 14, "Lion": 37}
 _OPERATIONS_UPDATE_OTHER = 50
@@ -519,6 +520,9 @@ def _program(
     step = learning * _OPERATIONS_LEARNING + weights * _OPERATIONS_FROZEN
     if any(stage.remat for stage in found):
         step += learning * _OPERATIONS_REMAT
+    for network in trainer.networks:
+        held = frozen_kernels.held_layers(networks[network])
+        step += len(held) * _OPERATIONS_CONVERTED
     # The first micro-batch stands before the loop over the others, and what
     # the loop carries is held twice: a fit, like the numbers above.
     step *= 3 if several else 1

@@ -58,23 +58,23 @@ def product(
         Tensor of the inputs' dtype.
     """
     dtype = inputs.dtype
-    # In float16 sums of integers would exceed the range.
-    first = scale is not None and dtype == "float16"
+    # In float16 sums of integers would exceed the range. Elsewhere outputs
+    # are scaled, which are fewer than weights where there are many of these.
+    first = dtype == "float16"
+    factor = 1.0 if scale is None else ops.cast(scale, dtype)
 
     def widened(after: Any) -> Any:
         wide = _cast_after(kernel, dtype, after)
-        return wide * ops.cast(scale, dtype) if first else wide
+        return wide * factor if first else wide
+
+    def scaled(x: Any) -> Any:
+        return x if first or scale is None else x * factor
 
     if kernel.dtype == dtype:
-        outputs = multiply(inputs, kernel)
-    elif keras.backend.backend() == "tensorflow":
-        outputs = _differentiable(multiply, inputs, widened)
-    else:
-        outputs = keras.remat(lambda x: multiply(x, widened(x)))(inputs)
-    if scale is None or first:
-        return outputs
-    # Of the outputs, which are fewer than the weights where there are many.
-    return outputs * ops.cast(scale, dtype)
+        return multiply(inputs, kernel)
+    if keras.backend.backend() == "tensorflow":
+        return _differentiable(multiply, inputs, widened, scaled)
+    return keras.remat(lambda x: scaled(multiply(x, widened(x))))(inputs)
 
 
 def _cast_after(kernel: Any, dtype: Any, after: Any) -> Any:
@@ -95,6 +95,7 @@ def _differentiable(
     multiply: Callable[[Any, Any], Any],
     inputs: Any,
     widened: Callable[[Any], Any],
+    scaled: Callable[[Any], Any],
 ) -> Any:
     import tensorflow as tf
 
@@ -103,16 +104,18 @@ def _differentiable(
         known, shape = x.shape, tf.shape(x)
 
         def gradient(upstream: Any) -> Any:
+            kernel, upstream = widened(upstream), scaled(upstream)
+            if multiply is ops.matmul:
+                return ops.matmul(upstream, ops.transpose(kernel))
             # Linear, so that any inputs do, and these are not kept.
             zeros = tf.zeros(shape, x.dtype)
             zeros.set_shape(known)
-            kernel = widened(upstream)
             with tf.GradientTape() as tape:
                 tape.watch(zeros)
                 outputs = multiply(zeros, kernel)
             return tape.gradient(outputs, zeros, output_gradients=upstream)
 
-        return multiply(x, widened(_before_padding(x))), gradient
+        return scaled(multiply(x, widened(_before_padding(x)))), gradient
 
     return call(inputs)
 
