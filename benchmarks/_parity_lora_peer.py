@@ -66,9 +66,10 @@ def add(network, targets, options, seed):
             parameter.data += size * noise
 
 
-def make(folder, inputs, out):
+def make(folder, inputs, out, cases):
     """Writes a LoRA for each case, by diffusers, and what it makes of it."""
-    for name, (unet, text, options) in CASES.items():
+    for name in cases:
+        unet, text, options = CASES[name]
         pipeline = load(folder).to(torch.float32)
         add(pipeline.unet, unet, options, 1)
         if text:
@@ -200,6 +201,7 @@ def main():
     parser.add_argument("--inputs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--files", type=Path, nargs="*", default=[])
+    parser.add_argument("--cases", nargs="*", default=list(CASES))
     options = parser.parse_args()
     inputs = {
         name.removeprefix("input_"): array
@@ -208,7 +210,7 @@ def main():
     }
     options.out.mkdir(parents=True, exist_ok=True)
     if options.command == "make":
-        make(options.folder, inputs, options.out)
+        make(options.folder, inputs, options.out, options.cases)
     elif options.command == "embed":
         embed(options.folder, options.files, PROMPT, options.out)
     else:

@@ -4,13 +4,12 @@
 numbers in each, "golden" fits into the repository.
 """
 
-import gzip
-
 import numpy as np
 
 from keras_sdft.formats import tokenizer_files
 from keras_sdft.models import presets
 from keras_sdft.models.tokenizer import Tokenizer
+from keras_sdft.models.tokenizer import read_merges
 
 PROMPT = "a red heart in ink style"
 OPTIMIZER_STEPS = 10
@@ -113,13 +112,11 @@ def make_inputs(config, size, count, seed=0):
 
 
 def write_tokenizer(folder, words, pad):
-    """The vocabulary of "tiny", or its beginning."""
+    """CLIP's vocabulary, that of "tiny", or its beginning."""
     folder.mkdir(parents=True)
-    text = gzip.decompress(presets.PRESETS["tiny"].merges.read_bytes())
-    merges = text.decode("utf-8").split("\n")[1:]
-    count = min(words - 514, len([line for line in merges if line]))
-    tokenizer = Tokenizer(merges[:count], 77, pad)
-    tokenizer_files.write_tokenizer(folder, tokenizer)
+    preset = presets.PRESETS["sd1.4" if words == 49408 else "tiny"]
+    merges = read_merges(preset.merges)[: words - 514]
+    tokenizer_files.write_tokenizer(folder, Tokenizer(merges, 77, pad))
 
 
 def projections(tensors, count=3):

@@ -7,13 +7,13 @@ same outputs of U-Net and text encoder, and writes both dialects, which the
 peer reads and must give the same outputs again.
 
     .venv/bin/python -m benchmarks.parity_lora            small networks
-    .venv/bin/python -m benchmarks.parity_lora --folder F a pipeline of your own
+    .venv/bin/python -m benchmarks.parity_lora --full     SD 1.x at full size
     .venv/bin/python -m benchmarks.parity_lora --golden   rewrites the files of
                                                           tests/formats/golden
 
-Then ten steps of AdamW on the adapters alone, by peft and by ours, from the
-same values on the same inputs; and an embedding of ours, which diffusers'
-`load_textual_inversion` reads, by both text encoders.
+Then ten steps of AdamW (one at full size) on the adapters alone, by peft and
+by ours, from the same values on the same inputs; and an embedding of ours,
+which diffusers' `load_textual_inversion` reads, by both text encoders.
 
 Prints relative L2 errors; the aim is 1e-5. diffusers 0.42.1 reads no
 magnitudes (DoRA) for text encoders, its own files' included, and none in
@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import _parity_ours as ours
+from benchmarks import parity
 from keras_sdft import StableDiffusion
 from keras_sdft import adapters
 from keras_sdft.formats import embedding_files
@@ -79,10 +80,11 @@ def read_inputs(path):
     }
 
 
-def peer(command, folder, inputs, out, files=()):
+def peer(command, folder, inputs, out, files=(), cases=CASES):
     script = ROOT / "benchmarks" / "_parity_lora_peer.py"
     arguments = [PEER, script, command, "--folder", folder]
     arguments += ["--inputs", inputs, "--out", out, "--files", *files]
+    arguments += ["--cases", *cases]
     subprocess.run(
         [str(argument) for argument in arguments],
         check=True,
@@ -90,12 +92,12 @@ def peer(command, folder, inputs, out, files=()):
     )
 
 
-def compare(folder, inputs_file, made, work):
+def compare(folder, inputs_file, made, work, cases=CASES):
     """Rows of case, dialect, errors here, errors of diffusers' reading."""
     inputs = read_inputs(inputs_file)
     model = StableDiffusion.from_preset(folder, 64, 64)
     rows, written = [], []
-    for case in CASES:
+    for case in cases:
         expected = np.load(made / f"{case}.npz")
         for dialect, ending in DIALECTS.items():
             file = made / f"{case}{ending}.safetensors"
@@ -174,17 +176,17 @@ def embedded(model, path):
     return {"ids": np.asarray(ids), "text": text}
 
 
-def compare_training(folder, inputs_file, made, work):
+def compare_training(folder, inputs_file, made, cases=CASES):
     """Rows of case, loss error, weight error."""
     inputs = read_inputs(inputs_file)
     model = StableDiffusion.from_preset(folder, 64, 64)
     rows = []
-    for case in TRAINED:
+    for case in set(cases) & set(TRAINED):
         files = (made / f"{case}{end}.safetensors" for end in ("", "_trained"))
         losses, wrong, _ = trained(model, inputs, *files)
         theirs = json.loads((made / f"{case}_losses.json").read_text())
         loss = np.abs(np.array(losses) / theirs - 1).max()
-        rows.append([f"ten steps, {case}", loss, wrong])
+        rows.append([f"{len(losses)} steps, {case}", loss, wrong])
     vectors = np.random.default_rng(0).normal(
         0, 0.1, (2, model.spec.text_encoder.width)
     )
@@ -210,32 +212,51 @@ def _text(found):
     return ", ".join(f"{error:.1e}" for error in found)
 
 
+def full_size(work):
+    """Makes a random pipeline of SD 1.x, and inputs as the golden files'."""
+    sides = parity.Sides(work, optimizer_steps=1)
+    folder = parity.prepare("sd1", "full", sides)
+    inputs = np.load(work / "inputs.npz")
+    named = {f"input_{name}": array for name, array in inputs.items()}
+    np.savez(folder / "reference.npz", **named)
+    return folder
+
+
+def report(folder, made, work, cases):
+    """Prints the rows of one model."""
+    inputs = folder / "reference.npz"
+    peer("make", folder, inputs, made, cases=cases)
+    for case, dialect, here, there in compare(
+        folder, inputs, made, work, cases
+    ):
+        cells = [folder.name, case, dialect, _text(here), _text(there)]
+        print(f"| {' | '.join(cells)} |", flush=True)
+    for case, one, other in compare_training(folder, inputs, made, cases):
+        one = one if isinstance(one, str) else f"{one:.1e}"
+        cells = [folder.name, case, "", one, f"{other:.1e}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, nargs="*")
+    parser.add_argument("--full", action="store_true")
     parser.add_argument("--golden", action="store_true")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     options = parser.parse_args()
-    folders = options.folder or [GOLDEN / name for name in ("sd1", "sd2")]
     print("Relative L2 errors of U-Net, text encoder; of losses and weights:\n")
     print("| model | case | file | read here | ours read by diffusers |")
-    print("|---|---|---|---|---|")
-    for folder in folders:
-        inputs = folder / "reference.npz"
-        with tempfile.TemporaryDirectory() as name:
-            work = Path(name)
-            made = folder / "lora" if options.golden else work / "made"
-            peer("make", folder, inputs, made)
-            for case, dialect, here, there in compare(
-                folder, inputs, made, work
-            ):
-                cells = [folder.name, case, dialect, _text(here), _text(there)]
-                print(f"| {' | '.join(cells)} |", flush=True)
-            for case, one, other in compare_training(
-                folder, inputs, made, work
-            ):
-                one = one if isinstance(one, str) else f"{one:.1e}"
-                cells = [folder.name, case, "", one, f"{other:.1e}"]
-                print(f"| {' | '.join(cells)} |", flush=True)
+    print("|---|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        if options.full:
+            report(full_size(work), work / "made", work, options.cases)
+            return
+        for folder in (GOLDEN / "sd1", GOLDEN / "sd2"):
+            made = work / folder.name / "made"
+            made.mkdir(parents=True)
+            if options.golden:
+                made = folder / "lora"
+            report(folder, made, work / folder.name, options.cases)
 
 
 if __name__ == "__main__":
