@@ -140,6 +140,7 @@ parity: install peers  ## Our networks against diffusers', at full size
 	$(BIN)/python -m benchmarks.parity
 	$(BIN)/python -m benchmarks.parity --narrow --parts training
 	$(BIN)/python -m benchmarks.parity_lora
+	$(BIN)/python -m benchmarks.parity_lora --full
 
 docs: $(VENV)/.installed-docs  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
