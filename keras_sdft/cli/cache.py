@@ -7,7 +7,6 @@ import glob
 import os
 
 from keras_sdft import checks
-from keras_sdft import encoding
 from keras_sdft import files
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
@@ -39,6 +38,8 @@ class CacheFolderOptions:
 
 def cache(options: Options) -> None:
     """Lists the caches of runs, or removes them by age and size."""
+    from keras_sdft import encoding
+
     folders = [options.folder]
     if options.folder is None:
         folders = sorted(

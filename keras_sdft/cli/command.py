@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -14,15 +15,18 @@ from typing import TypeVar
 
 import docstring_parser
 
+from keras_sdft import runs
 from keras_sdft.cli.parser import Flag
 from keras_sdft.cli.parser import Flags
-from keras_sdft.cli.resume import add_saved_flags
+from keras_sdft.cli.parser import UsageError
 
 Group = TypeVar("Group")
 Sections = Iterable[tuple[str, Iterable[Flag]]]
 
 PROGRAM = "keras-sdft"
 _HELP_LINES = 80
+# One of them is given; the run has the other one.
+_LENGTHS = ("max_train_steps", "num_train_epochs")
 _NOTE = """\
 --config FILE  read lines `flag: value` of a YAML file
 --print_config print such a file of all flags, and end"""
@@ -117,7 +121,7 @@ class Command:
 
     def parse(self, arguments: Sequence[str]) -> Options:
         """Reads the flags; see `Flags.read`."""
-        return Options(*self.flags.read(arguments, add_saved_flags))
+        return Options(*self.flags.read(arguments, _add_saved_flags))
 
     def check(self, options: Options) -> None:
         """Lets every group check its values."""
@@ -173,3 +177,22 @@ def _text(flag: Flag) -> str:
     shown = str(flag.default)
     shown = shown.lower() if isinstance(flag.default, bool) else shown
     return f"{flag.text} (default: {shown})"
+
+
+def _add_saved_flags(given: dict[str, Any], paths: list[str]) -> None:
+    """Adds the flags of the run that goes on, and their file."""
+    directory = given.get("resume")
+    if directory is None:
+        return
+    config = os.path.join(directory, "config.yaml")
+    if runs.read_record(directory) is None or not os.path.isfile(config):
+        raise UsageError(
+            f"`--resume` must name the directory of a run. Received: "
+            f"{directory!r}, which has no run.json and config.yaml. Expected "
+            "what `--output_dir` was."
+        )
+    paths.insert(0, config)
+    given.setdefault("output_dir", directory)
+    for one, other in (_LENGTHS, _LENGTHS[::-1]):
+        if one in given:
+            given.setdefault(other, "null")

@@ -20,9 +20,9 @@ from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.options import COMMON
 from keras_sdft.cli.options import TRAINING
+from keras_sdft.cli.run import Source
+from keras_sdft.cli.run import Start
 from keras_sdft.cli.run import run
-from keras_sdft.cli.source import Source
-from keras_sdft.cli.source import Start
 from keras_sdft.cli.training import parts_of
 
 
@@ -107,12 +107,13 @@ class Subject(Source):
         )
         if validation is not None:
             self.report.compare_held_out()
-        steps = self.steps(int(training.cardinality()))
+        steps = self.run.steps(int(training.cardinality()))
         return runs.RunData(
             training,
             validation,
             self.report,
-            self.batch * (1 if options.class_prompt is None else 2),
+            self.run.images_per_step
+            * (1 if options.class_prompt is None else 2),
             # A pass over a few photos is too short for an epoch of Keras'.
             min(options.validation_every_steps, steps),
             steps,

@@ -9,10 +9,10 @@ from keras_sdft import checks
 from keras_sdft import data
 from keras_sdft import models
 from keras_sdft.cli import train
-from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.options import DataOptions
+from keras_sdft.cli.train import Captioned
 from keras_sdft.cli.training import load_for_training
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from keras_sdft import checks
 from keras_sdft import data
 from keras_sdft import distribution
 from keras_sdft import models
@@ -26,32 +25,6 @@ class DataOptions:
     validation_data: str | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ValidationOptions:
-    """The validation: how often it is done.
-
-    Args:
-        validation_every_epochs: Epochs between two validations.
-    """
-
-    validation_every_epochs: int = 1
-
-    def __post_init__(self) -> None:
-        checks.counts(self, "validation_every_epochs")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ResumeOptions:
-    """Going on with a run that was interrupted.
-
-    Args:
-        resume: Directory of the run. It goes on with its own flags; those of
-            its length, previews, logs and checkpoints may be given anew.
-    """
-
-    resume: str | None = None
-
-
 # What every kind of training has.
 TRAINING = (
     models.ModelOptions,
@@ -65,7 +38,6 @@ TRAINING = (
     runs.PreviewOptions,
     training.CheckpointOptions,
     distribution.DistributionOptions,
-    ResumeOptions,
 )
 # Of these, the flags that are used most.
 COMMON = (

@@ -16,19 +16,23 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+from importlib import resources
 from typing import Any
 from typing import Literal
 
 import docstring_parser
 import jsonargparse
+import yaml
 
 from keras_sdft import parsing
 from keras_sdft.checks import did_you_mean
-from keras_sdft.cli.spellings import our_spelling
 
 # A bare `--overwrite` means true; these may follow it.
 _BOOLEANS = ("true", "false", "null", "yes", "no")
 _MAX_CONFIG_BYTES = 1_000_000
+# Flags as diffusers, kohya's scripts and OneTrainer spell them, by ours.
+_SPELLINGS = resources.files("keras_sdft.cli").joinpath("spellings.yaml")
+OTHER_SPELLINGS: dict[str, str] = yaml.safe_load(_SPELLINGS.read_text())
 _KINDS = {int: "an integer", float: "a number", str: "text"}
 
 
@@ -254,3 +258,13 @@ def _next(name: str, rest: list[str]) -> str:
 def _hint(word: str, known: Collection[str]) -> str:
     ours = our_spelling(word, known)
     return f" Here it is {ours}." if ours else did_you_mean(word, known)
+
+
+def our_spelling(theirs: str, known: Collection[str]) -> str:
+    """Returns which of the known flags `theirs` is, `""` for none."""
+    name = theirs.lstrip("-").replace("-", "_")
+    dashes = "--" if theirs.startswith("-") else ""
+    for ours, others in OTHER_SPELLINGS.items():
+        if name in others.split() and f"{dashes}{ours}" in known:
+            return f"`{dashes}{ours}`"
+    return ""

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from typing import Any
 
+from keras_sdft import data
 from keras_sdft import distribution
 from keras_sdft import runs
 from keras_sdft import training
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
-from keras_sdft.cli.source import Source
 from keras_sdft.cli.training import check_training
 from keras_sdft.cli.training import inputs_of
 from keras_sdft.cli.training import load_for_training
@@ -23,6 +24,69 @@ from keras_sdft.cli.training import make_trainer
 from keras_sdft.cli.training import parts_of
 from keras_sdft.cli.training import remedies
 from keras_sdft.cli.training import resolve_defaults
+
+Start = tuple[int, int]
+
+
+class Source:
+    """What a kind of training learns from.
+
+    Attributes:
+        inputs: Flags of what is read, what is trained on first, what is
+            validated with last.
+        made: Flag of what is made beside the run.
+    """
+
+    inputs: tuple[str, ...]
+    made: str
+
+    def __init__(self, options: Options, sd: Any) -> None:
+        self.options = options
+        self.sd = sd
+        self.report = data.Report()
+        self.run = options.of(runs.RunOptions)
+
+    @staticmethod
+    def check(options: Options, spec: dict[str, Any]) -> None:
+        """Checks what needs the model's spec alone, and no run directory."""
+
+    @property
+    def prompt(self) -> str:
+        """What to try the result with."""
+        return "YOUR PROMPT"
+
+    def load(self, start: Start) -> runs.RunData:
+        """Reads what is there, to know how long the run is."""
+        raise NotImplementedError
+
+    def prepare(self, loaded: runs.RunData, start: Start) -> runs.RunData:
+        """Makes what is not there yet; returns the data from `start` on."""
+        raise NotImplementedError
+
+    def read_training(
+        self, load: Callable[..., Any], source: str, **given: Any
+    ) -> Any:
+        """Returns batches of whole optimizer steps, changed in each epoch."""
+        groups = (data.ImageOptions, data.EpochOptions)
+        given |= self.options.values_of(*groups)
+        given["batch_size"] = self.run.images_per_step
+        return self._read(load, source, **given)
+
+    def read_validation(self, source: str | None, **given: Any) -> Any:
+        """Returns batches of images as they are, `None` without a source."""
+        if source is None:
+            return None
+        size, limit = self.options.batch_size, self.options.max_unreadable
+        given |= {"batch_size": size, "max_unreadable": limit}
+        return self._read(data.load, source, shuffle=False, **given)
+
+    def _read(self, load: Any, source: str, **given: Any) -> Any:
+        given["resolution"] = (self.sd.img_height, self.sd.img_width)
+        given |= {"seed": self.options.seed, "report": self.report}
+        index, count = distribution.worker()
+        if count > 1:
+            given["worker"] = (index, count)
+        return load(source, self.sd.tokenizer, **given)
 
 
 def run(command: Command, kind: type[Source], options: Options) -> None:
@@ -42,7 +106,8 @@ def run(command: Command, kind: type[Source], options: Options) -> None:
     inputs = inputs_of(options, kind.inputs)
     made = {kind.made: getattr(options, kind.made)}
     kind.check(options, check_training(options))
-    _check_best(options, getattr(options, kind.inputs[-1]))
+    validates = getattr(options, kind.inputs[-1]) is not None
+    options.of(training.CheckpointOptions).check_best(validates)
     distribution.use(options.strategy)
     options = resolve_defaults(options)
     saved = resolved(options, inputs, kind.made)
@@ -151,15 +216,6 @@ def resolved(
     values["overwrite"] = False
     del values["resume"]
     return values
-
-
-def _check_best(options: Options, validation: str | None) -> None:
-    best = options.keep_best
-    if best is not None and best.startswith("val_") and validation is None:
-        raise ValueError(
-            f"`keep_best` is {best!r}, and the run validates on nothing. Give "
-            "validation data, or leave `keep_best` out."
-        )
 
 
 # === What is told ===

@@ -8,14 +8,13 @@ from typing import Literal
 from keras_sdft import adapters
 from keras_sdft import checks
 from keras_sdft import runs
-from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.options import COMMON
 from keras_sdft.cli.options import TRAINING
-from keras_sdft.cli.options import ValidationOptions
 from keras_sdft.cli.run import run
 from keras_sdft.cli.train import COMMAND as TRAIN
+from keras_sdft.cli.train import Captioned
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +75,7 @@ COMMAND = Command(
         WordOptions,
         # `token` is spelled out above.
         *(g for g in TRAINING if g is not adapters.TextualInversionOptions),
-        ValidationOptions,
+        runs.ValidationOptions,
         runs.CacheOptions,
     ),
     defaults={"learning_rate": 1e-3},

@@ -2,16 +2,152 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 from keras_sdft import data
+from keras_sdft import models
 from keras_sdft import runs
-from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
 from keras_sdft.cli.options import COMMON
 from keras_sdft.cli.options import TRAINING
 from keras_sdft.cli.options import DataOptions
-from keras_sdft.cli.options import ValidationOptions
+from keras_sdft.cli.run import Source
+from keras_sdft.cli.run import Start
 from keras_sdft.cli.run import run
+from keras_sdft.cli.training import inputs_of
+from keras_sdft.cli.training import parts_of
+
+# What decides what is encoded, for the name of a default cache.
+_DECIDING = (
+    DataOptions,
+    data.SourceOptions,
+    data.ImageOptions,
+    models.ModelOptions,
+)
+# How often an image is shown, and when to give up, decides nothing.
+_NOT_DECIDING = ("repeats", "max_unreadable", "weights_directory")
+# Validation data is written as the training data is.
+_OF_VALIDATION = (
+    "image_column",
+    "caption",
+    "caption_column",
+    "caption_template",
+)
+
+
+class Captioned(Source):
+    """Captioned images, from the cache where there is one.
+
+    Args:
+        options: The options of `train`.
+        sd: `keras_sdft.StableDiffusion`.
+        captions: Boolean, whether captions may come from the cache too.
+            Defaults to whether no part that learns encodes them.
+        overwrite: Boolean, whether a stale cache is replaced in a directory
+            that was asked for. One that nobody asked for always is.
+    """
+
+    inputs = ("data", "validation_data")
+    made = "cache"
+
+    def __init__(
+        self,
+        options: Options,
+        sd: Any,
+        captions: bool | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        super().__init__(options, sd)
+        if captions is None:
+            parts = parts_of(options)
+            captions = not any("text_encoder" in p.networks for p in parts)
+        self.captions = captions
+        self.overwrite = overwrite
+        self.caches = self._make_caches()
+
+    @staticmethod
+    def check(options: Options, spec: dict[str, Any]) -> None:
+        shared = (data.TagOptions, data.ImageOptions, data.EpochOptions)
+        data.LoadOptions(**options.values_of(data.SourceOptions, *shared))
+        for flag in Captioned.inputs:
+            source = getattr(options, flag)
+            if source is None or source.startswith("tfds:"):
+                continue
+            if not os.path.exists(source):
+                raise FileNotFoundError(
+                    f"`{flag}` does not exist: {os.path.abspath(source)}. "
+                    "Expected a folder of captioned images, a .csv or .jsonl "
+                    "file, or 'tfds:NAME'."
+                )
+        if options.cache is not None:
+            inputs = inputs_of(options, Captioned.inputs)
+            runs.check_separate(options.cache, inputs, {}, flag="cache")
+
+    def load(self, start: Start = (0, 0)) -> runs.RunData:
+        options, self.report = self.options, data.Report()
+        training = self.read_training(
+            data.load,
+            options.data,
+            cache=self.caches.training,
+            start=start,
+            **options.values_of(data.SourceOptions, data.TagOptions),
+        )
+        self._label("training")
+        validation = self.read_validation(
+            options.validation_data,
+            split=data.validation_split(options.validation_data),
+            cache=self.caches.validation,
+            **{name: getattr(options, name) for name in _OF_VALIDATION},
+        )
+        if validation is not None:
+            self._label("validation")
+            self.report.compare_held_out()
+        per_epoch = int(training.cardinality())
+        return runs.RunData(
+            training,
+            validation,
+            self.report,
+            self.run.images_per_step,
+            per_epoch,
+            self.run.steps(per_epoch),
+            validation_every_epochs=options.validation_every_epochs,
+        )
+
+    def _label(self, role: str) -> None:
+        """Names what was read last, which may be the same source twice."""
+        for source in self.report.sources[-1:]:
+            source.name = f"{role} images in {source.name}"
+
+    def prepare(self, loaded: runs.RunData, start: Start) -> runs.RunData:
+        self.caches.fill(keep_text_encoder=bool(self.options.preview_prompts))
+        return loaded
+
+    def _make_caches(self) -> runs.RunCaches:
+        options, side = self.options, self.sd.img_height
+        return runs.RunCaches(
+            self.sd,
+            options.of(runs.CacheOptions),
+            self.run,
+            runs.default_cache(
+                options.output_dir, options.data, side, self.deciding()
+            ),
+            options,
+            self.captions,
+            self.overwrite,
+        )
+
+    def deciding(self) -> dict[str, Any]:
+        """Returns what decides what is encoded."""
+        values = self.options.values_of(*_DECIDING)
+        for name, path in inputs_of(self.options, self.inputs).items():
+            if path is not None and os.path.exists(path):
+                values[name] = os.path.realpath(path)
+        for name in _NOT_DECIDING:
+            del values[name]
+        dtype = self.options.cache_dtype
+        return values | {"cache_dtype": dtype, "captions": self.captions}
 
 
 def train(options: Options) -> None:
@@ -26,7 +162,7 @@ COMMAND = Command(
         data.SourceOptions,
         data.TagOptions,
         *TRAINING,
-        ValidationOptions,
+        runs.ValidationOptions,
         runs.CacheOptions,
     ),
     # What guidance compares with must not be forgotten in a long run.

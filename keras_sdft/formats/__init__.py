@@ -25,6 +25,8 @@ from keras_sdft.formats.checkpoint import from_files
 from keras_sdft.formats.checkpoint import from_model
 from keras_sdft.formats.diffusers_configs import named
 from keras_sdft.formats.losses import losses
+from keras_sdft.formats.options import ConvertOptions
+from keras_sdft.formats.options import OutputOptions
 from keras_sdft.formats.recognise import find_snapshot
 from keras_sdft.formats.recognise import recognise
 from keras_sdft.formats.safetensors_files import DTYPES
@@ -41,6 +43,8 @@ from keras_sdft.parsing import reading
 __all__ = [
     "FORMATS",
     "Checkpoint",
+    "ConvertOptions",
+    "OutputOptions",
     "convert",
     "detect",
     "load",

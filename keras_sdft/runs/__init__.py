@@ -19,6 +19,7 @@ from keras_sdft.runs.fitting import make_callbacks
 from keras_sdft.runs.memory import check_memory
 from keras_sdft.runs.options import PreviewOptions
 from keras_sdft.runs.options import RunOptions
+from keras_sdft.runs.options import ValidationOptions
 from keras_sdft.runs.record import RunRecord
 from keras_sdft.runs.record import read_record
 from keras_sdft.runs.report import changed_settings
@@ -44,6 +45,7 @@ __all__ = [
     "RunDirectory",
     "RunOptions",
     "RunRecord",
+    "ValidationOptions",
     "changed_settings",
     "check_data",
     "check_memory",

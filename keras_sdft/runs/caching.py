@@ -7,13 +7,13 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from typing import Literal
 
 from keras_sdft import files
+from keras_sdft.runs.options import RunOptions
 
 # Beside the runs, so that those on the same data share what is in it.
 CACHE_FOLDER = "keras_sdft_cache"
@@ -58,12 +58,11 @@ class RunCaches:
     Args:
         stable_diffusion: A `keras_sdft.StableDiffusion`.
         options: `CacheOptions`.
+        run: `RunOptions`, how long the run is.
         default: Path of the directory if none is given, see
             `default_cache`. Without a directory that was asked for, there
             is a cache only where it pays.
         checked: Options of the data, with `crop` and `shuffle_tags`.
-        num_shown: Function of the examples in an epoch that returns how many
-            images the run shows.
         captions: Boolean, whether captions may come from the cache too.
         overwrite: Boolean, whether a stale cache is replaced in a directory
             that was asked for. One that nobody asked for always is.
@@ -78,9 +77,9 @@ class RunCaches:
         self,
         stable_diffusion: Any,
         options: CacheOptions,
+        run: RunOptions,
         default: str,
         checked: Any,
-        num_shown: Callable[[int], int],
         captions: bool = True,
         overwrite: bool = False,
     ) -> None:
@@ -101,7 +100,7 @@ class RunCaches:
             overwrite=overwrite or not asked,
             defer=True,
         )
-        pays = functools.partial(_why_not, directory, num_shown)
+        pays = functools.partial(_why_not, directory, run)
         training = make(directory, unless=None if asked else pays)
         self.reason = "" if asked else _why_no_default(training, checked)
         if not self.reason:
@@ -185,9 +184,7 @@ def _why_no_default(cache: Any, checked: Any) -> str:
     return f"{place} cannot be written to. `--cache DIR` puts it elsewhere."
 
 
-def _why_not(
-    directory: str, num_shown: Callable[[int], int], needs: Any
-) -> str | None:
+def _why_not(directory: str, run: RunOptions, needs: Any) -> str | None:
     """Returns why a cache of these `CacheNeeds` is not worth it."""
     free = files.free_bytes(directory)
     if needs.num_bytes > _SHARE * free:
@@ -196,7 +193,9 @@ def _why_not(
             f"{free / 1e9:.1f} GB that are free. `--cache DIR` puts it on "
             "another disk."
         )
-    shown = num_shown(needs.num_rows)
+    shown = run.images_per_step * (run.max_train_steps or 0)
+    if run.num_train_epochs is not None:
+        shown = run.num_train_epochs * needs.num_rows
     if shown < needs.num_images:
         return (
             f"the run shows {shown:,} images, and {needs.num_images:,} "

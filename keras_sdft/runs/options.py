@@ -35,6 +35,9 @@ class RunOptions:
         license: License of the weights in their model card, as the Hub
             spells it. Defaults to unknown.
         overwrite: Replace an earlier run in output_dir.
+        resume: Directory of a run that was interrupted. It goes on with its
+            own flags; those of its length, previews, logs and checkpoints
+            may be given anew.
     """
 
     output_dir: str
@@ -52,6 +55,7 @@ class RunOptions:
     log_every_steps: int = 10
     license: str | None = None
     overwrite: bool = False
+    resume: str | None = None
 
     def __post_init__(self) -> None:
         checks.exclusive(
@@ -72,6 +76,35 @@ class RunOptions:
         if self.ema_decay is not None:
             checks.number("ema_decay", self.ema_decay, above=0, below=1)
         checks.integer("seed", self.seed, 0)
+
+    @property
+    def images_per_step(self) -> int:
+        """Images in one optimizer step."""
+        return self.batch_size * self.gradient_accumulation_steps
+
+    def steps(self, per_pass: int) -> int:
+        """Returns the optimizer steps of the run.
+
+        Args:
+            per_pass: Integer, those of one pass over the data.
+        """
+        if self.max_train_steps is not None:
+            return self.max_train_steps
+        return int(self.num_train_epochs) * per_pass
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidationOptions:
+    """The validation: how often it is done.
+
+    Args:
+        validation_every_epochs: Epochs between two validations.
+    """
+
+    validation_every_epochs: int = 1
+
+    def __post_init__(self) -> None:
+        checks.counts(self, "validation_every_epochs")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

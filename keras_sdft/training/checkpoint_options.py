@@ -46,3 +46,12 @@ class CheckpointOptions:
                 "`keep_best` must be the name of a value of each epoch, "
                 "'val_loss' for example. Received: keep_best=''."
             )
+
+    def check_best(self, validates: bool) -> None:
+        """Refuses a value of validation where there is none."""
+        best = self.keep_best
+        if best is not None and best.startswith("val_") and not validates:
+            raise ValueError(
+                f"`keep_best` is {best!r}, and the run validates on nothing. "
+                "Give validation data, or leave `keep_best` out."
+            )

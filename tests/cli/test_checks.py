@@ -4,7 +4,7 @@ import pytest
 
 from keras_sdft.cli import dreambooth
 from keras_sdft.cli import train
-from keras_sdft.cli.captioned import Captioned
+from keras_sdft.cli.train import Captioned
 from keras_sdft.cli.training import check_training
 from tests.cli.options import options_of
 from tests.cli.options import subject_of

@@ -15,7 +15,7 @@ from keras_sdft import runs
 from keras_sdft.cli import command_line
 from keras_sdft.cli import inspect
 from keras_sdft.cli import main
-from keras_sdft.cli import spellings
+from keras_sdft.cli import parser
 from keras_sdft.data.shutdown import CALLS
 
 
@@ -182,15 +182,15 @@ def test_the_version(capsys):
 
 def test_spellings_of_other_trainers_lead_to_flags_that_exist():
     names = {n for c in command_line.COMMANDS.values() for n in c.flags.by_name}
-    assert set(spellings.OURS) <= names
-    for theirs in spellings.OURS.values():
+    assert set(parser.OTHER_SPELLINGS) <= names
+    for theirs in parser.OTHER_SPELLINGS.values():
         assert not names & set(theirs.split()), theirs
     for ours, command in (
         ("data", "train"),
         ("instance_data_dir", "dreambooth"),
     ):
         known = command_line.COMMANDS[command].flags.by_name
-        assert spellings.our_spelling("train-data-dir", known) == f"`{ours}`"
+        assert parser.our_spelling("train-data-dir", known) == f"`{ours}`"
 
 
 def test_the_page_of_other_trainers_has_flags_that_exist():
@@ -206,7 +206,7 @@ def test_the_page_of_other_trainers_has_flags_that_exist():
         for theirs in re.findall(r"(\w+)[^`]*`", left)
         for ours in re.findall(r"--(\w+)", right)
     }
-    for ours, others in spellings.OURS.items():
+    for ours, others in parser.OTHER_SPELLINGS.items():
         for theirs in others.split():
             assert (ours, theirs) in answered
 

@@ -10,9 +10,9 @@ from keras_sdft import files
 from keras_sdft import runs
 from keras_sdft.cli import encode as encode_module
 from keras_sdft.cli import main
-from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.command_line import parse
 from keras_sdft.cli.encode import as_training
+from keras_sdft.cli.train import Captioned
 from keras_sdft.runs import caching
 from tests.cli.options import options_of
 

@@ -1,4 +1,5 @@
 import json
+import types
 
 import pytest
 import yaml
@@ -6,10 +7,10 @@ import yaml
 from keras_sdft import runs
 from keras_sdft.cli import run as run_module
 from keras_sdft.cli import train
-from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.command_line import parse
 from keras_sdft.cli.parser import UsageError
 from keras_sdft.cli.run import resolved
+from keras_sdft.cli.train import Captioned
 from keras_sdft.runs import RunData
 from keras_sdft.runs import RunDirectory
 from keras_sdft.runs import find_checkpoint
@@ -91,10 +92,11 @@ def test_where_the_data_begins(saved, monkeypatch, position, starts):
 
     checkpoint = (None, {"position": position})
     monkeypatch.setattr(runs, "find_checkpoint", lambda *_: checkpoint)
-    monkeypatch.setattr(run_module, "load_for_training", lambda options: None)
+    sd = types.SimpleNamespace(img_height=64)
+    monkeypatch.setattr(run_module, "load_for_training", lambda options: sd)
     monkeypatch.setattr(run_module, "make_trainer", make_trainer)
     monkeypatch.setattr(Photos, "check", lambda *_: None)
-    _, options = parse(["train", "--resume", str(saved)])
+    _, options = parse(["train", "--resume", str(saved), "--no_cache"])
     beyond = pytest.raises(ValueError, match="step 13 already, beyond the 12")
     with beyond if position[0] == 13 else pytest.raises(Stop):
         run_module.run(train.COMMAND, Photos, options)

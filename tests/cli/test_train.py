@@ -15,9 +15,9 @@ from keras_sdft import runs
 from keras_sdft.cli import main
 from keras_sdft.cli import run as run_module
 from keras_sdft.cli import train as train_module
-from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.command_line import parse
 from keras_sdft.cli.run import resolved
+from keras_sdft.cli.train import Captioned
 from keras_sdft.cli.training import inputs_of
 from keras_sdft.data import Report
 from keras_sdft.runs import RunData
@@ -35,6 +35,8 @@ class FakeStableDiffusion:
 
 class FakeTrainer(keras.Model):
     """Learns one number; exports the steps it learned for."""
+
+    writes_files = True
 
     def __init__(self, learning_rate):
         super().__init__()

@@ -6,7 +6,7 @@ import pytest
 
 import keras_sdft
 from keras_sdft import training
-from keras_sdft.cli.captioned import Captioned
+from keras_sdft.cli.train import Captioned
 from keras_sdft.cli.training import make_trainer
 from keras_sdft.cli.training import parts_of
 from keras_sdft.cli.training import resolve_defaults

@@ -6,8 +6,8 @@ import pytest
 
 from keras_sdft import data as data_room
 from keras_sdft import runs
-from keras_sdft.cli.captioned import Captioned
 from keras_sdft.cli.dreambooth import Subject
+from keras_sdft.cli.train import Captioned
 from tests.cli.options import options_of
 from tests.cli.options import subject_of
 
