@@ -120,21 +120,21 @@ def _read_tfrecord(path: Path) -> None:
 
 
 def _make_record(path: Path) -> None:
-    from keras_sdft.data.sources import class_images
+    from keras_sdft.data.sources import dreambooth
 
     for seed in range(3):
         name = f"seed-{seed:010d}.png"
         _image(path / name)
-        class_images.add_to_record(
+        dreambooth.add_to_record(
             str(path),
             {"file_name": name, "text": "a dog", "seed": seed},
         )
 
 
 def _read_record(path: Path) -> None:
-    from keras_sdft.data.sources import class_images
+    from keras_sdft.data.sources import dreambooth
 
-    class_images.missing_class_images(str(path), 4, "a dog", 0)
+    dreambooth.missing_class_images(str(path), 4, "a dog", 0)
 
 
 # === Models ===

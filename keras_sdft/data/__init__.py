@@ -13,15 +13,15 @@ from keras_sdft.data.options import SubjectOptions
 from keras_sdft.data.options import TagOptions
 from keras_sdft.data.pipeline import load
 from keras_sdft.data.prompts import check_dreambooth_prompts
+from keras_sdft.data.prompts import check_token
 from keras_sdft.data.prompts import fill_prompt
-from keras_sdft.data.rare_tokens import check_token
-from keras_sdft.data.rare_tokens import rare_tokens
+from keras_sdft.data.prompts import rare_tokens
 from keras_sdft.data.report import Report
 from keras_sdft.data.shutdown import cause_of
-from keras_sdft.data.sources.class_images import add_to_record
-from keras_sdft.data.sources.class_images import check_disk_space
-from keras_sdft.data.sources.class_images import missing_class_images
+from keras_sdft.data.sources.dreambooth import add_to_record
+from keras_sdft.data.sources.dreambooth import check_disk_space
 from keras_sdft.data.sources.dreambooth import check_dreambooth_folders
+from keras_sdft.data.sources.dreambooth import missing_class_images
 from keras_sdft.data.sources.reading import read_examples
 from keras_sdft.data.sources.reading import validation_split
 

@@ -47,8 +47,7 @@ def load_dreambooth(
     prompt, stand in place of class images, and the key `base_target`, equal to
     `prior`, asks for the base's own prediction as their target.
 
-    An epoch is a pass over the photos. Class images go round in an order of
-    their own: all are shown before one is shown again.
+    An epoch is a pass over the photos; class images have an order of their own.
 
     Args:
         instance_data_dir: Folder of 3 to 30 photos of the subject. Caption

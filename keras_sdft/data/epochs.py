@@ -116,16 +116,10 @@ class EpochPlan:
 class PriorPlan:
     """Each row of a plan followed by a class image: prior preservation.
 
-    Class images go round: each is shown before any is shown again, in another
-    order each time, over the ends of epochs. A class image is shown at the
-    size of the row before it.
-
-    Args:
-        instances: `EpochPlan` of the instance images, the first examples.
-        num_instances: Integer, how many there are.
-        num_classes: Integer, how many class images come after them.
-        seed: Integer >= 0.
-        shuffle: Boolean.
+    Class images, the `num_classes` examples behind the `num_instances` of the
+    plan, go round: each is shown before any is shown again, in another order
+    each time, over the ends of epochs. A class image is shown at the size of
+    the row before it.
     """
 
     instances: EpochPlan
@@ -184,8 +178,7 @@ class EpochRows:
         whole: Integer, rows of a whole batch, which divide the plan's.
         start: `(epoch, batch)`, where the first pass begins; it is empty
             where all batches of its epoch were shown.
-        worker: `(index, count)`, which part of each batch is shown. `None`
-            shows all of it.
+        worker: `(index, count)`, which part of each batch is shown, or `None`.
 
     Attributes:
         num_batches: Integer, batches of an epoch.

@@ -32,21 +32,14 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class ExampleBuilder:
-    """Makes one example of an epoch.
+    """Makes one example of an epoch, a tuple of arrays for its `keys`.
 
     Args:
-        examples: `Examples`.
-        tokens: `CaptionTokens`.
         sizes: Sequence of `(height, width)` in pixels, the buckets.
-        options: `Options`.
         report: `Report`, which receives the images that cannot be read.
         first_class: Integer, where class images begin among the examples.
-            `None` (the default) has none.
         weight: Float, by which the weights of all others are multiplied.
         whole: Integer, rows of the whole batch.
-
-    Attributes:
-        keys: Tuple of strings, the keys of an example.
     """
 
     examples: Examples

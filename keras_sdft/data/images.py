@@ -118,9 +118,7 @@ def read_rgb(source: Any, size: tuple[int, int] | None = None) -> Image.Image:
     """Reads an image and turns it upright, on white, in RGB.
 
     Args:
-        source: A path, the bytes of an image file, a `PIL.Image.Image` (not
-            changed), or a uint8 array of shape `(H, W)`, `(H, W, 1)`,
-            `(H, W, 3)` or `(H, W, 4)`.
+        source: As `Example.image`; a caller's image is not changed.
         size: `(height, width)` that the image will be resized to. A JPEG is
             then decoded at a smaller scale, at least twice as large as that
             needs. `None` decodes every pixel.
@@ -334,7 +332,8 @@ def _reason(source: Any, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "the file does not exist"
     if isinstance(error, UnidentifiedImageError):
-        if _is_empty(source):
+        is_path = isinstance(source, (str, os.PathLike))
+        if not (os.path.getsize(source) if is_path else source):
             return "the file is empty (0 bytes)"
         ending = os.path.splitext(str(source))[1].lower()
         if ending in HEIF_EXTENSIONS and not reads_heif():
@@ -344,12 +343,3 @@ def _reason(source: Any, error: Exception) -> str:
             f"not read (read are {', '.join(_formats())})"
         )
     return f"{type(error).__name__}: {error}"
-
-
-def _is_empty(source: Any) -> bool:
-    if isinstance(source, bytes):
-        return not source
-    try:
-        return not os.path.getsize(source)
-    except (OSError, TypeError):
-        return False

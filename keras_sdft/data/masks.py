@@ -124,12 +124,11 @@ def check_masks(
         ValueError: If none has a mask where one is `needed`, or if a mask
             cannot be read or has another size than its image.
     """
-    look = _mask_fits if kind == "files" else _has_alpha
+    files = kind == "files"
+    look = _mask_fits if files else lambda e: images.has_alpha(e.image)
     rows = unreadable.sample_records(examples, limit)
     seen = unreadable.attempts(examples.records, rows, look)
-    wrong = [
-        f"{name}: {why}" for name, _, why in seen if why and kind == "files"
-    ]
+    wrong = [f"{name}: {why}" for name, _, why in seen if why and files]
     if wrong:
         raise ValueError(
             f"{len(wrong)} of {len(seen)} images have a mask that cannot be "
@@ -160,10 +159,6 @@ def _mask_fits(example: Example) -> bool:
     if example.mask is not None:
         _refuse_other_size(example)
     return example.mask is not None
-
-
-def _has_alpha(example: Example) -> bool:
-    return images.has_alpha(example.image)
 
 
 def rgb_and_alpha(image: Image.Image) -> Image.Image:

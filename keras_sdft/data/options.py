@@ -310,12 +310,7 @@ _SHARED = (ImageOptions, EpochOptions, TagOptions, BatchOptions)
 
 
 class Options(EpochOptions, ImageOptions, TagOptions, BatchOptions):
-    """What both loaders take.
-
-    Attributes:
-        parts: The dataclasses that it is made of, in the order of their
-            documentation.
-    """
+    """What both loaders take: its `parts`, in the order of documentation."""
 
     parts: ClassVar[tuple[Any, ...]] = ()
 

@@ -54,11 +54,10 @@ class SourceReport:
         """Returns a line of what was found, and one for each reason or note."""
         counts = f"{self.found:,} images found, {self.used:,} used"
         reasons = [
-            f"  left out: {len(names):,} {reason}: {first_five(names)}"
+            f"left out: {len(names):,} {reason}: {first_five(names)}"
             for reason, names in self.left_out.items()
         ]
-        notes = [f"  {note}" for note in self.notes]
-        return "\n".join([f"{self.name}: {counts}", *reasons, *notes])
+        return "\n  ".join([f"{self.name}: {counts}", *reasons, *self.notes])
 
 
 class Report:
@@ -98,9 +97,9 @@ class Report:
     def add(self, image: str, reason: str) -> bool:
         """Adds an unreadable image; returns whether it is new."""
         with self._lock:
-            new = image not in self._rows
+            count = len(self._rows)
             self._rows.setdefault(image, reason)
-        return new
+            return len(self._rows) > count
 
     def add_source(
         self, name: str, examples: Examples, unreadable: Iterable[str]

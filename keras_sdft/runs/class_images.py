@@ -49,9 +49,9 @@ class ClassImageOptions:
             seed: Integer >= 0, the first seed.
 
         Raises:
-            OSError: If they cannot be written.
-            ValueError: If the disk has no room for them, or if those that
-                are there were generated from another prompt.
+            OSError: If they cannot be written, or the disk has no room.
+            ValueError: If those that are there were generated from another
+                prompt.
         """
         count = self.num_class_images
         found = data.missing_class_images(directory, count, prompt, seed)

@@ -6,8 +6,8 @@ import pytest
 from keras_sdft.data import add_to_record
 from keras_sdft.data import check_disk_space
 from keras_sdft.data import missing_class_images
-from keras_sdft.data.sources.class_images import RECORD
-from keras_sdft.data.sources.class_images import read_record
+from keras_sdft.data.sources.dreambooth import RECORD
+from keras_sdft.data.sources.dreambooth import read_record
 
 
 def test_an_empty_folder_needs_them_all(tmp_path):

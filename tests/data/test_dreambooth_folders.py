@@ -1,7 +1,7 @@
 import pytest
 
 from keras_sdft.data import check_dreambooth_folders
-from keras_sdft.data.sources.class_images import add_to_record
+from keras_sdft.data.sources.dreambooth import add_to_record
 
 
 @pytest.fixture

@@ -226,8 +226,7 @@ def _check_paths(path: str, records: Columns) -> list[str]:
 def _compare(root: str, names: set[str]) -> tuple[list[str], list[str]]:
     """Returns the names without a file, and the images without a name.
 
-    Takes the names that have a file out of the set. One listing of each
-    folder that the names stand in, not one call to the file system for each.
+    Takes the names that have a file out of the set. Lists each folder once.
     """
     unlisted = []
     for folder in {os.path.dirname(name) for name in names}:
@@ -254,17 +253,11 @@ def _compare(root: str, names: set[str]) -> tuple[list[str], list[str]]:
 
 
 class BadSource(ValueError):
-    """A source that is not what it must be; its text says why."""
+    """A line of a table that cannot be read; its text says why."""
 
 
 def bad_source(where: str, expected: str, error: Exception) -> BadSource:
-    """Returns the one kind of error that a parser's failure becomes.
-
-    Args:
-        where: String, the file and line.
-        expected: String, a sentence that says what should be there.
-        error: What the parser raised.
-    """
+    """Returns a parser's failure at a file and line as what was expected."""
     reason = f"{type(error).__name__}: {error}"[:200]
     return BadSource(
         f"{expected} Received: {where}, which cannot be read ({reason})."
