@@ -6,6 +6,7 @@ import os
 import sys
 
 import pytest
+from tensorflow.python.framework.func_graph import FuncGraph
 
 from keras_sdft import StableDiffusion
 from keras_sdft import Trainer
@@ -29,6 +30,8 @@ def make_and_drop():
     return [weight.value.name for weight in model.diffusion_model.weights]
 
 
+# pytest keeps every warning.
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason=f"reads {_STATM}")
 def test_dropped_trainers_leave_no_memory_behind():
@@ -38,6 +41,23 @@ def test_dropped_trainers_leave_no_memory_behind():
     for _ in range(20):
         make_and_drop()
     assert (resident_bytes() - before) / 20 < 2**20
+
+
+@pytest.mark.slow
+def test_a_dropped_training_leaves_no_graph_behind(make_micro, make_dataset):
+    def train_and_drop():
+        trainer = Trainer(make_micro())
+        trainer.compile()
+        trainer.fit(make_dataset(batch_size=1), verbose=0)
+
+    def graphs():
+        gc.collect()
+        return sum(isinstance(o, FuncGraph) for o in gc.get_objects())
+
+    train_and_drop()
+    before = graphs()
+    train_and_drop()
+    assert graphs() == before
 
 
 def test_variables_have_the_same_names_in_every_model():

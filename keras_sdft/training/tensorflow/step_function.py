@@ -20,6 +20,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sdft import keras_internals
 from keras_sdft import onednn
 from keras_sdft.training.tensorflow import replicas
 
@@ -69,9 +70,12 @@ def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
     soon = onednn.only_cpus() and _number_of_weights(model) < _MANY_WEIGHTS
     for_blocks = _FOR_BLOCKS if soon else {}
     only_calls = functools.cache(_only_calls)
+    # It keeps functions of its blocks for the next trainer.
+    owner = getattr(model, "diffusion_model", model)
+    gradients = functools.partial(keras_internals.gradients_end_with, owner)
 
     def called(function: Any, argument: Any) -> Any:
-        with _collector_off(), _graph_options(for_blocks):
+        with _collector_off(), _graph_options(for_blocks), gradients():
             concrete = function.get_concrete_function(argument)
         off = soon and only_calls(concrete.graph)
         with _graph_options(_OFF if off else {}):
