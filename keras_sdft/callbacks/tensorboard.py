@@ -185,22 +185,23 @@ def read_events(path: str | os.PathLike) -> Iterator[Any]:
     Args:
         path: Path of an event file.
     """
-    import tensorflow as tf
+    from tensorboard.compat.proto.event_pb2 import Event
 
     for data in _records(path):
-        yield tf.compat.v1.Event.FromString(data)
+        yield Event.FromString(data)
 
 
 def _records(path: str | os.PathLike) -> Iterator[bytes]:
-    import tensorflow as tf
-
-    try:
-        # TensorFlow prints a line where no buffer is given.
-        for record in tf.data.TFRecordDataset(os.fspath(path), None, 1 << 18):
-            yield record.numpy()
-    except tf.errors.DataLossError:
-        # Its last record is being written, or the process was killed.
-        return
+    """Yields the whole records of a file: TensorFlow's reader prints lines."""
+    data, start = Path(path).read_bytes(), 0
+    while start + 12 <= len(data):
+        # Eight bytes of length, four of its checksum, the record, four more.
+        end = start + 12 + int.from_bytes(data[start : start + 8], "little")
+        if end + 4 > len(data):
+            # It is being written, or the process was killed.
+            return
+        yield data[start + 12 : end]
+        start = end + 4
 
 
 def event_files(directory: str | os.PathLike) -> list[Path]:
@@ -234,12 +235,13 @@ def cut_events(
 
 def _filter_events(path: Path, stays: Callable[[Any], bool]) -> None:
     import tensorflow as tf
+    from tensorboard.compat.proto.event_pb2 import Event
 
     size, kept, removed = 0, [], False
     for data in _records(path):
-        # Eight bytes of length and two checksums of four are around it.
+        # With eight bytes of length and two checksums of four.
         size += len(data) + 16
-        if stays(tf.compat.v1.Event.FromString(data)):
+        if stays(Event.FromString(data)):
             kept.append(data)
         else:
             removed = True
