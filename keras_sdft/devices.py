@@ -6,6 +6,7 @@ Must not know models or training.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 from keras_sdft import checks
@@ -13,6 +14,29 @@ from keras_sdft import checks
 JAX_STRATEGIES = ("data_parallel", "fully_sharded")
 # Sharding a vector of a few kilobytes costs more than it saves.
 _SMALL = 2**10
+
+
+def leave_to_jax() -> None:
+    """Keeps TensorFlow, which reads the data, off the GPUs that JAX uses.
+
+    Either would take nearly all of their memory. Does nothing under the
+    TensorFlow backend.
+    """
+    import keras
+    import tensorflow as tf
+
+    is_jax = keras.backend.backend() == "jax"
+    if not is_jax or not tf.config.get_visible_devices("GPU"):
+        return
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError:
+        warnings.warn(
+            "TensorFlow has taken the GPU's memory already, and JAX may not "
+            "find enough. Import keras_sdft.data or keras_sdft.training "
+            "before TensorFlow is used.",
+            stacklevel=2,
+        )
 
 
 def accelerators() -> list[str]:

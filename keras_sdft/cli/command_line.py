@@ -213,6 +213,11 @@ def _prepare_tensorflow(quietly: bool) -> None:
     """
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # JAX compiles for half a minute what it compiled in the last run.
+    compiled = os.path.join(os.path.expanduser("~"), ".cache", "keras_sdft")
+    os.environ.setdefault(
+        "JAX_COMPILATION_CACHE_DIR", os.path.join(compiled, "jax")
+    )
     if not quietly or "tensorflow" in sys.modules:
         return
     sys.stderr.flush()
@@ -224,6 +229,7 @@ def _prepare_tensorflow(quietly: bool) -> None:
 
             # The search for devices has lines of its own.
             tensorflow.config.list_physical_devices()
+            keras_sdft.devices.leave_to_jax()
             tensorflow.zeros(())
         except BaseException:
             muffled.seek(0)

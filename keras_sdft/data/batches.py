@@ -19,6 +19,9 @@ from keras_sdft.data.epochs import EpochRows
 from keras_sdft.data.epochs import Row
 from keras_sdft.data.example_builder import ExampleBuilder
 from keras_sdft.data.shutdown import CALLS
+from keras_sdft.devices import leave_to_jax
+
+leave_to_jax()
 
 
 def batched(

@@ -167,9 +167,21 @@ def fit_trainer():
 
 
 def dataset(first=0, last=STEPS):
+    return _dataset([encoded(seed) for seed in range(first, last)])
+
+
+def captioned(count):
+    """Makes a dataset whose captions are encoded in the step."""
+    batches = [encoded(seed) for seed in range(count)]
+    for one, other in zip(batches, map(batch, range(count)), strict=True):
+        del one["context"], one["prior"]
+        one["token_ids"] = other["token_ids"]
+    return _dataset(batches)
+
+
+def _dataset(batches):
     import tensorflow as tf
 
-    batches = [encoded(seed) for seed in range(first, last)]
     names = batches[0]
     return tf.data.Dataset.from_tensor_slices(
         {name: np.stack([one[name] for one in batches]) for name in names}

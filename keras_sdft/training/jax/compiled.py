@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
@@ -89,7 +90,10 @@ class CompiledStep:
         if self.devices is not None:
             # Where the state lies must not change from step to step.
             shardings = (None, jax.tree.map(lambda x: x.sharding, state))
-        return jax.jit(self.pure, donate_argnums=0, out_shardings=shardings)
+        # A function of its own: JAX traces equal ones, such as `self.pure`
+        # each time, only once.
+        pure = partial(self.pure)
+        return jax.jit(pure, donate_argnums=0, out_shardings=shardings)
 
     def pure(self, state: Any, batch: Any, frozen: Any) -> tuple[Any, Any]:
         """Returns the logs and the new state; changes no variable."""

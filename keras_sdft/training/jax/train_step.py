@@ -15,6 +15,7 @@ import jax
 import keras
 from keras import ops
 
+from keras_sdft.devices import leave_to_jax
 from keras_sdft.encoding import latent_shape
 from keras_sdft.models.adapted import variables_read
 from keras_sdft.training import parts
@@ -27,6 +28,8 @@ from keras_sdft.training.optimizer_groups import find_groups
 from keras_sdft.training.optimizer_groups import learning
 
 _FAILED = "failed"
+
+leave_to_jax()
 
 
 class TrainStep:
