@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_sdft
 from keras_sdft import devices
 from tests.jax import both
 
@@ -101,13 +102,13 @@ def test_weights_stay_where_gradients_are_not_finite(trained):
 @pytest.fixture
 def two_devices():
     assert len(keras.distribution.list_devices()) == 2
-    yield devices.share
-    devices.share("none")
+    yield keras_sdft.distribution.use
+    keras_sdft.distribution.use("none")
 
 
 @pytest.mark.parametrize("strategy", ["data_parallel", "fully_sharded"])
 def test_two_devices_train_as_one(
-    two_devices, tensorflow_side, compare, strategy
+    two_devices, tensorflow_side, compare, strategy, tmp_path
 ):
     two_devices(strategy)
     trainer = resumed(tensorflow_side)
@@ -117,6 +118,14 @@ def test_two_devices_train_as_one(
     here = sum(w.addressable_shards[0].data.nbytes for w in weights)
     share = here / sum(w.nbytes for w in weights)
     assert share == 1 if strategy == "data_parallel" else share < 0.6
+    exported = keras_sdft.StableDiffusion.from_preset(
+        str(trainer.export(tmp_path / "exported")), 64, 64
+    )
+    averages = trainer.weight_average.weights
+    for own, average in zip(
+        exported.diffusion_model.weights, averages, strict=True
+    ):
+        np.testing.assert_array_equal(np.asarray(own), np.asarray(average))
     with pytest.raises(ValueError, match="2 \\* 2. Received: batch size 6. "):
         trainer.fit(both.dataset(0, 1).map(_six_rows), verbose=0)
 
@@ -137,3 +146,8 @@ def test_the_longest_axis_is_divided():
     assert devices.sharded_axes((1000, 63), 2) == ["batch", None]
     assert devices.sharded_axes((63, 63), 2) == [None, None]
     assert devices.sharded_axes((320,), 2) == [None]
+
+
+def test_engines_of_tensorflow_are_refused_by_name():
+    with pytest.raises(ValueError, match="for Keras' backend 'tensorflow'"):
+        keras_sdft.distribution.use("mirrored")

@@ -103,12 +103,10 @@ class TrainStep:
             _assign(changed, [*weights, *values])
         return took
 
-    def fit(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """Trains, with batches that all devices can share."""
-        check_rows(x, self.gradient_accumulation_steps)
-        if kwargs.get("validation_data") is not None:
-            check_rows(kwargs["validation_data"])
-        return super().fit(x, *args, **kwargs)  # type: ignore[misc]
+    def distributed(self: Any, dataset: Any, micro_batches: int = 1) -> Any:
+        """Returns the dataset, whose rows Keras gives to the devices."""
+        check_rows(dataset, micro_batches)
+        return dataset
 
     # === What a step reads and changes ===
 
