@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -18,7 +17,6 @@ import docstring_parser
 from keras_sdft import runs
 from keras_sdft.cli.parser import Flag
 from keras_sdft.cli.parser import Flags
-from keras_sdft.cli.parser import UsageError
 
 Group = TypeVar("Group")
 Sections = Iterable[tuple[str, Iterable[Flag]]]
@@ -184,14 +182,7 @@ def _add_saved_flags(given: dict[str, Any], paths: list[str]) -> None:
     directory = given.get("resume")
     if directory is None:
         return
-    config = os.path.join(directory, "config.yaml")
-    if runs.read_record(directory) is None or not os.path.isfile(config):
-        raise UsageError(
-            f"`--resume` must name the directory of a run. Received: "
-            f"{directory!r}, which has no run.json and config.yaml. Expected "
-            "what `--output_dir` was."
-        )
-    paths.insert(0, config)
+    paths.insert(0, runs.config_of(directory))
     given.setdefault("output_dir", directory)
     for one, other in (_LENGTHS, _LENGTHS[::-1]):
         if one in given:

@@ -18,8 +18,8 @@ from keras_sdft import runs
 from keras_sdft import training
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
-from keras_sdft.cli.options import COMMON
-from keras_sdft.cli.options import TRAINING
+from keras_sdft.cli.run import COMMON
+from keras_sdft.cli.run import TRAINING
 from keras_sdft.cli.run import Source
 from keras_sdft.cli.run import Start
 from keras_sdft.cli.run import run
@@ -92,9 +92,6 @@ class Subject(Source):
                 print(f"Note: {problem}", file=sys.stderr, flush=True)
         # What the model predicts until it is set to be trained.
         self.base = self.sd.spec
-        return self._load_photos()
-
-    def _load_photos(self) -> runs.RunData:
         options, self.report = self.options, data.Report()
         training = self.read_training(
             data.load_dreambooth,
@@ -108,12 +105,12 @@ class Subject(Source):
         if validation is not None:
             self.report.compare_held_out()
         steps = self.run.steps(int(training.cardinality()))
+        kinds = 1 if options.class_prompt is None else 2
         return runs.RunData(
             training,
             validation,
             self.report,
-            self.run.images_per_step
-            * (1 if options.class_prompt is None else 2),
+            self.run.images_per_step * kinds,
             # A pass over a few photos is too short for an epoch of Keras'.
             min(options.validation_every_steps, steps),
             steps,

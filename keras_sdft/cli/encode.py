@@ -11,8 +11,8 @@ from keras_sdft import models
 from keras_sdft.cli import train
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
-from keras_sdft.cli.options import DataOptions
 from keras_sdft.cli.train import Captioned
+from keras_sdft.cli.train import DataOptions
 from keras_sdft.cli.training import load_for_training
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from keras_sdft import data
 from keras_sdft import distribution
+from keras_sdft import models
 from keras_sdft import runs
 from keras_sdft import training
 from keras_sdft.cli.command import Command
@@ -22,8 +23,34 @@ from keras_sdft.cli.training import inputs_of
 from keras_sdft.cli.training import load_for_training
 from keras_sdft.cli.training import make_trainer
 from keras_sdft.cli.training import parts_of
-from keras_sdft.cli.training import remedies
 from keras_sdft.cli.training import resolve_defaults
+
+# What every kind of training has.
+TRAINING = (
+    models.ModelOptions,
+    runs.RunOptions,
+    data.ImageOptions,
+    data.EpochOptions,
+    training.Objective,
+    training.Noise,
+    training.OptimizerOptions,
+    *training.PART_OPTIONS,
+    runs.PreviewOptions,
+    training.CheckpointOptions,
+    distribution.DistributionOptions,
+)
+# Of these, the flags that are used most.
+COMMON = (
+    "resolution",
+    "batch_size",
+    "max_train_steps",
+    "learning_rate",
+    "lora_rank",
+    "preview_prompts",
+    "mixed_precision",
+    "resume",
+    "overwrite",
+)
 
 Start = tuple[int, int]
 
@@ -164,12 +191,12 @@ def _run(
         batch = data.steps_per_epoch
         data = source.load((epoch, batch))
     trainer = make_trainer(options, sd, data.steps)
-    runs.check_memory(trainer, data, remedies(options), options.check_memory)
+    runs.check_memory(trainer, data, source.run)
     data = source.prepare(data, (epoch, batch))
     previews = options.of(runs.PreviewOptions)
     checkpoints = options.of(training.CheckpointOptions)
     callbacks = runs.make_callbacks(
-        run, data, options.of(runs.RunOptions), previews, checkpoints
+        run, data, source.run, previews, checkpoints
     )
     if checkpoint is not None:
         runs.check_data(content["about"]["data"], runs.data_state(data.report))

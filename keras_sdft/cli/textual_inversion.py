@@ -10,8 +10,8 @@ from keras_sdft import checks
 from keras_sdft import runs
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
-from keras_sdft.cli.options import COMMON
-from keras_sdft.cli.options import TRAINING
+from keras_sdft.cli.run import COMMON
+from keras_sdft.cli.run import TRAINING
 from keras_sdft.cli.run import run
 from keras_sdft.cli.train import COMMAND as TRAIN
 from keras_sdft.cli.train import Captioned
@@ -42,8 +42,7 @@ class WordOptions:
     repeats: int = 100
 
     def __post_init__(self) -> None:
-        checks.integer("num_vectors", self.num_vectors, 1)
-        checks.integer("repeats", self.repeats, 1)
+        checks.counts(self, "num_vectors", "repeats")
 
 
 class WordImages(Captioned):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any
 
@@ -10,14 +11,28 @@ from keras_sdft import models
 from keras_sdft import runs
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
-from keras_sdft.cli.options import COMMON
-from keras_sdft.cli.options import TRAINING
-from keras_sdft.cli.options import DataOptions
+from keras_sdft.cli.run import COMMON
+from keras_sdft.cli.run import TRAINING
 from keras_sdft.cli.run import Source
 from keras_sdft.cli.run import Start
 from keras_sdft.cli.run import run
 from keras_sdft.cli.training import inputs_of
 from keras_sdft.cli.training import parts_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The data: captioned images to train on, and to validate with.
+
+    Args:
+        data: A folder of images and captions, a CSV or JSONL file, or
+            tfds:NAME or tfds:NAME:SPLIT.
+        validation_data: Where validation examples are, as for data.
+    """
+
+    data: str
+    validation_data: str | None = None
+
 
 # What decides what is encoded, for the name of a default cache.
 _DECIDING = (
@@ -64,8 +79,15 @@ class Captioned(Source):
             parts = parts_of(options)
             captions = not any("text_encoder" in p.networks for p in parts)
         self.captions = captions
-        self.overwrite = overwrite
-        self.caches = self._make_caches()
+        self.caches = runs.RunCaches(
+            sd,
+            options.of(runs.CacheOptions),
+            self.run,
+            self.deciding(),
+            options,
+            captions,
+            overwrite,
+        )
 
     @staticmethod
     def check(options: Options, spec: dict[str, Any]) -> None:
@@ -123,20 +145,6 @@ class Captioned(Source):
     def prepare(self, loaded: runs.RunData, start: Start) -> runs.RunData:
         self.caches.fill(keep_text_encoder=bool(self.options.preview_prompts))
         return loaded
-
-    def _make_caches(self) -> runs.RunCaches:
-        options, side = self.options, self.sd.img_height
-        return runs.RunCaches(
-            self.sd,
-            options.of(runs.CacheOptions),
-            self.run,
-            runs.default_cache(
-                options.output_dir, options.data, side, self.deciding()
-            ),
-            options,
-            self.captions,
-            self.overwrite,
-        )
 
     def deciding(self) -> dict[str, Any]:
         """Returns what decides what is encoded."""

@@ -111,27 +111,3 @@ def make_trainer(options: Options, sd: Any, steps: int) -> Any:
     )
     trainer.compile(make_optimizer(), jit_compile=options.jit_compile)
     return trainer
-
-
-def remedies(options: Options) -> str:
-    """Returns what would need less memory, what saves most first."""
-    size, parts = options.batch_size, options.gradient_accumulation_steps
-    half = size // 2
-    others = [part.name.replace("_", " ") for part in parts_of(options)[1:]]
-    found = {
-        f"`--batch_size {half} --gradient_accumulation_steps "
-        f"{parts * size // max(half, 1)}`, the same step in smaller parts": (
-            size > 1 and size % 2 == 0
-        ),
-        "a smaller `--batch_size`": size > 1 and size % 2 == 1,
-        "`--remat`, which computes activations twice": not options.remat,
-        "a smaller `--resolution`": True,
-        "`--mixed_precision bf16`": options.mixed_precision == "no",
-        "`--optimizer lion`, which keeps half of AdamW's state": (
-            options.optimizer != "lion"
-        ),
-        "no `--ema_decay`": options.ema_decay is not None,
-        f"without the {' and the '.join(others)}": bool(others),
-        "no `--gradient_accumulation_steps`": size == 1 and parts > 1,
-    }
-    return "; ".join(text for text, applies in found.items() if applies)

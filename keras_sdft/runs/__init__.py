@@ -7,7 +7,6 @@ flags, nor how anything is trained.
 from keras_sdft.runs.caching import CACHE_FOLDER
 from keras_sdft.runs.caching import CacheOptions
 from keras_sdft.runs.caching import RunCaches
-from keras_sdft.runs.caching import default_cache
 from keras_sdft.runs.cards import model_card
 from keras_sdft.runs.class_images import ClassImageOptions
 from keras_sdft.runs.class_images import generate_class_images
@@ -21,6 +20,7 @@ from keras_sdft.runs.options import PreviewOptions
 from keras_sdft.runs.options import RunOptions
 from keras_sdft.runs.options import ValidationOptions
 from keras_sdft.runs.record import RunRecord
+from keras_sdft.runs.record import config_of
 from keras_sdft.runs.record import read_record
 from keras_sdft.runs.report import changed_settings
 from keras_sdft.runs.report import data_facts
@@ -52,9 +52,9 @@ __all__ = [
     "check_room",
     "check_separate",
     "command_to_resume",
+    "config_of",
     "data_facts",
     "data_state",
-    "default_cache",
     "describe",
     "find_checkpoint",
     "fit",

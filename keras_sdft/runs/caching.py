@@ -59,9 +59,9 @@ class RunCaches:
         stable_diffusion: A `keras_sdft.StableDiffusion`.
         options: `CacheOptions`.
         run: `RunOptions`, how long the run is.
-        default: Path of the directory if none is given, see
-            `default_cache`. Without a directory that was asked for, there
-            is a cache only where it pays.
+        deciding: Dict of plain values, of all that decides what is encoded;
+            `data` among them. It gives the directory its name if none was
+            asked for; there is a cache then only where it pays.
         checked: Options of the data, with `crop` and `shuffle_tags`.
         captions: Boolean, whether captions may come from the cache too.
         overwrite: Boolean, whether a stale cache is replaced in a directory
@@ -78,7 +78,7 @@ class RunCaches:
         stable_diffusion: Any,
         options: CacheOptions,
         run: RunOptions,
-        default: str,
+        deciding: Mapping[str, Any],
         checked: Any,
         captions: bool = True,
         overwrite: bool = False,
@@ -90,7 +90,9 @@ class RunCaches:
             return
         from keras_sdft.encoding import Cache
 
-        asked, directory = self._asked, options.cache or default
+        asked, side = self._asked, stable_diffusion.img_height
+        default = default_cache(run.output_dir, side, deciding)
+        directory = options.cache or default
         make = functools.partial(
             Cache,
             stable_diffusion=stable_diffusion,
@@ -152,22 +154,16 @@ class RunCaches:
 
 
 def default_cache(
-    output_dir: str, source: str, resolution: int, deciding: Mapping[str, Any]
+    output_dir: str, resolution: int, deciding: Mapping[str, Any]
 ) -> str:
     """Returns where a run's cache is if no other place is given.
 
     Each set of options that are encoded has a folder of its own, so that
     going back and forth between two encodes nothing twice.
-
-    Args:
-        output_dir: Directory of the run.
-        source: String, the data.
-        resolution: Integer, pixels.
-        deciding: Dict of plain values, what else decides what is encoded.
     """
     text = json.dumps([resolution, deciding], sort_keys=True)
     key = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-    stem = Path(source.rstrip("/\\")).stem.replace(":", "-") or "data"
+    stem = Path(deciding["data"].rstrip("/\\")).stem.replace(":", "-") or "data"
     beside = Path(output_dir).absolute().parent / CACHE_FOLDER
     return str(beside / f"{stem}-{resolution}-{key}")
 

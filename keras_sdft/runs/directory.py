@@ -23,6 +23,7 @@ from keras_sdft.files import write_text
 from keras_sdft.runs.record import FACTS
 from keras_sdft.runs.record import RECORD
 from keras_sdft.runs.record import RunRecord
+from keras_sdft.runs.record import config_of
 from keras_sdft.runs.record import read_record
 from keras_sdft.runs.record import write_record
 from keras_sdft.runs.record import written_files
@@ -124,10 +125,7 @@ class RunDirectory:
         run._name_paths()
         record = read_record(run.path)
         if record is None:
-            raise ValueError(
-                f"`resume` must name the directory of a run; {str(path)!r} has "
-                f"no {RECORD}. Expected what `output_dir` was."
-            )
+            config_of(run.path)
         if command not in (None, record.command):
             raise ValueError(
                 f"The run {str(path)!r} was begun by `{record.command}`: "

@@ -8,11 +8,10 @@ from keras_sdft import devices
 from keras_sdft import distribution
 from keras_sdft.host_memory import available_on_host
 from keras_sdft.runs.fitting import RunData
+from keras_sdft.runs.options import RunOptions
 
 
-def check_memory(
-    trainer: Any, data: RunData, remedies: str, refuse: bool = True
-) -> None:
+def check_memory(trainer: Any, data: RunData, options: RunOptions) -> None:
     """Prints what training needs and what there is, and refuses too much.
 
     Where the estimate's figures were not measured, too little is a warning.
@@ -20,8 +19,7 @@ def check_memory(
     Args:
         trainer: A compiled `keras_sdft.Trainer`.
         data: `RunData`.
-        remedies: String, what would need less.
-        refuse: Boolean, whether it refuses.
+        options: `RunOptions`, which say whether it refuses.
 
     Raises:
         ValueError: If there is too little.
@@ -44,8 +42,9 @@ def check_memory(
         print(f"  what the {where} has is not known", flush=True)
         return
     print(f"  {f'the {where} has':<30}{available / 1e9:8.2f} GB", flush=True)
-    if needed <= available or not refuse:
+    if needed <= available or not options.check_memory:
         return
+    remedies = _remedies(trainer, estimate, options)
     message = (
         f"Training needs about {needed / 1e9:.1f} GB, and the {where} has "
         f"{available / 1e9:.1f} GB for it."
@@ -60,6 +59,30 @@ def check_memory(
         f"alone. If memory runs out: {remedies}.",
         flush=True,
     )
+
+
+def _remedies(trainer: Any, estimate: Any, options: RunOptions) -> str:
+    """Returns what is left to change, what saves most first."""
+    size, parts = options.batch_size, options.gradient_accumulation_steps
+    half = size // 2
+    others = [part.name.replace("_", " ") for part in trainer.parts[1:]]
+    found = {
+        f"`--batch_size {half} --gradient_accumulation_steps "
+        f"{parts * size // max(half, 1)}`, the same step in smaller parts": (
+            size > 1 and size % 2 == 0
+        ),
+        "a smaller `--batch_size`": size > 1 and size % 2 == 1,
+        "`--remat`, which computes activations twice": not options.remat,
+        "a smaller `--resolution`": True,
+        "`--mixed_precision bf16`": trainer.compute_dtype == "float32",
+        "`--optimizer lion`, which keeps half of AdamW's state": (
+            estimate.optimizer_state > 1.5 * estimate.gradients
+        ),
+        "no `--ema_decay`": options.ema_decay is not None,
+        f"without the {' and the '.join(others)}": bool(others),
+        "no `--gradient_accumulation_steps`": size == 1 and parts > 1,
+    }
+    return "; ".join(text for text, applies in found.items() if applies)
 
 
 def available_memory() -> tuple[str, int | None]:

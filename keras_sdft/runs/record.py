@@ -21,6 +21,7 @@ from keras_sdft.parsing import read_json
 from keras_sdft.version import __version__
 
 RECORD = "run.json"
+CONFIG = "config.yaml"
 # What a run notes for its report.
 FACTS = "report.json"
 FORMAT_VERSION = 1
@@ -112,6 +113,22 @@ def read_record(directory: str | Path) -> RunRecord | None:
             "Choose another directory, or move this one away."
         )
     return record
+
+
+def config_of(directory: str | Path) -> str:
+    """Returns the path of the flags that a run saved.
+
+    Raises:
+        ValueError: If the directory is that of no run.
+    """
+    config = Path(directory) / CONFIG
+    if read_record(directory) is None or not config.is_file():
+        raise ValueError(
+            f"`resume` must name the directory of a run. Received: "
+            f"{str(directory)!r}, which has no {RECORD} and {CONFIG}. Expected "
+            "what `output_dir` was."
+        )
+    return str(config)
 
 
 def write_record(directory: str | Path, record: RunRecord) -> None:

@@ -141,8 +141,8 @@ def test_options_have_folders_of_their_own(options):
     def folder_of(options, size):
         sd = types.SimpleNamespace(img_height=size)
         source = Captioned(options.replace(no_cache=True), sd, captions=True)
-        where = options.output_dir, options.data, size
-        return runs.default_cache(*where, source.deciding())
+        place = options.output_dir, size, source.deciding()
+        return caching.default_cache(*place)
 
     folders = {
         folder_of(options(**changes), size)

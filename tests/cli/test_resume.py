@@ -8,7 +8,6 @@ from keras_sdft import runs
 from keras_sdft.cli import run as run_module
 from keras_sdft.cli import train
 from keras_sdft.cli.command_line import parse
-from keras_sdft.cli.parser import UsageError
 from keras_sdft.cli.run import resolved
 from keras_sdft.cli.train import Captioned
 from keras_sdft.runs import RunData
@@ -44,7 +43,7 @@ def test_a_run_moved_elsewhere_goes_on_there(saved, tmp_path):
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="no run.json and config.yaml"):
+    with pytest.raises(ValueError, match="no run.json and config.yaml"):
         parse(["train", "--resume", str(tmp_path)])
 
 
