@@ -39,9 +39,11 @@ def read_masked(
         return image, Image.new("L", image.size, 255)
     _refuse_other_size(example)
     try:
-        return image, images.read_as(_to_grey, example.mask)
+        # By way of RGB, which scales 16 bits and lays alpha on white.
+        mask = images.read_as(images.to_rgb, example.mask)
     except images.UnreadableImage as error:
         raise images.UnreadableImage(f"its mask: {error}") from error
+    return image, mask.convert("L")
 
 
 @images.DECODING.held()
@@ -167,11 +169,6 @@ def rgb_and_alpha(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         rgb.putalpha(images.to_rgba(image).getchannel("A"))
     return rgb.convert("RGBA")
-
-
-def _to_grey(image: Image.Image) -> Image.Image:
-    # By way of RGB, which scales 16 bits and lays alpha on white.
-    return images.to_rgb(image).convert("L")
 
 
 def _refuse_other_size(example: Example) -> None:

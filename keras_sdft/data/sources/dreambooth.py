@@ -108,27 +108,23 @@ def _photos(
 
 
 def _check_count(folder: str, count: int) -> None:
+    many = (
+        f"{count} photos in {folder!r}, and all get the same caption. "
+        "DreamBooth is made for 3 to 30 photos of one subject; a data set of "
+        "captioned images is for `keras_sdft.data.load` or `keras-sdft train`."
+    )
     if count > MOST_PHOTOS:
         raise ValueError(
             f"`instance_data_dir` must hold at most {MOST_PHOTOS} photos of "
-            f"one subject; 3 to 30 are usual. Received: {count} in "
-            f"{folder!r}. Choose some, or train on them as captioned images "
-            "with `keras_sdft.data.load` or `keras-sdft train`."
+            f"one subject. Received: {many}"
         )
+    if count > MANY_PHOTOS:
+        logger.warning("There are %s", many)
     if count == 1:
         logger.warning(
             "%s holds one photo. The subject will be learned with its "
             "background and pose; 3 to 30 photos in several places are usual.",
             folder,
-        )
-    if count > MANY_PHOTOS:
-        logger.warning(
-            "%s holds %d photos, and all get the same caption. DreamBooth is "
-            "made for 3 to 30 photos of one subject; this looks like a data "
-            "set of captioned images, for `keras_sdft.data.load` or "
-            "`keras-sdft train`.",
-            folder,
-            count,
         )
 
 

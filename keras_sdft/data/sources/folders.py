@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 
 from keras_sdft import checks
 from keras_sdft import parsing
@@ -159,7 +160,7 @@ def _read_caption_files(
             f"caption file: {first_five(without)}. Add a .txt file of the "
             "same name beside each, or move the images away."
         )
-    captions = [_read_caption(root, texts[stem(path)]) for path in images]
+    captions = [texts[stem(path)] for path in images]
     return _examples(root, files, images, captions)
 
 
@@ -181,10 +182,7 @@ def _read_class_folders(
             '`reader="caption_files"` to ignore the numbers.'
         )
     texts = _caption_files(root, files)
-    captions = [
-        _read_caption(root, texts[stem(path)]) if stem(path) in texts else name
-        for path, (_, name) in classes.items()
-    ]
+    captions = [texts.get(stem(p), name) for p, (_, name) in classes.items()]
     examples = _examples(root, files, images, captions)
     times_of = {_folder(path): times for path, (times, _) in classes.items()}
     said = [f"{times} times {name!r}" for name, times in times_of.items()]
@@ -249,13 +247,16 @@ def _class_of(path: str) -> tuple[int, str] | None:
     return (int(match[1]), match[2].strip()) if match else None
 
 
-def _caption_files(root: str, files: list[str]) -> dict[str, str]:
-    """Maps an image's path without its extension to its caption file."""
-    texts: dict[str, str] = {}
+def _caption_files(root: str, files: list[str]) -> dict[str, Any]:
+    """Maps an image's path without its extension to what its file says.
+
+    That is one caption, or a tuple of several, each on a line.
+    """
+    paths: dict[str, str] = {}
     for path in files:
         if extension(path) not in CAPTION_EXTENSIONS:
             continue
-        other = texts.setdefault(stem(path), path)
+        other = paths.setdefault(stem(path), path)
         if other != path:
             raise ValueError(
                 "An image can have one caption file. Received both "
@@ -264,16 +265,15 @@ def _caption_files(root: str, files: list[str]) -> dict[str, str]:
     # An image that cannot be read is told of elsewhere.
     stems = {stem(path) for path in files if is_photo(path)}
     stems |= set(map(stem, unread_images(files)))
-    orphans = [path for name, path in texts.items() if name not in stems]
+    orphans = [path for name, path in paths.items() if name not in stems]
     if orphans:
         raise ValueError(
             f"{len(orphans)} caption files in {root} have no image: "
             f"{first_five(orphans)}. Add the images, or move these files away."
         )
+    texts: dict[str, Any] = {}
+    for name, path in paths.items():
+        text = parsing.read_text(os.path.join(root, path), MAX_BYTES)
+        lines = tuple(filter(None, map(str.strip, text.split("\n"))))
+        texts[name] = lines if len(lines) > 1 else "".join(lines)
     return texts
-
-
-def _read_caption(root: str, name: str) -> str | tuple[str, ...]:
-    text = parsing.read_text(os.path.join(root, name), MAX_BYTES)
-    lines = tuple(line.strip() for line in text.split("\n") if line.strip())
-    return lines if len(lines) > 1 else "".join(lines)
