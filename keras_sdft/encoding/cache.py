@@ -5,6 +5,7 @@ Orders the package's other files.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -188,6 +189,9 @@ class Cache:
         state = self._valid_state()
         if state is not None and state.complete:
             self._reader = CacheReader(self.directory, state, contents)
+            # Marks it as used now; a disk may be read-only.
+            with contextlib.suppress(OSError):
+                os.utime(os.path.join(self.directory, LOCK))
             return True
         num_images = len(contents.used) * (1 + contents.flips)
         needs = CacheNeeds(num_images, num_rows, self._missing_bytes(state))

@@ -110,7 +110,7 @@ def _names(directory: Path) -> list[str]:
 
 
 def _look(directory: Path) -> StoredCache:
-    # The lock is written anew by every process that reads or fills it.
+    # The lock's time is that of the last process that read or filled it.
     found = [(directory / name).stat() for name in _names(directory)]
     return StoredCache(
         directory,

@@ -22,6 +22,7 @@ from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.options import LoadOptions
 from keras_sdft.encoding import Cache
 from keras_sdft.encoding import filling
+from keras_sdft.encoding import find_caches
 from keras_sdft.encoding.store import read_state
 
 WIDTH = 4
@@ -540,6 +541,16 @@ def test_a_directory_that_cannot_be_written(
 def test_a_complete_cache_may_be_read_only(filled, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert len(list(filled()[1])) == 5
+
+
+def test_reading_counts_as_use(filled, tmp_path):
+    for path in (tmp_path / "cache").iterdir():
+        touch(path)
+    (found,) = find_caches(tmp_path)
+    assert found.days > 10_000
+    filled()
+    (found,) = find_caches(tmp_path)
+    assert found.days < 1
 
 
 def test_a_foreign_directory_is_refused(numbered, model, tokenizer):
