@@ -24,6 +24,7 @@ from keras_sdft.data.masks import check_masks
 from keras_sdft.data.options import LoadOptions
 from keras_sdft.data.options import Options
 from keras_sdft.data.report import Report
+from keras_sdft.data.report import SourceReport
 from keras_sdft.data.sources.reading import read_source
 from keras_sdft.data.unreadable import drop_unreadable
 
@@ -124,7 +125,8 @@ class Pipeline:
     def __post_init__(self) -> None:
         if self.cache is not None:
             self.cache.check(self.options)
-        self._source: Any = None
+        # What was checked: images, then class images.
+        self._sources: list[SourceReport] = []
         self._report = Report() if self.report is None else self.report
 
     def checked(
@@ -140,7 +142,7 @@ class Pipeline:
         """
         options, report = self.options, self._report
         if self.cache is not None and self.cache.has_read(examples, options):
-            self._source = report.add_source(name, examples, ())
+            self._sources.append(report.add_source(name, examples, ()))
             return examples
         examples, unreadable = drop_unreadable(
             examples,
@@ -149,7 +151,7 @@ class Pipeline:
             options.max_unreadable,
             buckets=options.buckets,
         )
-        self._source = report.add_source(name, examples, unreadable)
+        self._sources.append(report.add_source(name, examples, unreadable))
         if self.report is None and unreadable:
             logger.warning(
                 "%d images cannot be read and are left out:\n%s",
@@ -227,15 +229,16 @@ class Pipeline:
     def _tell(self, assignment: buckets.Assignment) -> None:
         """Notes the buckets, and logs what nobody asked a report for."""
         if self.options.buckets:
-            self._source.buckets = assignment.counts()
+            # Class images have the sizes of those they are shown with.
+            self._sources[0].buckets = assignment.counts()
             table = assignment.table().replace("\n", ", ")
-            self._source.notes.append(
+            self._sources[0].notes.append(
                 f"{len(assignment.sizes)} buckets (width x height: images): "
                 f"{table}"
             )
-        if self.report is None:
-            level = logging.WARNING if self._source.left_out else logging.INFO
-            logger.log(level, "%s", self._source.summary())
+        for source in self._sources if self.report is None else ():
+            level = logging.WARNING if source.left_out else logging.INFO
+            logger.log(level, "%s", source.summary())
 
 
 def _check_plan(

@@ -16,6 +16,7 @@ from keras_sdft.runs.options import RunOptions
 from keras_sdft.runs.report import data_facts
 from keras_sdft.runs.report import note_facts
 from keras_sdft.runs.report import report_callback
+from keras_sdft.runs.report import warn_on_error
 from keras_sdft.runs.resume import command_to_resume
 from keras_sdft.runs.resume import data_state
 from keras_sdft.training import CheckpointOptions
@@ -134,8 +135,9 @@ def fit(
             _train(trainer, data, callbacks)
         distribution.barrier()
         return
-    seen = data_facts(data.report, trainer.stable_diffusion.tokenizer)
-    note_facts(run.path, steps=data.steps, prompt=prompt, data=seen)
+    with warn_on_error(run.path):
+        seen = data_facts(data.report, trainer.stable_diffusion.tokenizer)
+        note_facts(run.path, steps=data.steps, prompt=prompt, data=seen)
     run.begin()
     with callbacks["Checkpoint"].interruption:
         try:

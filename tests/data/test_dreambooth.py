@@ -206,7 +206,13 @@ def test_buckets_are_the_photos_and_class_images_follow(
     for index, size in enumerate([(110, 60), (110, 60), (80, 80)]):
         write_image(tmp_path / "photos" / f"{index}.png", index, size=size)
         write_image(tmp_path / "class" / f"{index}.png", 200, size=(64, 64))
-    dataset = open_folders(tmp_path, tokenizer, resolution=256, buckets=True)
+    report = Report()
+    dataset = open_folders(
+        tmp_path, tokenizer, resolution=256, buckets=True, report=report
+    )
+    photos, classes = report.sources
+    assert photos.buckets == {"256x256": 1, "320x192": 2}
+    assert not classes.buckets
     spec = dataset.element_spec["images"]
     assert spec == tf.TensorSpec((4, None, None, 3), tf.float32)
     shapes = sorted(tuple(b["images"].shape) for b in dataset)

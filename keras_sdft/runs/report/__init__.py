@@ -12,6 +12,7 @@ from typing import Any
 from keras_sdft.runs.report.facts import changed_settings
 from keras_sdft.runs.report.facts import data_facts
 from keras_sdft.runs.report.facts import note_facts
+from keras_sdft.runs.report.page import warn_on_error
 from keras_sdft.runs.report.page import write_comparison
 from keras_sdft.runs.report.page import write_report
 
@@ -20,6 +21,7 @@ __all__ = [
     "data_facts",
     "note_facts",
     "report_callback",
+    "warn_on_error",
     "write_comparison",
     "write_report",
 ]
