@@ -72,6 +72,18 @@ def test_its_checkpoint_holds_what_tensorflows_does(
     assert not ours ^ theirs
 
 
+def test_its_own_checkpoints_are_resumed_bit_for_bit(trained, tmp_path):
+    trained.save_checkpoint(tmp_path)
+    epoch = trained.progress.position.epoch
+    data = both.dataset(0, 2)
+    trained.fit(data, initial_epoch=epoch, epochs=epoch + 1, verbose=0)
+    straight = both.arrays(trained)
+    assert trained.restore_checkpoint(tmp_path).step == both.STEPS
+    trained.fit(data, epochs=epoch + 1, verbose=0)
+    for name, value in both.arrays(trained).items():
+        np.testing.assert_array_equal(value, straight[name], err_msg=name)
+
+
 def test_the_program_holds_no_weights_as_constants(trained):
     step = trained._compiled(trained.train_step, trained.optimizer.variables)
     state = [[v.value for v in variables] for variables in step.state]
@@ -97,6 +109,21 @@ def test_weights_stay_where_gradients_are_not_finite(trained):
             np.testing.assert_array_equal(value, after[name], err_msg=name)
     # And training can go on.
     trained.fit(both.dataset(0, 1), verbose=0)
+
+
+def test_weights_are_there_after_a_dataset_failed(trained):
+    before = both.arrays(trained)
+
+    def broken(batch):
+        bad = tf.constant(1) // (tf.size(batch["moments"]) * 0)
+        return {**batch, "example_weight": tf.cast(bad, "float32")[None]}
+
+    failing = both.dataset(0, 1).map(broken)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        trained.fit(failing, verbose=0)
+    for name, value in both.arrays(trained).items():
+        if not name.startswith("metrics"):
+            np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
 @pytest.fixture

@@ -73,15 +73,26 @@ class CompiledStep:
         function = self._functions[kind]
         frozen = [variable.value for variable in self.frozen]
         logs = None
-        for _ in range(self.steps):
-            batch = next(iterator, None)
-            if batch is None and logs is None:
-                raise StopIteration
-            if batch is None:
-                break
-            batch, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            logs, state = function(state, batch, frozen)
+        try:
+            for _ in range(self.steps):
+                batch = next(iterator, None)
+                if batch is None and logs is None:
+                    raise StopIteration
+                if batch is None:
+                    break
+                batch, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+                logs, state = function(state, batch, frozen)
+        except BaseException:
+            self._put_back(state)
+            raise
         return logs, state
+
+    def _put_back(self, state: Any) -> None:
+        """Puts values into the variables, which have none meanwhile."""
+        for variables, values in zip(self.state, state, strict=True):
+            for variable, value in zip(variables, values, strict=True):
+                if not value.is_deleted():
+                    variable.assign(value)
 
     def _compiled(self, state: Any) -> Callable[..., Any]:
         if self.eager:

@@ -125,7 +125,7 @@ class TrainStep:
 
     def make_train_function(self: Any, force: bool = False) -> None:
         """Makes what `fit` calls for each batch."""
-        if self.train_function is not None and not force:
+        if not force and self._is_current(self.train_function):
             return
         step = self._compiled(self.train_step, self.optimizer.variables)
         groups = find_groups(self.optimizer)
@@ -141,12 +141,20 @@ class TrainStep:
             self._last_failed = logs.pop(_FAILED)
             return logs, state
 
+        function.frozen = step.frozen  # type: ignore[attr-defined]
         self.train_function = function
 
     def make_test_function(self: Any, force: bool = False) -> None:
         """Makes what `evaluate` calls for each batch."""
-        if self.test_function is None or force:
+        if force or not self._is_current(self.test_function):
             self.test_function = self._compiled(self.test_step)
+
+    def _is_current(self: Any, function: Any) -> bool:
+        """Returns whether a function reads all networks, if it is there."""
+        if function is None:
+            return False
+        known = {id(v) for v in [*self.trainable_variables, *function.frozen]}
+        return known >= {id(v) for v in self._frozen_variables()}
 
     def _compiled(self: Any, step: Any, *optimizer: list[Any]) -> CompiledStep:
         state = [
