@@ -1,8 +1,4 @@
-"""`keras-sdft dreambooth`: photos of a subject in, a run directory out.
-
-What can be wrong is found before class images are generated, which may take
-an hour.
-"""
+"""`keras-sdft dreambooth`: photos of a subject in, a run directory out."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Flags from dataclasses: how they are written, read and converted.
-
-A command's flags are the fields of its groups, which are dataclasses with
-their texts under `Args:`.
-"""
+"""Flags from dataclasses: how they are written, read and converted."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""A run of any kind of training, from its flags to its last line.
-
-Everything is checked before the run directory is made, and everything is
-made before the first step.
-"""
+"""A run of any kind of training, from its flags to its last line."""
 
 from __future__ import annotations
 
@@ -117,19 +113,7 @@ class Source:
 
 
 def run(command: Command, kind: type[Source], options: Options) -> None:
-    """Trains, exports, and says where things are.
-
-    Args:
-        command: The command, whose flags are saved with the run.
-        kind: Class of what is trained on.
-        options: The options of any kind of training.
-
-    Raises:
-        keras_sdft.training.Interrupted: If a signal ended it.
-        OSError: If a file is missing or may not be replaced, or the disk has
-            no room.
-        ValueError: If an option is wrong, or the loss became NaN or infinite.
-    """
+    """Trains a command's kind of source, exports, and says where things are."""
     inputs = inputs_of(options, kind.inputs)
     made = {kind.made: getattr(options, kind.made)}
     kind.check(options, check_training(options))

@@ -1,7 +1,4 @@
-"""From flags to the trainer and the callbacks of one run.
-
-Names no option of what is trained: groups of them are handed on whole.
-"""
+"""From flags to the model and the trainer of a run."""
 
 from __future__ import annotations
 
@@ -49,11 +46,7 @@ def check_training(options: Options) -> dict[str, Any]:
 
 
 def resolve_defaults(options: Options) -> Options:
-    """Returns the options with numbers for learning rate and decay.
-
-    What the optimizer's own are, or those of the parts that learn, is saved
-    with the run.
-    """
+    """Returns the options with the learning rate and decay that are used."""
     parts = [options.of(group) for group in training.PART_OPTIONS]
     rates = [getattr(p, "default_learning_rate", None) for p in parts]
     rates = [rate for rate in rates if rate is not None]
@@ -66,11 +59,7 @@ def resolve_defaults(options: Options) -> Options:
 def parts_of(
     options: Options, make_optimizer: Callable[[float], Any] = lambda rate: None
 ) -> list[Any]:
-    """Returns what learns, a list of `keras_sdft.training.Part`.
-
-    Without `make_optimizer`, a function of a learning rate, the parts can be
-    looked at and not trained.
-    """
+    """Returns what learns, to be looked at if no optimizer is made for it."""
     parts: list[Any] = [training.DiffusionModel()]
     for group in training.PART_OPTIONS:
         parts = options.of(group).apply(parts, make_optimizer)
