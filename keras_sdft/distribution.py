@@ -192,6 +192,8 @@ def _multi_worker() -> Any:
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
+        if "program startup" not in str(error):
+            raise
         raise ValueError(
             "`strategy=multi_worker` must be chosen before anything else of "
             "TensorFlow is used. Call `keras_sdft.distribution.use()` first "

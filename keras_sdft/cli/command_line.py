@@ -230,7 +230,9 @@ def _prepare_tensorflow(quietly: bool) -> None:
             # The search for devices has lines of its own.
             tensorflow.config.list_physical_devices()
             keras_sdft.devices.leave_to_jax()
-            tensorflow.zeros(())
+            # Several machines must be known before the first operation.
+            if not os.environ.get(keras_sdft.distribution.VARIABLE):
+                tensorflow.zeros(())
         except BaseException:
             muffled.seek(0)
             os.write(kept, muffled.read())

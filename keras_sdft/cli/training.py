@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras_sdft
+from keras_sdft import distribution
 from keras_sdft import models
 from keras_sdft import training
 from keras_sdft.cli.command import Options
@@ -82,6 +83,8 @@ def load_for_training(options: Options) -> Any:
     )
     for part in parts_of(options):
         part.add_tokens(sd)
+    if distribution.worker()[1] > 1:
+        sd.build_parts()
     return sd
 
 

@@ -227,6 +227,8 @@ class Cache:
                 "The cache knows no data yet. Pass it to "
                 "`keras_sdft.data.load(..., cache=cache)` first."
             )
+        if self._waits:
+            self.stable_diffusion.build_parts()
         path = os.path.join(self.directory, LOCK)
         # One of several workers fills the cache, the others wait.
         with files.Lock(path, "is filling the cache", wait=self._waits):

@@ -260,6 +260,16 @@ class StableDiffusion(AdapterMethods, keras_cv_parts.KerasCVStableDiffusion):
         """Returns whether a part, from `PARTS`, is in memory."""
         return getattr(self, f"_{part}") is not None
 
+    def build_parts(self) -> None:
+        """Builds and loads all parts; else each is when it is first used.
+
+        Workers that train together make variables together, so that none may
+        build a part alone.
+        """
+        for part in PARTS:
+            self._part(part)
+        _ = self.moments_model
+
     def release(self, parts: Iterable[str]) -> None:
         """Frees the memory of encoders.
 

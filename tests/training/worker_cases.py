@@ -48,7 +48,11 @@ def main(folder, case):
     one = trainer(seed=seed)
     whole = replica_cases.dataset([(8, 8, 8)] * 3)
     checkpoints = callbacks.Checkpoint(folder / "checkpoints", every_steps=1)
-    extra = [checkpoints, callbacks.HistoryFile(folder / "history.csv")]
+    previews = callbacks.Previews(
+        ["a cat"], folder / "previews", every_steps=100, num_steps=1
+    )
+    history = callbacks.HistoryFile(folder / "history.csv")
+    extra = [checkpoints, history, previews]
     if case == "lost":
         extra.append(Dies(index))
     start = (0, 0)

@@ -112,6 +112,8 @@ class TrainStep(StepFunctionHook):
     def check_workers(self: Any, dataset: Any) -> None:
         if distribution.worker()[1] == 1:
             return
+        # For what the first worker does alone, previews for example.
+        self.stable_diffusion.build_parts()
         distribution.check_alike(
             {
                 **state.configuration(self),
