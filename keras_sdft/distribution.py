@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import logging
 import os
@@ -389,6 +390,8 @@ def describe(rows: int) -> str:
     each = -(-rows // count)
     machines = f" of {workers} machines" if workers > 1 else ""
     name = type(strategy).__name__
+    if workers > 1:
+        name = "MultiWorkerMirroredStrategy"
     text = f"{count} {'GPU' if gpus else 'CPU'}s{machines} ({name}, {each} each"
     if each * count != rows:
         text += f", of which {each * count - rows} are filled up"
@@ -406,6 +409,17 @@ def _strategy() -> Any:
     return tf.distribute.get_strategy()
 
 
+@functools.cache
+def _gather(strategy: Any) -> Any:
+    import tensorflow as tf
+
+    def gather(row: Any) -> Any:
+        rows = strategy.run(lambda: tf.expand_dims(row, 0))
+        return strategy.gather(rows, axis=0)
+
+    return tf.function(gather, reduce_retracing=True)
+
+
 def _gathered(text: str) -> list[str]:
     """Returns the text of each worker, in their order."""
     import numpy as np
@@ -415,12 +429,7 @@ def _gathered(text: str) -> list[str]:
     count = strategy.num_replicas_in_sync // worker()[1]
 
     def of_each(row: Any) -> Any:
-        @tf.function
-        def gather() -> Any:
-            rows = strategy.run(lambda: tf.constant(row[None]))
-            return strategy.gather(rows, axis=0)
-
-        return gather().numpy()[::count]
+        return _gather(strategy)(tf.constant(row)).numpy()[::count]
 
     values = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
     lengths = of_each(np.array([len(values)], np.int32))[:, 0]

@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any
 
+from keras import ops
 from tqdm import tqdm
 
 from keras_sdft import checks
@@ -169,4 +170,4 @@ class Throughput(StepCallback):
         rate = getattr(optimizer, "learning_rate", None)
         if rate is not None:
             # A float32 on the device: 1e-4 reads as 9.999999747378752e-05.
-            logs["learning_rate"] = float(f"{float(rate):.7g}")
+            logs["learning_rate"] = float(f"{ops.convert_to_numpy(rate):.7g}")

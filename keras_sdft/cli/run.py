@@ -188,12 +188,13 @@ def _run(
     prompt = (options.preview_prompts or [source.prompt])[0]
     seen = runs.data_state(data.report)
     distribution.check_alike({"the data": seen, "the steps done": done})
-    if not distribution.is_chief():
-        runs.fit(run, trainer, data, callbacks, prompt)
-        return
+    # All of them, as it makes variables.
     room = runs.check_room(
         run, trainer, checkpoints, previews.count(data.steps)
     )
+    if not distribution.is_chief():
+        runs.fit(run, trainer, data, callbacks, prompt)
+        return
     again = f"Again: keras-sdft {command.name} --config THIS_FILE"
     run.write_config(saved, f"{again} --output_dir ANOTHER")
     changed = runs.changed_settings(saved, command.defaults_by_flag)

@@ -5,6 +5,7 @@ Must not know text, decoders or presets.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -98,8 +99,10 @@ def starting_noise(
             [starting_noise(alone, seed=int(s)) for s in seed]  # type: ignore
         )
     if given is None:
-        generator = keras.random.SeedGenerator(seed)
-        return keras.random.normal(shape, dtype="float32", seed=generator)
+        # Not by a generator, whose state is a variable: one worker of several
+        # may make none alone. `keras.utils.set_random_seed` reaches this.
+        seed = random.randint(1, 10**9) if seed is None else seed
+        return keras.random.normal(shape, dtype="float32", seed=seed)
     given = np.asarray(ops.convert_to_numpy(given), dtype="float32")
     if given.ndim == 3:
         given = np.repeat(given[None], shape[0], axis=0)

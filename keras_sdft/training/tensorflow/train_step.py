@@ -135,6 +135,9 @@ class TrainStep(StepFunctionHook):
         if strategy is not None:
             for one in replicas.optimizers_in(self.optimizer):
                 takes_sums(one)
+            # Workers make variables together: none may be the first to
+            # look at the optimizer's.
+            self.optimizer.build(self.trainable_variables)
 
     def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Trains, and words the error of gradients that are not finite."""
