@@ -1,10 +1,13 @@
 """Does a subject sit, and does its class survive? With and without a prior.
 
     .venv/bin/python -m benchmarks.prior_preservation
+    .venv/bin/python -m benchmarks.prior_preservation --lora_rank 16 \
+        --steps 200 --learning_rate 1e-3
 
 Teaches the embedded model one cat from six views, once alone and once
-beside class images that it draws itself, with `keras-sdft dreambooth`.
-Then, for the model before and after both: the denoising error on views of
+beside class images that it draws itself, with `keras-sdft dreambooth`; with
+`--lora_rank` by a LoRA, and once more beside what its frozen base predicts.
+Then, for the model before and after each: the denoising error on views of
 the subject that were held out, on class images from other seeds, and the
 images.
 """
@@ -17,6 +20,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 from PIL import Image
@@ -38,9 +42,30 @@ HELD_OUT_SEED = 100_000
 ASKED = 16
 
 
-def train(options, name: str, with_prior: bool) -> pathlib.Path:
-    """Runs the command, and returns the run's directory."""
-    run = options.output / name
+def runs(options) -> "dict[str, list[str]]":
+    """Names of the runs, and flags of each."""
+    class_images = [
+        f"--class_prompt={CLASS_PROMPT}",
+        f"--class_data_dir={options.output / 'class'}",
+        f"--num_class_images={options.num_class_images}",
+        f"--class_guidance_scale={options.guidance_scale}",
+        "--class_num_steps=25",
+        "--sample_batch_size=16",
+    ]
+    if options.lora_rank is None:
+        return {"without prior": [], "with prior": class_images}
+    lora = [f"--lora_rank={options.lora_rank}", "--lora_targets=linear"]
+    base = [f"--class_prompt={CLASS_PROMPT}", "--prior_preservation=base"]
+    return {
+        "LoRA without prior": lora,
+        "LoRA, class images": [*lora, *class_images],
+        "LoRA, frozen base": [*lora, *base],
+    }
+
+
+def train(options, name: str, flags: "list[str]") -> "tuple[pathlib.Path, int]":
+    """Runs the command; returns the run's directory and its seconds."""
+    run = options.output / name.replace(", ", "_").replace(" ", "_").lower()
     command = [
         sys.executable,
         "-m",
@@ -54,19 +79,12 @@ def train(options, name: str, with_prior: bool) -> pathlib.Path:
         f"--learning_rate={options.learning_rate}",
         "--batch_size=2",
         "--overwrite",
+        *flags,
     ]
-    if with_prior:
-        command += [
-            f"--class_prompt={CLASS_PROMPT}",
-            f"--class_data_dir={options.output / 'class'}",
-            f"--num_class_images={options.num_class_images}",
-            f"--class_guidance_scale={options.guidance_scale}",
-            "--class_num_steps=25",
-            "--sample_batch_size=16",
-        ]
     print(" ".join(command), flush=True)
+    start = time.monotonic()
     subprocess.run(command, check=True)
-    return run
+    return run, round(time.monotonic() - start)
 
 
 def held_out(sd, options) -> "dict[str, tuple[np.ndarray, str]]":
@@ -120,15 +138,14 @@ def main(arguments=None) -> None:
     parser.add_argument("--output", type=pathlib.Path, default="build/prior")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--lora_rank", type=int)
     parser.add_argument("--num_class_images", type=int, default=48)
     parser.add_argument("--guidance_scale", type=float, default=3.0)
     options = parser.parse_args(arguments)
     os.makedirs(options.output, exist_ok=True)
-    models = {
-        "before": "tiny",
-        "without prior": train(options, "without", False),
-        "with prior": train(options, "with", True),
-    }
+    models, seconds = {"before": "tiny"}, {}
+    for name, flags in runs(options).items():
+        models[name], seconds[name] = train(options, name, flags)
     prompts = [INSTANCE_PROMPT] * 3 + [CLASS_PROMPT] * 3 + list(OTHERS[:2])
     groups, results, images = None, {}, []
     for name, source in models.items():
@@ -152,6 +169,8 @@ def main(arguments=None) -> None:
         },
         "steps": options.steps,
         "learning_rate": options.learning_rate,
+        "lora_rank": options.lora_rank,
+        "seconds": seconds,
         "denoising_error": results,
     }
     path = options.output / "prior_preservation.json"

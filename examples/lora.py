@@ -19,7 +19,9 @@ parser.add_argument("--rank", type=int, default=16)
 parser.add_argument("--resolution", type=int, default=128)
 parser.add_argument("--batch_size", type=int, default=4)
 parser.add_argument("--epochs", type=int, default=10)
-parser.add_argument("--learning_rate", type=float, default=1e-4)
+# Those of the embedded model; for one of full size 1e-4 and 7.5.
+parser.add_argument("--learning_rate", type=float, default=1e-3)
+parser.add_argument("--guidance", type=float, default=3.0)
 parser.add_argument("--num_steps", type=int, default=25)
 
 
@@ -28,12 +30,9 @@ def main(arguments=None):
     size = args.resolution
     sd = keras_sdft.StableDiffusion.from_preset(args.model, size, size)
     dataset = keras_sdft.data.load(
-        args.data,
-        sd.tokenizer,
-        resolution=size,
-        batch_size=args.batch_size,
+        args.data, sd.tokenizer, resolution=size, batch_size=args.batch_size
     )
-    lora = keras_sdft.adapters.LoRA(args.rank, text_encoder=True)
+    lora = keras_sdft.adapters.LoRA(args.rank, "linear", text_encoder=True)
     trainer = keras_sdft.Trainer(sd, train=lora)
     trainer.compile(keras_sdft.training.AdamW(args.learning_rate))
     trainer.fit(dataset, epochs=args.epochs)
@@ -46,7 +45,12 @@ def main(arguments=None):
     for strength in (0.0, 0.5, 1.0):
         sd.set_adapters({"style": strength})
         images += list(
-            sd.text_to_image(args.prompt, num_steps=args.num_steps, seed=0)
+            sd.text_to_image(
+                args.prompt,
+                num_steps=args.num_steps,
+                guidance_scale=args.guidance,
+                seed=0,
+            )
         )
     Image.fromarray(np.concatenate(images, axis=1)).save(f"{args.output}.png")
     print(f"{args.output}.png")
