@@ -210,7 +210,8 @@ class Previews(StepCallback):
         with warn_on_disk_error(f"The preview of step {self.step}"):
             grid = image_grid(images, columns=1, labels=self.prompts)
             save_png(grid, path, {_PROMPTS: json.dumps(self.prompts)})
-        self._write_to_tensorboard(images)
+        with warn_on_disk_error("The preview for TensorBoard"):
+            self._write_to_tensorboard(images)
         self._generated_at, self._last = self.step, images
         self._is_missing = False
         return path

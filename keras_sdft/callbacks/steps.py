@@ -106,8 +106,18 @@ def warn_on_disk_error(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        if not _is_of_disk(error):
+            raise
         warnings.warn(
             f"{what} was not written, and training goes on: {error}.",
             stacklevel=3,
         )
+
+
+def _is_of_disk(error: Exception) -> bool:
+    from tensorflow import errors
+
+    # TensorFlow's writers raise their own.
+    kinds = (errors.ResourceExhaustedError, errors.UnknownError)
+    return isinstance(error, (OSError, *kinds))

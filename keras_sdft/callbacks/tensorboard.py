@@ -5,6 +5,7 @@ Knows event files; not what the numbers mean.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 
 from keras_sdft import checks
 from keras_sdft.callbacks.steps import StepCallback
+from keras_sdft.callbacks.steps import warn_on_disk_error
 from keras_sdft.files import atomic_path
 
 _TRAINING = {
@@ -116,8 +118,19 @@ class TensorBoard(StepCallback):
 
     def flush(self) -> None:
         """Writes what is still in memory."""
-        if self._writer is not None:
-            self._writer.flush()
+        with self._warning():
+            if self._writer is not None:
+                self._writer.flush()
+
+    @contextlib.contextmanager
+    def _warning(self) -> Iterator[None]:
+        """Context manager that warns, and begins another file, if one fails."""
+        with warn_on_disk_error("A point for TensorBoard"):
+            try:
+                yield
+            except Exception:
+                self._writer = None
+                raise
 
     def _write_step(self) -> None:
         means = self._means.take()
@@ -127,6 +140,10 @@ class TensorBoard(StepCallback):
     def _write(self, values: dict[str, Any]) -> None:
         if not values:
             return
+        with self._warning():
+            self._log(values)
+
+    def _log(self, values: dict[str, Any]) -> None:
         from tensorflow import summary
 
         if self._writer is None:
@@ -137,9 +154,10 @@ class TensorBoard(StepCallback):
                 summary.scalar(tag, value, step=self.step)
 
     def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        with self._warning():
+            if self._writer is not None:
+                self._writer.close()
+        self._writer = None
 
 
 class _RecentMeans:

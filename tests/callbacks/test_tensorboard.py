@@ -90,3 +90,20 @@ def test_a_run_that_goes_on_within_an_epoch_logs_the_same_means():
     for mean in means[1:]:
         second.add(1, {"loss": mean})
     assert whole.take() == second.take() == {"loss": 5.0}
+
+
+def test_a_full_disk_ends_no_training(trainer, batches, tmp_path, monkeypatch):
+    full, create = [True], tf.summary.create_file_writer
+
+    def create_file_writer(directory):
+        if full[0]:
+            raise tf.errors.ResourceExhaustedError(None, None, "No space left")
+        return create(directory)
+
+    monkeypatch.setattr(tf.summary, "create_file_writer", create_file_writer)
+    board = TensorBoard(tmp_path)
+    with pytest.warns(UserWarning, match="goes on: No space left"):
+        fit(trainer, batches, board)
+    full[0] = False
+    fit(trainer, batches, board, initial_epoch=1, epochs=2)
+    assert ("loss/validation", 8) in events(tmp_path)
