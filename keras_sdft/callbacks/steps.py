@@ -107,17 +107,16 @@ def warn_on_disk_error(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_of_disk(error):
+        from tensorflow import errors
+
+        text = str(error)
+        # TensorFlow's writers raise their own, with more on other lines.
+        kinds = (errors.ResourceExhaustedError, errors.UnknownError)
+        if isinstance(error, kinds):
+            text = text.splitlines()[0].rpartition("; ")[2]
+        elif not isinstance(error, OSError):
             raise
         warnings.warn(
-            f"{what} was not written, and training goes on: {error}.",
+            f"{what} was not written, and training goes on: {text}.",
             stacklevel=3,
         )
-
-
-def _is_of_disk(error: Exception) -> bool:
-    from tensorflow import errors
-
-    # TensorFlow's writers raise their own.
-    kinds = (errors.ResourceExhaustedError, errors.UnknownError)
-    return isinstance(error, (OSError, *kinds))

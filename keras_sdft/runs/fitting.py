@@ -176,17 +176,24 @@ def _train(trainer: Any, data: RunData, callbacks: dict[str, Any]) -> None:
 
 
 def _export_interrupted(run: RunDirectory, trainer: Any) -> None:
+    from keras_sdft.training import checkpoint_files
+
     step, where = int(trainer.step.numpy()), str(run.weights)
     try:
         trainer.export(where, overwrite=True, card=model_card(run))
     except (OSError, ValueError) as error:
         where = f"not exported: {error}"
-    run.update(state="interrupted", step=step)
+    found = checkpoint_files.find_all(run.checkpoints)
+    told = "with a checkpoint"
+    if checkpoint_files.path_of(run.checkpoints, step) not in found:
+        told = f"and the last checkpoint is {found[0] if found else None}"
     print(
-        f"Interrupted after step {step:,}, with a checkpoint.\n"
+        f"Interrupted after step {step:,}, {told}.\n"
         f"  weights   {where}\nGo on with:\n  {command_to_resume(run)}",
         flush=True,
     )
+    # Last: a disk that is full has no room for it either.
+    run.update(state="interrupted", step=step)
 
 
 def _outcome(
