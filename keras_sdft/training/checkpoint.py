@@ -409,7 +409,8 @@ def checksum(variables: list[Any]) -> int:
     for variable in variables:
         # Not `tobytes`, which copies a network once more.
         value = np.ascontiguousarray(variable.numpy())
-        result = zlib.crc32(value.reshape(-1).view(np.uint8), result)
+        data = value.reshape(-1).view(np.uint8).data
+        result = zlib.crc32(data, result)
     return result
 
 
