@@ -22,7 +22,6 @@ parser.add_argument("--epochs", type=int, default=10)
 # Those of the embedded model; for one of full size 1e-4 and 7.5.
 parser.add_argument("--learning_rate", type=float, default=1e-3)
 parser.add_argument("--guidance", type=float, default=3.0)
-parser.add_argument("--num_steps", type=int, default=25)
 
 
 def main(arguments=None):
@@ -32,7 +31,9 @@ def main(arguments=None):
     dataset = keras_sdft.data.load(
         args.data, sd.tokenizer, resolution=size, batch_size=args.batch_size
     )
-    lora = keras_sdft.adapters.LoRA(args.rank, "linear", text_encoder=True)
+    lora = keras_sdft.adapters.LoRA(
+        args.rank, targets="linear", text_encoder=True
+    )
     trainer = keras_sdft.Trainer(sd, train=lora)
     trainer.compile(keras_sdft.training.AdamW(args.learning_rate))
     trainer.fit(dataset, epochs=args.epochs)
@@ -46,10 +47,7 @@ def main(arguments=None):
         sd.set_adapters({"style": strength})
         images += list(
             sd.text_to_image(
-                args.prompt,
-                num_steps=args.num_steps,
-                guidance_scale=args.guidance,
-                seed=0,
+                args.prompt, num_steps=25, guidance_scale=args.guidance, seed=0
             )
         )
     Image.fromarray(np.concatenate(images, axis=1)).save(f"{args.output}.png")

@@ -52,7 +52,7 @@ def test_lora(photos, tmp_path, capsys):
     script = runpy.run_path(str(ROOT / "examples" / "lora.py"))
     script["main"](
         [str(photos), "--output", str(output), "--resolution", "64"]
-        + ["--epochs", "1", "--num_steps", "2", "--learning_rate", "0.01"]
+        + ["--epochs", "1", "--learning_rate", "0.01"]
     )
     assert capsys.readouterr().out.splitlines()[-1] == f"{output}.png"
     images = np.split(np.asarray(Image.open(f"{output}.png")), 3, axis=1)
