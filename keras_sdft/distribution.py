@@ -394,7 +394,7 @@ def describe(rows: int) -> str:
         name = "MultiWorkerMirroredStrategy"
     text = f"{count} {'GPU' if gpus else 'CPU'}s{machines} ({name}, {each} each"
     if each * count != rows:
-        text += f", of which {each * count - rows} are filled up"
+        text += f", {each * count - rows} rows of no weight"
     return text + ")"
 
 
