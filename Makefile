@@ -62,7 +62,7 @@ build/icons/noto/metadata.jsonl:
 
 # Two processes: most of a test is tracing a graph, which is one thread.
 test: install lint  ## Lint, then every test that is not marked slow
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m "not slow" -n 2 \
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup \
 	  $(PYTEST_ARGS)
 
 test-slow: install  ## The tests at full size; they need 16 GB of memory

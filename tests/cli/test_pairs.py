@@ -135,7 +135,7 @@ DREAMBOOTH = {
     "subject": [
         "--instance_data_dir {photos} --instance_prompt 'sks hello'",
         "--instance_data_dir {photos} --instance_prompt 'sks hello' "
-        "--token sks --class_noun hello",
+        "--token sks --class_noun hello --max_unreadable 0.5",
     ],
     "captions": ["", "--caption_dropout 0.5"],
     "prior": [
@@ -358,7 +358,7 @@ def test_every_pair_is_in_a_row_and_every_option_in_a_factor():
         others = {
             *("model", "output_dir", "resolution", "learning_rate"),
             *("mask_column", "weights_directory", "overwrite", "resume"),
-            "check_memory",
+            *("check_memory", "license", "strategy"),
         }
         left = fields - used - others - {"new_token", "init_word"}
         left -= {"num_vectors"} if command == "dreambooth" else set()

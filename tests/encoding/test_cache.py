@@ -75,6 +75,9 @@ class FakeModel:
 
         self.sources = {}
 
+    def build_parts(self):
+        """Does nothing: the encoders are built."""
+
     def encoder_sources(self):
         return self.sources
 

@@ -268,7 +268,6 @@ def refused(devices, one, two):
             lambda: keras_sdft.Trainer(small_model()),
         ),
         "part on one": lambda: one.fit(part, verbose=0),
-        "part on two": lambda: two.fit(part, verbose=0),
         "batch": lambda: two.train_on_batch(next(iter(data))),
     }
     messages = {}

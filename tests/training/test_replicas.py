@@ -15,6 +15,10 @@ from keras_sdft.training.tensorflow import replicas
 ROOT = Path(__file__).resolve().parents[2]
 
 
+# One process computes what all tests of this file look at.
+pytestmark = pytest.mark.xdist_group("replicas")
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     path = tmp_path_factory.mktemp("replicas") / "found.json"
@@ -54,13 +58,13 @@ def test_two_devices_train_as_one(found, name):
 
 
 def test_devices_have_the_same_weights_bit_for_bit(found):
-    alike = [case["alike"] for case in found.values() if "alike" in case]
+    alike = [found[name]["alike"] for name in LIMITS if name != "resumed"]
     assert len(alike) == 5
     assert all(alike)
 
 
 def test_logs_are_those_of_one_device(found):
-    apart = [case["logs"] for case in found.values() if "logs" in case]
+    apart = [found[name]["logs"] for name in LIMITS if name != "resumed"]
     assert max(apart) < 1e-6
 
 
@@ -78,7 +82,6 @@ def test_generates_the_same_images(found):
         ("trainer", "was made outside of the strategy"),
         ("strategy", "Received: CentralStorageStrategy"),
         ("part on one", r"worker=(index, 1)"),
-        ("part on two", r"worker=(index, 1)"),
         ("batch", "One batch alone"),
     ],
 )

@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# One process trains what several tests look at.
+pytestmark = pytest.mark.xdist_group("workers")
+
 ROOT = Path(__file__).resolve().parents[2]
 # What they write, each into a file of its own.
 OUTPUT = "output-{}.txt"
@@ -68,20 +71,32 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("workers")
 
 
-def test_two_workers_train_as_one(folder):
-    for count in (1, 2):
-        codes, outputs = run(folder / str(count), "equal", count)
-        assert codes == [0] * count, outputs[-1][-3000:]
-    one = np.load(folder / "1" / "worker-0-of-1.npy")
+@pytest.fixture(scope="module")
+def alone(folder):
+    """Returns the folder of what a process trained alone."""
+    codes, outputs = run(folder / "1", "equal", 1)
+    assert codes == [0], outputs[0][-3000:]
+    return folder / "1"
+
+
+@pytest.fixture(scope="module")
+def both(folder):
+    """Returns the folder of what two processes trained."""
+    codes, outputs = run(folder / "2", "equal", 2)
+    assert codes == [0, 0], outputs[-1][-3000:]
+    return folder / "2"
+
+
+def test_two_workers_train_as_one(alone, both):
+    one = np.load(alone / "worker-0-of-1.npy")
     first, second = (
-        np.load(folder / "2" / f"worker-{index}-of-2.npy") for index in (0, 1)
+        np.load(both / f"worker-{index}-of-2.npy") for index in (0, 1)
     )
     np.testing.assert_array_equal(first, second)
     np.testing.assert_allclose(first, one, rtol=0, atol=1e-8)
 
 
-def test_the_first_worker_alone_writes(folder):
-    alone, both = folder / "1", folder / "2"
+def test_the_first_worker_alone_writes(alone, both):
     names = {path.name for path in alone.iterdir() if path.suffix != ".npy"}
     found = {path.name for path in both.iterdir() if path.suffix != ".npy"}
     assert found - {OUTPUT.format(1)} == names
@@ -94,7 +109,7 @@ def test_the_first_worker_alone_writes(folder):
     np.testing.assert_allclose(*rows, rtol=1e-6)
 
 
-def test_a_lost_worker_ends_the_others_and_one_goes_on(folder):
+def test_a_lost_worker_ends_the_others_and_one_goes_on(folder, alone):
     codes, outputs = run(folder / "lost", "lost", 2)
     assert codes == [1, 9]
     assert "Another worker was lost" in outputs[0]
@@ -102,7 +117,7 @@ def test_a_lost_worker_ends_the_others_and_one_goes_on(folder):
     codes, outputs = run(folder / "lost", "resumed", 1)
     assert codes == [0], outputs[0][-3000:]
     found, expected = (
-        np.load(folder / name / "worker-0-of-1.npy") for name in ("lost", "1")
+        np.load(path / "worker-0-of-1.npy") for path in (folder / "lost", alone)
     )
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
     shutil.rmtree(folder / "lost")
