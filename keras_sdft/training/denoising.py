@@ -220,6 +220,19 @@ class DenoisingLoss:
         return weights * huber_error(prediction, target, delta, mask)
 
 
+def loss_of(losses: Any, batch: dict[str, Any]) -> Any:
+    """Returns the scalar that a step differentiates.
+
+    Each example's share is that of the whole batch, so that the sum over
+    micro-batches and replicas is the mean over the batch.
+
+    Args:
+        losses: Float32 tensor `(B,)`.
+        batch: Dict with `example_weight` and `share`, tensors `(B,)`.
+    """
+    return ops.sum(losses * batch["example_weight"] * batch["share"])
+
+
 def squared_error(prediction: Any, target: Any, mask: Any = None) -> Any:
     """Computes the mean squared error of each example, float32 `(B,)`."""
     return _mean_of_each(ops.square(_difference(prediction, target)), mask)

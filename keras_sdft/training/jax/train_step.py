@@ -19,6 +19,7 @@ from keras_sdft.devices import leave_to_jax
 from keras_sdft.encoding import latent_shape
 from keras_sdft.models.adapted import variables_read
 from keras_sdft.training import parts
+from keras_sdft.training.denoising import loss_of
 from keras_sdft.training.gradients import not_finite_error
 from keras_sdft.training.jax import operations
 from keras_sdft.training.jax.accumulation import accumulate
@@ -260,9 +261,7 @@ def loss_and_gradients(
     def scaled_loss(values: list[Any]) -> tuple[Any, Any]:
         with values_in(variables, values):
             losses = denoising.losses(batch)
-            # Each example's share is that of the whole batch, so the sum
-            # over parts is the mean over the batch.
-            loss = ops.sum(losses * batch["example_weight"] * batch["share"])
+            loss = loss_of(losses, batch)
             return scale(loss), (loss, sums(losses, batch))
 
     values = [variable.value for variable in variables]

@@ -22,6 +22,7 @@ from keras_sdft.models.kernels import gate
 from keras_sdft.training import checkpoint
 from keras_sdft.training import parts
 from keras_sdft.training import state
+from keras_sdft.training.denoising import loss_of
 from keras_sdft.training.gradients import NOT_FINITE
 from keras_sdft.training.gradients import not_finite_error
 from keras_sdft.training.optimizer_groups import find_groups
@@ -231,9 +232,7 @@ def loss_and_gradients(
     batch = denoising.encode_frozen(batch)
     with tf.GradientTape() as tape:
         losses = denoising.losses(batch)
-        # Each example's share is that of the whole batch, so the sum over
-        # parts (and replicas) is the mean over the batch.
-        loss = ops.sum(losses * batch["example_weight"] * batch["share"])
+        loss = loss_of(losses, batch)
         scaled = scale(loss)
     gradients = tape.gradient(
         scaled,
