@@ -39,6 +39,25 @@ def leave_to_jax() -> None:
         )
 
 
+def platform() -> str:
+    """Returns `"cpu"`, `"gpu"` or `"tpu"`, what the backend computes on."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend()
+    if backend != "tensorflow":
+        return "cpu"
+    import tensorflow as tf
+
+    devices = tf.config.list_logical_devices()
+    others = [one.device_type for one in devices if one.device_type != "CPU"]
+    # A TPU comes with devices that are parts of it.
+    return "tpu" if "TPU" in others else "gpu" if others else "cpu"
+
+
 def accelerators() -> list[str]:
     """Returns what GPUs or TPUs the backend computes on, a name for each."""
     import keras

@@ -42,11 +42,3 @@ def is_on() -> bool:
     from keras_sdft import keras_internals
 
     return keras_internals.onednn_is_on()
-
-
-def only_cpus() -> bool:
-    """Returns whether TensorFlow, which was imported, has CPUs alone."""
-    import tensorflow as tf
-
-    devices = tf.config.list_logical_devices()
-    return all(device.device_type == "CPU" for device in devices)

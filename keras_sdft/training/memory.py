@@ -19,7 +19,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sdft import onednn
 from keras_sdft.encoding import build_encoders
 from keras_sdft.models import frozen_kernels
 from keras_sdft.models.kernels import gate
@@ -112,7 +111,7 @@ class MemoryEstimate:
 
 
 def _is_measured() -> bool:
-    return keras.backend.backend() == "tensorflow" and onednn.only_cpus()
+    return keras.backend.backend() == "tensorflow" and gate.on_cpu()
 
 
 def estimate(trainer: Any, batch: dict[str, Any]) -> MemoryEstimate:
@@ -434,7 +433,8 @@ def _transformer(layer: Any, place: Place) -> tuple[Stage, Place]:
         held += positions * width * size
         each = place.batch * columns * width * _FLOAT32
         parts = place.area // at_once[1]
-        working = max(working, 3 * gate.PART_ON_CPU + 2 * parts * each)
+        part = math.prod(at_once) * columns * _FLOAT32
+        working = max(working, 3 * part + 2 * parts * each)
     working += positions * 2 * width * size
     entry = positions * width * size
     remat = getattr(layer, "remat", False)

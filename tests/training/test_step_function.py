@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_sdft.models.kernels import gate
 from keras_sdft.training.tensorflow.step_function import step_function
 
 
@@ -79,8 +80,7 @@ def test_trains_as_keras_does_if_it_only_calls():
 def test_the_graph_optimizer_is_off_for_few_weights_and_only_calls(
     monkeypatch, kind, many, off
 ):
-    module = "keras_sdft.training.tensorflow.step_function"
-    monkeypatch.setattr(f"{module}._MANY_WEIGHTS", many)
+    monkeypatch.setattr(gate, "MANY_WEIGHTS", many)
     asked = []
     real = tf.config.optimizer.set_experimental_options
     monkeypatch.setattr(

@@ -15,7 +15,7 @@ from typing import Any
 
 import keras
 
-from keras_sdft import onednn
+from keras_sdft import devices
 
 # Channels up to which TensorFlow's convolutions are as fast as a product of
 # matrices, places of all images above which two of the three products are
@@ -23,6 +23,11 @@ from keras_sdft import onednn
 NARROW_CHANNELS = 256
 FEW_PLACES = 512
 LARGE_NEIGHBOURHOODS = 2**28
+
+# Weights from which a step takes seconds, and what all passes of TensorFlow's
+# graph optimizer save in each is worth more than the seconds that they take
+# once: 7 % at 860 million.
+MANY_WEIGHTS = 2**28
 
 # Bytes of float32 scores up to which they are computed all at once, and of
 # those computed at once beyond: a CPU's cache should hold them, while an
@@ -37,19 +42,11 @@ _inlined: contextvars.ContextVar[bool] = contextvars.ContextVar(
 
 
 def on_cpu() -> bool:
-    """Returns whether CPUs are all that the backend computes on."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        return onednn.only_cpus()
-    if backend == "jax":
-        import jax
+    """Returns whether CPUs are all that the backend computes on.
 
-        return jax.default_backend() == "cpu"
-    if backend == "torch":
-        import torch
-
-        return not torch.cuda.is_available()
-    return True
+    No path that was made for CPUs is taken where this is false.
+    """
+    return devices.platform() == "cpu"
 
 
 def traces_blocks() -> bool:
@@ -73,6 +70,15 @@ def inlined_blocks() -> Iterator[None]:
         yield
     finally:
         _inlined.reset(token)
+
+
+def skips_graph_passes(weights: int) -> bool:
+    """Returns whether a step starts sooner, with fewer passes over its graph.
+
+    Args:
+        weights: Integer, how many numbers learn.
+    """
+    return weights < MANY_WEIGHTS and on_cpu()
 
 
 def convolves_by_products(images: Any, kernel: Any) -> bool:

@@ -21,7 +21,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sdft import keras_internals
-from keras_sdft import onednn
+from keras_sdft.models.kernels import gate
 from keras_sdft.training.tensorflow import replicas
 
 # Passes of TensorFlow's graph optimizer. In a function that a step calls, to
@@ -38,9 +38,6 @@ _FOR_BLOCKS = {
     "shape_optimization": False,
 }
 _OFF = {"disable_meta_optimizer": True}
-# With as many weights a step takes seconds, and what all passes save in each
-# is worth more than the seconds that they take once: 7 % at 860 million.
-_MANY_WEIGHTS = 2**28
 _ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
 
 
@@ -67,7 +64,7 @@ def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
     def on_iterator(iterator: Any) -> Any:
         return step(iterator.get_next())
 
-    soon = onednn.only_cpus() and _number_of_weights(model) < _MANY_WEIGHTS
+    soon = gate.skips_graph_passes(_number_of_weights(model))
     for_blocks = _FOR_BLOCKS if soon else {}
     only_calls = functools.cache(_only_calls)
     # It keeps functions of its blocks for the next trainer.
