@@ -334,20 +334,35 @@ def on_chief(function: Callable[[], Any]) -> Any:
     Raises:
         RuntimeError: On the other workers, if it failed on the first.
     """
+    return together(lambda: function() if is_chief() else None)
+
+
+def together(function: Callable[[], Any]) -> Any:
+    """Runs a function on each worker; if it fails on one, all fail.
+
+    Args:
+        function: Function without arguments. All workers must call this.
+
+    Returns:
+        What it returned on this worker.
+
+    Raises:
+        RuntimeError: On all others, if it failed on one.
+    """
     if worker()[1] == 1:
         return function()
     result, error = None, None
-    if is_chief():
-        try:
-            result = function()
-        except Exception as found:
-            error = found
-    told = "" if error is None else f"{type(error).__name__}: {error}"
-    told = _gathered(told)[0]
+    try:
+        result = function()
+    except Exception as found:
+        error = found
+    text = "" if error is None else f"{type(error).__name__}: {error}"
+    told = _gathered(text)
     if error is not None:
         raise error
-    if told:
-        raise RuntimeError(f"Worker 0 could not go on: {told}")
+    for index, text in enumerate(told):
+        if text:
+            raise RuntimeError(f"Worker {index} could not go on: {text}")
     return result
 
 

@@ -1,5 +1,6 @@
 """Two devices train as one does, in a process of their own."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_sdft import data
 from keras_sdft.training.tensorflow import replicas
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +83,8 @@ def test_generates_the_same_images(found):
         ("model", "was made outside of the strategy"),
         ("trainer", "was made outside of the strategy"),
         ("strategy", "Received: CentralStorageStrategy"),
-        ("part on one", r"worker=(index, 1)"),
+        ("part on one", "Expected: worker=(0, 1). Received: rows 0 to 7 of 16"),
+        ("part on two", "Expected: worker=(0, 1). Received: rows 0 to 7 of 16"),
         ("batch", "One batch alone"),
     ],
 )
@@ -134,3 +137,38 @@ def test_a_worker_s_rows_are_split_among_its_devices_alone():
     rows = replicas._rows_of_replicas(batch, context, 1)
     np.testing.assert_array_equal(rows["place"], [[4, 5], [6, 7]])
     np.testing.assert_array_equal(rows["moments"], rows["place"])
+
+
+@pytest.mark.parametrize(
+    ("index", "count", "refused"), [(1, 2, False), (0, 2, True), (1, 3, True)]
+)
+def test_looks_whose_rows_a_dataset_has(index, count, refused):
+    rows = {"place": tf.range(4, 8), "whole": tf.fill([4], 8)}
+    dataset = tf.data.Dataset.from_tensors(rows)
+    context = contextlib.nullcontext()
+    if refused:
+        context = pytest.raises(ValueError, match="Received: rows 4 to 7 of 8")
+    with context:
+        replicas.check_rows(dataset, index, count)
+
+
+def test_a_look_at_the_rows_is_no_epoch(make_micro):
+    images = [
+        (np.full((64, 64, 3), 20 * shade, np.uint8), "a cat")
+        for shade in range(8)
+    ]
+    dataset = data.load(
+        images,
+        make_micro().tokenizer,
+        resolution=64,
+        batch_size=8,
+        worker=(1, 2),
+    )
+    shown = [next(iter(dataset))["images"].numpy() for _ in range(2)]
+    assert not np.array_equal(*shown)
+    dataset.passes.begin()
+    again = []
+    for _ in range(2):
+        replicas.check_rows(dataset, 1, 2)
+        again.append(next(iter(dataset))["images"].numpy())
+    np.testing.assert_array_equal(again, shown)

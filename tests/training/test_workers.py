@@ -128,3 +128,5 @@ def test_workers_that_differ_are_named(folder):
     assert codes == [1, 1]
     for output in outputs:
         assert "seed is 0 on worker 0, and 1 on worker 1" in output
+        assert "Expected: worker=(1, 2). Received: rows 0 to 3 of 8" in output
+    assert "Worker 1 could not go on: ValueError" in outputs[0]

@@ -47,6 +47,12 @@ def main(folder, case):
     seed = index if case == "alike" else 0
     one = trainer(seed=seed)
     whole = replica_cases.dataset([(8, 8, 8)] * 3)
+    if case == "alike":
+        # Each is told that it is the first worker.
+        try:
+            one.evaluate(part_of(whole, 0, count), verbose=0)
+        except (RuntimeError, ValueError) as error:
+            print(error)
     checkpoints = callbacks.Checkpoint(folder / "checkpoints", every_steps=1)
     previews = callbacks.Previews(
         ["a cat"], folder / "previews", every_steps=100, num_steps=1

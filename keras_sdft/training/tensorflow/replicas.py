@@ -9,6 +9,7 @@ on its own copy of the variables. Must not know what a step computes.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -119,6 +120,35 @@ def optimizers_in(optimizer: Any) -> list[Any]:
 # === Rows ===
 
 
+def check_rows(dataset: Any, index: int, count: int) -> None:
+    """Raises `ValueError` if a dataset has the rows of another worker.
+
+    Args:
+        dataset: A `tf.data.Dataset` of batches, whose first one is read if
+            they are a part of the whole ones.
+        index: Integer, this process' number among the workers.
+        count: Integer, how many there are.
+    """
+    if "place" not in dataset.element_spec:
+        return
+    passes = getattr(dataset, "passes", None)
+    # A look at it is no epoch.
+    with passes.validating() if passes else contextlib.nullcontext():
+        batch = next(iter(dataset.take(1)), None)
+    if batch is None:
+        return
+    rows, first = len(batch["place"]), int(batch["place"][0])
+    whole = int(batch["whole"][0])
+    if (first, whole) == (index * rows, count * rows):
+        return
+    raise ValueError(
+        "The dataset was loaded for another worker or number of workers than "
+        f"train here. Expected: worker=({index}, {count}). Received: rows "
+        f"{first} to {first + rows - 1} of {whole}. Load it with "
+        "`worker=keras_sdft.distribution.worker()`, or without `worker`."
+    )
+
+
 def distributed(dataset: Any, strategy: Any, micro_batches: int = 1) -> Any:
     """Returns a dataset that gives each replica its rows of each batch.
 
@@ -136,10 +166,7 @@ def distributed(dataset: Any, strategy: Any, micro_batches: int = 1) -> Any:
         in the whole batch, and how many rows that has.
     """
     if strategy is None:
-        if "place" not in dataset.element_spec:
-            return dataset
-        checked = dataset.map(functools.partial(_checked, workers=1))
-        return _like(checked, dataset)
+        return dataset
 
     def rows_of_worker(context: Any) -> Any:
         function = functools.partial(
@@ -166,20 +193,6 @@ def _per_worker(context: Any) -> int:
     return context.num_replicas_in_sync // context.num_input_pipelines
 
 
-def _checked(batch: dict[str, Any], workers: int) -> dict[str, Any]:
-    """Returns a worker's batch, whose rows are its part of the whole one."""
-    rows = tf.shape(batch["place"])[0]
-    message = (
-        "The dataset was loaded for another number of workers than those "
-        f"that train, {workers}. Load it with `worker=(index, {workers})`, "
-        "or without `worker`."
-    )
-    with tf.control_dependencies(
-        [tf.debugging.assert_equal(batch["whole"], rows * workers, message)]
-    ):
-        return {**batch, "place": tf.identity(batch["place"])}
-
-
 def _rows_of_replicas(
     batch: dict[str, Any], context: Any, micro_batches: int
 ) -> dict[str, Any]:
@@ -187,7 +200,7 @@ def _rows_of_replicas(
     replicas, workers = _per_worker(context), context.num_input_pipelines
     count = replicas * micro_batches
     if "place" in batch:
-        batch = _filled(_checked(batch, workers), count)
+        batch = _filled(batch, count)
     else:
         size = tf.shape(batch["example_weight"])[0]
         place, whole = tf.range(size), tf.fill([size], size)

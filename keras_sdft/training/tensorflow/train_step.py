@@ -99,6 +99,11 @@ class TrainStep(StepFunctionHook):
         replicas.check_variables(strategy, self.trainable_variables)
 
     def distributed(self: Any, dataset: Any, micro_batches: int = 1) -> Any:
+        with self.devices_scope():
+            index, count = distribution.worker()
+            distribution.together(
+                lambda: replicas.check_rows(dataset, index, count)
+            )
         strategy = replicas.strategy_of(self)
         return replicas.distributed(dataset, strategy, micro_batches)
 
