@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json as json_module
 import os
+import textwrap
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
@@ -51,9 +52,21 @@ def _lines(description: Mapping[str, Any], depth: int = 1) -> Iterator[str]:
             yield from _lines(value, depth + 1)
         elif value is not None:
             if isinstance(value, (list, tuple)):
-                value = ", ".join(map(str, value))
+                yield from _wrapped(label, ", ".join(map(str, value)))
+                continue
             text = f"{value:,}" if type(value) is int else str(value)
             yield f"{label:<28}{text}"
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    indent = " " * 28
+    return textwrap.wrap(
+        text,
+        initial_indent=f"{label:<28}",
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 COMMAND = Command(

@@ -174,6 +174,8 @@ def _run(
         # All is trained, and the end of the epoch is still to come.
         batch = data.steps_per_epoch
         data = source.load((epoch, batch))
+    # Before the trainer, which makes it a model that learns new words.
+    words = runs.unknown_words(sd, data.report, options.preview_prompts or ())
     trainer = make_trainer(options, sd, data.steps)
     runs.check_memory(trainer, data, source.run)
     data = source.prepare(data, (epoch, batch))
@@ -203,6 +205,8 @@ def _run(
     print(f"  {room}", flush=True)
     for earlier in run.earlier:
         print(f"  the earlier run stays in {earlier} until this one is done")
+    if words and checkpoint is None:
+        print(f"  {words}", flush=True)
     if checkpoint is not None:
         print(f"  goes on after step {done:,}", flush=True)
     runs.fit(run, trainer, data, callbacks, prompt)

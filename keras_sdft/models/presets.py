@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 
 from keras_sdft import checks
+from keras_sdft.models import words
 from keras_sdft.models.spec import AutoencoderSpec
 from keras_sdft.models.spec import DiffusionModelSpec
 from keras_sdft.models.spec import StableDiffusionSpec
@@ -39,12 +40,14 @@ class Preset:
         merges: Path of its vocabulary, which ships with the package.
         weights: Path of the directory of weights that ship with the
             package, if any, see `packaged`.
+        words: Path of the words that these weights know, see `words`.
     """
 
     spec: StableDiffusionSpec
     sources: dict[str, Source] = dataclasses.field(default_factory=dict)
     merges: Path = _CLIP_MERGES
     weights: Path | None = None
+    words: Path | None = None
 
 
 _SHARED_SOURCES = {
@@ -84,6 +87,7 @@ PRESETS = {
         ),
         merges=_HERE / "tiny" / "merges.txt.gz",
         weights=_HERE / "tiny",
+        words=_HERE / "tiny" / words.FILE,
     ),
     "sd1.4": Preset(
         StableDiffusionSpec(name="sd1.4"),

@@ -16,6 +16,7 @@ from typing import Any
 
 from keras_sdft.models import packaged
 from keras_sdft.models import weight_files
+from keras_sdft.models import words
 from keras_sdft.models.exported import FORMAT_VERSION
 from keras_sdft.models.exported import METADATA_FILE
 from keras_sdft.models.exported import PARTS
@@ -342,10 +343,10 @@ def describe(
 
     Returns:
         A dict of `kind`, `base`, `spec`, `prediction_type`, `steps`,
-        `adapters`, `parts`, and `damage`. `parts` is a dict by part of
+        `adapters`, `parts`, `damage` and `words`. `parts` is a dict by part of
         `file`, and, where it is on this machine, `parameters` and `dtype`;
         `damage` the first non-finite weight of each part, if it was asked
-        for and there is one.
+        for and there is one; `words` what a preset's captions named.
     """
     declared = None
     try:
@@ -376,7 +377,15 @@ def describe(
         "adapters": [str(path) for path in resolved.adapters] or None,
         "parts": parts,
         "damage": damage or None,
+        "words": _words(resolved),
     }
+
+
+def _words(resolved: Resolved) -> dict[str, list[str]] | None:
+    path = get_preset(resolved.base).words
+    if path is None or resolved.kind != "preset":
+        return None
+    return words.read(path)
 
 
 def _describe_part(source: Any) -> dict[str, Any]:

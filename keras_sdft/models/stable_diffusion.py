@@ -24,6 +24,7 @@ from keras_sdft.models import frozen_kernels
 from keras_sdft.models import keras_cv_parts
 from keras_sdft.models import network_calls
 from keras_sdft.models import packaged
+from keras_sdft.models import words
 from keras_sdft.models.adapter_methods import AdapterMethods
 from keras_sdft.models.exact_numerics import use_exact_numerics
 from keras_sdft.models.generation import check_finite
@@ -108,6 +109,9 @@ class StableDiffusion(AdapterMethods, keras_cv_parts.KerasCVStableDiffusion):
         self._remat = remat
         self._seed = seed
         self._moments_model = None
+        # Whether its text encoder is the preset's own, with its words.
+        self._is_preset = not (files or random_weights)
+        self._told_words: set[str] = set()
 
     @classmethod
     def from_preset(
@@ -194,6 +198,27 @@ class StableDiffusion(AdapterMethods, keras_cv_parts.KerasCVStableDiffusion):
     def is_pretrained(self) -> bool:
         """Whether the diffusion model's weights are more than random."""
         return not self._is_random("diffusion_model")
+
+    def unknown_words(self, texts: Iterable[str]) -> list[str]:
+        """Finds the words of texts that no caption of the training had.
+
+        Args:
+            texts: Strings, prompts or captions.
+
+        Returns:
+            List of words, each once. Empty unless the model is a preset that
+            says which words it knows, as it was trained; a fine-tune learns
+            more.
+        """
+        path = get_preset(self.base).words
+        if path is None or not self._is_preset or self.trained_parts:
+            return []
+        return words.unknown(texts, path, self.tokenizer.added_tokens)
+
+    def about_words(self, unknown: list[str]) -> str:
+        """Returns a sentence, without its end, that names unknown words."""
+        path: Any = get_preset(self.base).words
+        return words.sentence(unknown, self.base, path)
 
     # === Parts ===
 
@@ -472,9 +497,19 @@ class StableDiffusion(AdapterMethods, keras_cv_parts.KerasCVStableDiffusion):
 
         Prompts longer than the tokenizer's length are cut, with a warning
         that has the rest; so are told weights such as `(word:1.3)`, which
-        are read as text.
+        are read as text, and, once each, `unknown_words`.
         """
-        return self.encode_tokens(tokenize_prompts(self.tokenizer, prompt))
+        token_ids = tokenize_prompts(self.tokenizer, prompt)
+        self._tell_unknown([prompt] if isinstance(prompt, str) else prompt)
+        return self.encode_tokens(token_ids)
+
+    def _tell_unknown(self, prompts: Iterable[str]) -> None:
+        words = set(self.unknown_words(prompts)) - self._told_words
+        if words:
+            self._told_words |= words
+            about, base = self.about_words(sorted(words)), self.base
+            text = "%s. `keras-sdft inspect %s` lists those that it knows."
+            _logger.warning(text, about, base)
 
     def encode_tokens(self, token_ids: Any) -> Any:
         """Encodes token ids `(B, 77)` to a context `(B, 77, D)`."""

@@ -34,6 +34,7 @@ from keras_sdft.runs.resume import data_state
 from keras_sdft.runs.resume import describe
 from keras_sdft.runs.resume import find_checkpoint
 from keras_sdft.runs.space import check_room
+from keras_sdft.runs.words import unknown_words
 
 __all__ = [
     "CACHE_FOLDER",
@@ -64,6 +65,7 @@ __all__ = [
     "note_facts",
     "read_record",
     "report_callback",
+    "unknown_words",
     "write_comparison",
     "write_report",
 ]

@@ -29,6 +29,12 @@ class FakeStableDiffusion:
     img_height = img_width = 128
     diffusion_model = types.SimpleNamespace(count_params=lambda: 1234567)
 
+    def unknown_words(self, texts):
+        return [text for text in texts if text == "gourd"]
+
+    def about_words(self, words):
+        return f"{words} unknown"
+
     def text_to_image(self, prompt, batch_size, **arguments):
         return np.zeros((batch_size, 64, 64, 3), np.uint8)
 
@@ -134,6 +140,14 @@ def test_a_run_directory_holds_everything(fakes, arguments, tmp_path, capsys):
     assert "1,234,567 weights" in output.out
     assert f"keras-sdft generate --model {run} --prompt a" in output.out
     assert "steps 6/6" in output.err
+
+
+def test_words_of_previews_that_are_not_known_are_told(
+    fakes, arguments, capsys
+):
+    assert main([*arguments, "--preview_prompts", "a cat", "gourd"]) == 0
+    told = "['gourd'] unknown, and no caption has them"
+    assert capsys.readouterr().out.count(told) == 1
 
 
 def test_the_saved_config_is_the_run_again(fakes, arguments, tmp_path):
