@@ -58,6 +58,22 @@ def platform() -> str:
     return "tpu" if "TPU" in others else "gpu" if others else "cpu"
 
 
+def compute_capability() -> tuple[int, int] | None:
+    """Returns the least compute capability of JAX' GPUs.
+
+    `None` if they are not NVIDIA's, or if there are none.
+    """
+    import jax
+
+    found = [
+        str(getattr(one, "compute_capability", "")).split(".")
+        for one in jax.local_devices()
+    ]
+    if not all(len(pair) == 2 and "".join(pair).isdecimal() for pair in found):
+        return None
+    return min((int(major), int(minor)) for major, minor in found)
+
+
 def accelerators() -> list[str]:
     """Returns what GPUs or TPUs the backend computes on, a name for each."""
     import keras

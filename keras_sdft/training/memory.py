@@ -420,7 +420,12 @@ def _transformer(layer: Any, place: Place) -> tuple[Stage, Place]:
     held += place.batch * length * 2 * width * size
     # The gradient of the GEGLU's: both halves, and four in between.
     working = positions * width * (8 + 4 * 4) * size
+    kind = (layer.compute_dtype, attention.head_size)
     for columns in (place.area, length):
+        if gate.attends_by_cudnn(*kind, place.area, columns):
+            # Of each row the logarithm of its sum, instead of scores.
+            held += positions * heads * _FLOAT32
+            continue
         scores = positions * heads * columns * size
         at_once = gate.scores_at_once(place.batch * heads, place.area, columns)
         if at_once is None:

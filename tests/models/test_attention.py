@@ -19,7 +19,7 @@ def given():
 def value_and_gradients(query, key, value, weights):
     with tf.GradientTape() as tape:
         tape.watch([query, key, value])
-        y = attention.attend(query, key, value)
+        y = attention.attend_sequences(query, key, value)
         loss = tf.reduce_sum(y * weights)
     return [y, *tape.gradient(loss, [query, key, value])]
 
@@ -78,3 +78,30 @@ def test_other_devices_take_whole_sequences(gpu):
     assert gate.scores_at_once(40, 64 * 64, 64 * 64) == (10, 64 * 64)
     # Of 1,536 pixels: more than 1 GiB for one.
     assert gate.scores_at_once(8, 192 * 192, 192 * 192) == (1, 6144)
+
+
+# Of float32 no kernel, of SD 1.x' 160 none on Ampere, Ada and Blackwell, and
+# of its 77 tokens none.
+CUDNN = [
+    ("jax", "gpu", (9, 0), "bfloat16", 160, (256, 256), True),
+    ("jax", "gpu", (9, 0), "bfloat16", 264, (256, 256), False),
+    ("jax", "gpu", (9, 0), "bfloat16", 40, (4096, 77), False),
+    ("jax", "gpu", (8, 0), "bfloat16", 80, (1024, 1024), True),
+    ("jax", "gpu", (8, 9), "float16", 40, (4096, 4096), True),
+    ("jax", "gpu", (8, 0), "float16", 160, (256, 256), False),
+    ("jax", "gpu", (10, 0), "bfloat16", 128, (64, 64), True),
+    ("jax", "gpu", (12, 0), "bfloat16", 160, (256, 256), False),
+    ("jax", "gpu", (8, 0), "bfloat16", 12, (64, 64), False),
+    ("jax", "gpu", (9, 0), "float32", 64, (64, 64), False),
+    ("jax", "gpu", (7, 5), "float16", 64, (64, 64), False),
+    ("jax", "gpu", None, "bfloat16", 64, (64, 64), False),
+    ("jax", "tpu", None, "bfloat16", 64, (64, 64), False),
+    ("jax", "cpu", None, "bfloat16", 64, (64, 64), False),
+    ("tensorflow", "gpu", (9, 0), "bfloat16", 64, (64, 64), False),
+]
+
+
+def test_where_cudnn_computes_attention():
+    for *case, expected in CUDNN:
+        assert gate.cudnn_attends(*case) is expected, case
+    assert not gate.attends_by_cudnn("bfloat16", 64, 64, 64)

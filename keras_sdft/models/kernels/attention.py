@@ -2,11 +2,13 @@
 
 The scores of 1,024 places against each other fill 4 MiB for each head and
 image, and are passed over a dozen times. A part of them that a processor's
-cache holds is computed at once, and again for the gradient. Written in
-`keras.ops`; must not know layers.
+cache holds is computed at once, and again for the gradient. On GPUs cuDNN
+does so within a kernel, where JAX reaches it. Written in `keras.ops`
+otherwise; must not know layers.
 
 References:
     Rabe & Staats, Self-attention Does Not Need O(n^2) Memory, 2021.
+    Dao, FlashAttention-2, 2023.
 """
 
 from __future__ import annotations
@@ -19,6 +21,51 @@ from keras_sdft.models.kernels import gate
 
 
 def attend(query: Any, key: Any, value: Any) -> Any:
+    """Computes `softmax(query @ transposed key) @ value` of each head.
+
+    Args:
+        query: Tensor `(B, S, H, D)`, scaled.
+        key: Tensor `(B, T, H, D)`.
+        value: Tensor `(B, T, H, D)`.
+
+    Returns:
+        Tensor `(B, S, H, D)`.
+    """
+    heads, size = query.shape[2:]
+    places, length = _length(query), _length(key)
+    if gate.attends_by_cudnn(query.dtype, size, places, length):
+        return fused(query, key, value)
+    attended = attend_sequences(
+        ops.reshape(ops.transpose(query, (0, 2, 1, 3)), (-1, places, size)),
+        ops.reshape(ops.transpose(key, (0, 2, 3, 1)), (-1, size, length)),
+        ops.reshape(ops.transpose(value, (0, 2, 1, 3)), (-1, length, size)),
+    )
+    attended = ops.reshape(attended, (-1, heads, places, size))
+    return ops.transpose(attended, (0, 2, 1, 3))
+
+
+def _length(x: Any) -> Any:
+    length = x.shape[1]
+    return ops.shape(x)[1] if length is None else length
+
+
+def fused(
+    query: Any, key: Any, value: Any, implementation: str = "cudnn"
+) -> Any:
+    """Computes what `attend` does, by JAX.
+
+    Args:
+        query, key, value: As for `attend`; of cuDNN float16 or bfloat16.
+        implementation: As for `jax.nn.dot_product_attention`.
+    """
+    import jax
+
+    return jax.nn.dot_product_attention(
+        query, key, value, scale=1.0, implementation=implementation
+    )
+
+
+def attend_sequences(query: Any, key: Any, value: Any) -> Any:
     """Computes `softmax(query @ key) @ value`.
 
     Args:
@@ -36,7 +83,7 @@ def attend(query: Any, key: Any, value: Any) -> Any:
 
 
 def reference(query: Any, key: Any, value: Any) -> Any:
-    """Computes what `attend` does, with all scores at once."""
+    """Computes what `attend_sequences` does, with all scores at once."""
     return ops.matmul(_weights(query, key), value)
 
 

@@ -96,6 +96,68 @@ def convolves_by_products(images: Any, kernel: Any) -> bool:
     return 4 * neighbours <= LARGE_NEIGHBOURHOODS and on_cpu()
 
 
+def attends_by_cudnn(
+    dtype: Any, head_size: int, rows: int, columns: int
+) -> bool:
+    """Returns whether attention is computed by cuDNN's fused kernels.
+
+    `keras.config.disable_flash_attention()` switches them off.
+
+    Args:
+        dtype: Of query, key and value.
+        head_size: Integer.
+        rows: Integer, queries of a sequence.
+        columns: Integer, keys of a sequence.
+    """
+    backend = keras.backend.backend()
+    if backend != "jax" or keras.config.is_flash_attention_enabled() is False:
+        return False
+    return cudnn_attends(
+        backend,
+        devices.platform(),
+        devices.compute_capability(),
+        keras.backend.standardize_dtype(dtype),
+        head_size,
+        (rows, columns),
+    )
+
+
+def cudnn_attends(
+    backend: str,
+    platform: str,
+    capability: tuple[int, int] | None,
+    dtype: str,
+    head_size: int,
+    lengths: tuple[int, int],
+) -> bool:
+    """Returns whether cuDNN computes attention and its gradient.
+
+    Forwards alone Ampere would take larger heads, which JAX refuses. Of odd
+    lengths, such as the 77 of a text, JAX 0.10 refuses the gradient, and
+    their scores are few.
+
+    Args:
+        backend: String, Keras' backend. That of TensorFlow has no such
+            kernels.
+        platform: String, as `devices.platform`.
+        capability: Compute capability of the GPU, or `None` for no NVIDIA's.
+        dtype: String, of query, key and value.
+        head_size: Integer.
+        lengths: Pair of integers, queries and keys of a sequence.
+
+    References:
+        NVIDIA's support matrix of cuDNN 9.18. Blackwell's gradient takes no
+        more than 128 in NVIDIA's Transformer Engine.
+    """
+    if (backend, platform) != ("jax", "gpu") or capability is None:
+        return False
+    if dtype not in ("float16", "bfloat16") or capability < (8, 0):
+        return False
+    most = 256 if capability[0] == 9 else 128
+    odd = any(length % 2 for length in lengths)
+    return head_size <= most and head_size % 8 == 0 and not odd
+
+
 def scores_at_once(
     sequences: int | None, rows: int | None, columns: int | None
 ) -> tuple[int, int] | None:

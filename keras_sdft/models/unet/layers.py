@@ -170,22 +170,15 @@ class CrossAttention(layers.Layer):
     def call(self, x: Any, context: Any, places: Any, length: Any) -> Any:
         # The query is scaled, not the score: it is the smaller tensor.
         query = self._heads(self.to_q(x) * self.head_size**-0.5, places)
-        key = self._heads(self.to_k(context), length, columns=True)
+        key = self._heads(self.to_k(context), length)
         value = self._heads(self.to_v(context), length)
         attended = attend(query, key, value)
-        heads = (-1, self.num_heads, places, self.head_size)
-        attended = ops.transpose(ops.reshape(attended, heads), (0, 2, 1, 3))
         width = self.num_heads * self.head_size
         return self.out_proj(ops.reshape(attended, (-1, width)))
 
-    def _heads(self, x: Any, length: Any, columns: bool = False) -> Any:
-        """Rows to `(B * heads, length, size)`, or its transposes."""
-        shape = (-1, length, self.num_heads, self.head_size)
-        axes = (0, 2, 3, 1) if columns else (0, 2, 1, 3)
-        x = ops.transpose(ops.reshape(x, shape), axes)
-        if columns:
-            return ops.reshape(x, (-1, self.head_size, length))
-        return ops.reshape(x, (-1, length, self.head_size))
+    def _heads(self, x: Any, length: Any) -> Any:
+        """Rows to `(B, length, heads, size)`."""
+        return ops.reshape(x, (-1, length, self.num_heads, self.head_size))
 
 
 class Upsample(layers.Layer):
