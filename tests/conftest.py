@@ -113,3 +113,22 @@ def make_dataset(make_batch):
         return tf.data.Dataset.from_tensor_slices(stacked)
 
     return make
+
+
+@pytest.fixture
+def hub_server(tmp_path, monkeypatch):
+    """The Hub of this test alone, with an empty cache."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    from keras_sdft import hub
+    from tests.hub_server import HubServer
+
+    server = HubServer()
+    template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub.forget()
+    yield server
+    server.stop()
+    hub.forget()

@@ -41,6 +41,8 @@ LEAVES = {
     "distribution": {"checks", "devices"},
     "files": set(),
     "host_memory": set(),
+    "hub": {"hub_files"},
+    "hub_files": set(),
     "keras_internals": set(),
     "onednn": {"keras_internals"},
     "parsing": set(),
@@ -57,7 +59,13 @@ KERAS_CV_PUBLIC = {
 KERAS_CV_FILE = "models/keras_cv_parts.py"
 PRIVATE_FILE = "keras_internals.py"
 # Needed by one reader, or not by the library at all: imported where used.
-NOT_AT_IMPORT = {"tensorflow_datasets", "torch", "diffusers", "transformers"}
+NOT_AT_IMPORT = {
+    "tensorflow_datasets",
+    "huggingface_hub",
+    "torch",
+    "diffusers",
+    "transformers",
+}
 # Public in spite of the underscore: a named tuple's.
 PUBLIC = {"_fields", "_asdict", "_replace", "_make", "_exit"}
 # A guide is 300 lines; a few files may be longer, none much longer.

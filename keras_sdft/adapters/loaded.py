@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_sdft import checks
+from keras_sdft import hub
 from keras_sdft.adapters.lora import AttachedLoRA
 from keras_sdft.adapters.lora import attach_weights
 from keras_sdft.adapters.textual_inversion import AttachedEmbedding
@@ -45,13 +46,13 @@ class LoadedAdapters:
                 "another `name=`, or unload it first."
             )
         sd = self.stable_diffusion
-        weights = lora_files.read(_file(path), sd.spec)
+        weights = lora_files.read(_file(hub.local(path, "lora")), sd.spec)
         self.loras[name] = attach_weights(sd, weights, scale)
         return name
 
     def load_embedding(self, path: str | Path, token: str | None) -> list[str]:
         """See `StableDiffusion.load_embedding`."""
-        found = embedding_files.read(path, token)
+        found = embedding_files.read(hub.local(path, "embedding"), token)
         for one in attach_embeddings(self.stable_diffusion, found):
             self.embeddings[one.token] = one
         return list(found)

@@ -50,9 +50,10 @@ class AdapterFileOptions:
     """The adapters: files that are added to the model.
 
     Args:
-        lora: LoRA files or runs, each with a strength after a colon if it
-            is not 1, as in style.safetensors:0.8.
-        embedding: Files of new words, which prompts can then use.
+        lora: LoRA files, runs or hf://owner/name, each with a strength
+            after a colon if it is not 1, as in style.safetensors:0.8.
+        embedding: Files of new words, which prompts can then use, or
+            hf://owner/name.
 
     Raises:
         ValueError: If a strength is no number.

@@ -10,6 +10,7 @@ from typing import Any
 from keras_sdft import checks
 from keras_sdft import data
 from keras_sdft import distribution
+from keras_sdft import hub
 from keras_sdft import runs
 from keras_sdft import training
 from keras_sdft.cli.command import Command
@@ -27,8 +28,8 @@ class PhotoOptions:
     """The photos: of the subject, and to validate with.
 
     Args:
-        instance_data_dir: Folder of photos of the subject, 3 to 30. Nothing
-            else in it is read.
+        instance_data_dir: Folder of photos of the subject, 3 to 30, or
+            hf://owner/name. Nothing else in it is read.
         validation_data_dir: Folder of other photos of the subject, to
             validate with.
         validation_every_steps: Optimizer steps between two lines of
@@ -186,6 +187,7 @@ def _check_base(options: Options) -> None:
 def _check_held_out(folder: str | None, photos: str) -> None:
     if folder is None:
         return
+    folder, photos = hub.local(folder, "data"), hub.local(photos, "data")
     if not os.path.isdir(folder) or os.path.samefile(folder, photos):
         raise ValueError(
             "`validation_data_dir` must hold other photos than "

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from keras_sdft import data
+from keras_sdft import hub
 from keras_sdft import models
 from keras_sdft import runs
 from keras_sdft.cli.command import Command
@@ -25,8 +26,8 @@ class DataOptions:
     """The data: captioned images to train on, and to validate with.
 
     Args:
-        data: A folder of images and captions, a CSV or JSONL file, or
-            tfds:NAME or tfds:NAME:SPLIT.
+        data: A folder of images and captions, a CSV or JSONL file,
+            tfds:NAME or tfds:NAME:SPLIT, or hf://owner/name[@revision].
         validation_data: Where validation examples are, as for data.
     """
 
@@ -95,13 +96,13 @@ class Captioned(Source):
         data.LoadOptions(**options.values_of(data.SourceOptions, *shared))
         for flag in Captioned.inputs:
             source = getattr(options, flag)
-            if source is None or source.startswith("tfds:"):
+            if source is None or source.startswith(("tfds:", hub.PREFIX)):
                 continue
             if not os.path.exists(source):
                 raise FileNotFoundError(
                     f"`{flag}` does not exist: {os.path.abspath(source)}. "
                     "Expected a folder of captioned images, a .csv or .jsonl "
-                    "file, or 'tfds:NAME'."
+                    "file, 'tfds:NAME', or 'hf://owner/name'."
                 )
         if options.cache is not None:
             inputs = inputs_of(options, Captioned.inputs)

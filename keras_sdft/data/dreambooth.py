@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING
 from typing import Any
 
+from keras_sdft import hub
 from keras_sdft.data import signature
 from keras_sdft.data.captions import Tokenizer
 from keras_sdft.data.examples import Example
@@ -50,8 +51,8 @@ def load_dreambooth(
     An epoch is a pass over the photos; class images have an order of their own.
 
     Args:
-        instance_data_dir: Folder of 3 to 30 photos of the subject. Caption
-            files and tables in it are not read.
+        instance_data_dir: Folder of 3 to 30 photos of the subject, or
+            `"hf://owner/name"`. Caption files and tables in it are not read.
         tokenizer: The tokenizer of the model, `stable_diffusion.tokenizer`.
         **options: The fields of `keras_sdft.data.SubjectOptions`,
             `ImageOptions`, `EpochOptions`, `TagOptions` and `BatchOptions`.
@@ -85,7 +86,7 @@ def load_dreambooth(
     check_dreambooth_prompts(instance, chosen.class_prompt, chosen.token)
     class_prompt = chosen.class_prompt if chosen.needs_class_images else None
     check_dreambooth_folders(instance_data_dir, folder, class_prompt)
-    photos = read_photos(instance_data_dir, instance)
+    photos = read_photos(hub.local(instance_data_dir, "data"), instance)
     photos = pipeline.checked(os.fspath(instance_data_dir), photos)
     photos = photos.repeated(chosen.repeats)
     if chosen.class_prompt is None:

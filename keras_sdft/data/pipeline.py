@@ -70,9 +70,10 @@ def load(
 
     Args:
         source: A folder, a `.csv` or `.jsonl` file, `"tfds:NAME"` or
-            `"tfds:NAME:SPLIT"`, a TFDS builder, or an iterable of `(image,
-            caption)` or `keras_sdft.data.Example`s, where an image is a path,
-            a `PIL.Image.Image` or a uint8 array and a caption a string or a
+            `"tfds:NAME:SPLIT"`, a TFDS builder, `"hf://owner/name"` on the
+            Hub, or an iterable of `(image, caption)` or
+            `keras_sdft.data.Example`s, where an image is a path, a
+            `PIL.Image.Image` or a uint8 array and a caption a string or a
             list. A sequence that opens its images when it is indexed keeps
             memory free.
         tokenizer: The tokenizer of the model, `stable_diffusion.tokenizer`.

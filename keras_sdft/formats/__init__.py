@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from keras_sdft import hub
 from keras_sdft.checks import one_of
 from keras_sdft.formats import diffusers
 from keras_sdft.formats import embedding_files
@@ -91,7 +92,7 @@ def detect(path: str | Path) -> str:
         ValueError: If it is no model, or one that cannot be read,
             named as what it is.
     """
-    path = Path(path)
+    path = Path(hub.local(path))
     if not path.exists():
         raise FileNotFoundError(f"There is no file or folder {str(path)!r}.")
     with reading(path, "model"):
@@ -130,7 +131,7 @@ def load(
     Raises:
         ValueError: If it is not understood, damaged, or does not fit.
     """
-    found = None
+    found, path = None, hub.local(path)
     if Path(path).exists():
         path = find_snapshot(path)
         with reading(path, "model"):
@@ -198,13 +199,15 @@ def _refuse_adapters(model: Any) -> None:
 
 def _with_scheduler(checkpoint: Checkpoint, origin: Any) -> Checkpoint:
     """Adds the scheduler's configuration of the model trained from."""
-    if origin is None or not diffusers.is_folder(Path(origin)):
+    folder = None if origin is None else Path(hub.local(origin))
+    if folder is None or not diffusers.is_folder(folder):
         return checkpoint
-    file = Path(origin) / "scheduler" / "scheduler_config.json"
+    file = folder / "scheduler" / "scheduler_config.json"
     return dataclasses.replace(checkpoint, scheduler=read_json(file))
 
 
 def _with_vae(checkpoint: Checkpoint, path: str | Path) -> Checkpoint:
+    path = hub.local(path, "vae")
     with reading(path, "autoencoder"):
         other = _open_vae(Path(path))
     spec = dataclasses.replace(
@@ -300,10 +303,11 @@ def describe(path: str | Path, check_weights: bool = False) -> dict[str, Any]:
         `metadata`; of an embedding, `kind` and `tokens`; of a model, see
         `keras_sdft.models.describe`.
     """
-    if lora_files.is_lora(path):
-        return lora_files.describe(path) or {}
-    if embedding_files.is_embedding(path):
-        return embedding_files.describe(path)
+    here = hub.local(path)
+    if lora_files.is_lora(here):
+        return lora_files.describe(here) or {}
+    if embedding_files.is_embedding(here):
+        return embedding_files.describe(here)
     return sources.describe(path, check_weights)
 
 
@@ -325,8 +329,9 @@ def convert(
         overwrite: As for `save`.
         **options: Further arguments of `load`.
     """
-    if lora_files.is_lora(model):
-        lora_files.convert(model, output, format, dtype, overwrite)
+    here = hub.local(model)
+    if lora_files.is_lora(here):
+        lora_files.convert(here, output, format, dtype, overwrite)
         return
     one_of("format", format, FORMATS)
     one_of("dtype", dtype, DTYPES)

@@ -207,15 +207,18 @@ def card_files(directory: str | Path) -> tuple[str, ...]:
 
 
 def hub_name(base: str, origin: str | Path | None = None) -> str | None:
-    """Returns the name on the Hub of a preset, or of a path in its cache.
+    """Returns the name on the Hub of a preset, an address or a cached path.
 
     Args:
         base: String, the name of a preset.
-        origin: Path of the model that the preset stands for, if any.
+        origin: Path or address of the model that the preset stands for, if
+            any.
     """
     if origin is None:
         return _HUB_NAMES.get(base)
-    match = re.search(r"models--([^/]+)--([^/]+)", str(origin))
+    text = str(origin)
+    match = re.search(r"models--([^/]+)--([^/]+)", text)
+    match = match or re.match(r"hf://([^/@]+)/([^/@]+)", text)
     return f"{match[1]}/{match[2]}" if match else None
 
 

@@ -20,10 +20,11 @@ class ModelOptions:
     """The model: which one, and with which numbers it computes.
 
     Args:
-        model: A preset, a run, an exported directory, a weight file, or a
-            model of diffusers' or of the original layout.
+        model: A preset, a run, an exported directory, a weight file, a
+            model of diffusers' or of the original layout, or
+            hf://owner/name[@revision] on the Hub.
         vae: Another autoencoder, a folder or file of one alone or of a
-            whole model.
+            whole model, or hf://owner/name.
         clip_skip: Which of the text encoder's layers gives the context,
             counted from the last. Defaults to what the model declares,
             usually 1.

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from keras_sdft import hub
 from keras_sdft.models import packaged
 from keras_sdft.models import weight_files
 from keras_sdft.models import words
@@ -113,7 +114,8 @@ def resolve(
     Args:
         name_or_path: A preset's name, a run directory, an exported
             directory, a diffusion model's weight file (`.weights.h5`, or
-            KerasCV's `.h5`), or another tool's model.
+            KerasCV's `.h5`), another tool's model, or the address of one
+            on the Hub, see `hub`.
         prediction_type: `"epsilon"` or `"v_prediction"`, for files that do
             not declare it; may not contradict those that do.
         vae: Path of another autoencoder to use: a folder or file of one
@@ -136,7 +138,7 @@ def resolve(
 def _with_vae(resolved: Resolved, vae: str | Path) -> Resolved:
     """Replaces the image encoder and the decoder."""
     _import_readers()
-    path = Path(vae)
+    path = Path(hub.local(vae, "vae"))
     if not path.exists():
         raise FileNotFoundError(
             f"There is no autoencoder {str(vae)!r} (`vae`). Expected a file "
@@ -154,8 +156,12 @@ def _with_vae(resolved: Resolved, vae: str | Path) -> Resolved:
         resolved,
         spec=dataclasses.replace(resolved.spec, autoencoder=autoencoder),
         files={**resolved.files, **files},
-        vae=str(path.resolve()),
+        vae=hub.pinned(vae, "vae") if hub.is_address(vae) else _absolute(path),
     )
+
+
+def _absolute(path: str | Path) -> str:
+    return str(Path(path).resolve())
 
 
 def _resolve(
@@ -167,6 +173,13 @@ def _resolve(
 
     `above` are the exports that build upon the source.
     """
+    if hub.is_address(name_or_path):
+        here = hub.local(name_or_path)
+        found = _resolve(here, prediction_type, above)
+        if found.origin != _absolute(here):
+            return found
+        # What builds upon it must be read on other machines too.
+        return dataclasses.replace(found, origin=hub.pinned(name_or_path))
     path = Path(name_or_path)
     if str(name_or_path) not in PRESETS and path.exists():
         _import_readers()
@@ -245,7 +258,7 @@ def _read_export(
             )
         files = {**below.files, **files}
     elif set(files) > trained:
-        origin = str(directory.resolve())
+        origin = _absolute(directory)
     adapters = tuple(
         _inside(directory, name)
         for name in metadata.get("extra_files", ())
@@ -278,6 +291,8 @@ def _make_tokenizer(
 
 
 def _check_there(file: Path, field: str, path: Any) -> None:
+    if hub.is_address(path):
+        return
     if not isinstance(path, str) or not _exists(path):
         raise ValueError(
             f"{str(file)!r} builds upon {path!r}, which is not there. "

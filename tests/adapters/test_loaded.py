@@ -66,3 +66,18 @@ def test_a_new_word_that_no_caption_has_is_refused(make_micro, make_dataset):
     trainer.compile(run_eagerly=True)
     with pytest.raises(ValueError, match="None of the first captions"):
         trainer.fit(make_dataset(1), verbose=0)
+
+
+def test_a_lora_of_the_hub(make_micro, files, tmp_path, hub_server):
+    hub_server.repos["models/me/style"] = files
+    sd = make_micro()
+    assert sd.load_adapter("hf://me/style/one.safetensors", 0.5) == "one"
+    with pytest.raises(ValueError, match="2 files of weights. Name one"):
+        sd.load_adapter("hf://me/style")
+    options = adapters.AdapterFileOptions(
+        lora=["hf://me/style/two.safetensors:0.8"]
+    )
+    options.load_into(sd)
+    assert float(sd.adapters.loras[options.lora[0]].strength) == (
+        pytest.approx(0.8)
+    )

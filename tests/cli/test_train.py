@@ -22,6 +22,7 @@ from keras_sdft.cli.training import inputs_of
 from keras_sdft.data import Report
 from keras_sdft.runs import RunData
 from tests.cli.options import options_of
+from tests.hub_server import commit_of
 
 
 class FakeStableDiffusion:
@@ -165,6 +166,17 @@ def test_the_saved_config_is_the_run_again(fakes, arguments, tmp_path):
     assert saved[0]["overwrite"] is False
     assert saved[0]["preview_prompts"] == ["yes"]
     assert saved[0]["mixed_precision"] == "no"
+
+
+def test_the_commit_of_an_address_is_saved(
+    fakes, arguments, photos, tmp_path, hub_server
+):
+    hub_server.repos["datasets/me/photos"] = photos
+    arguments[2] = "--data=hf://me/photos"
+    assert main(arguments) == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    commit = commit_of("datasets/me/photos")
+    assert config["data"] == f"hf://me/photos@{commit}"
 
 
 def test_config_holds_every_flag_and_flags_win(fakes, arguments, tmp_path):

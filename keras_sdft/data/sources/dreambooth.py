@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 from keras_sdft import checks
+from keras_sdft import hub
 from keras_sdft.data.examples import first_five
 from keras_sdft.data.report import shared_files
 from keras_sdft.data.sources.filenames import is_photo
@@ -48,7 +49,8 @@ def check_dreambooth_folders(
     """Looks at the folders of photos and of class images.
 
     Args:
-        instance_data_dir: Folder of photos of the subject.
+        instance_data_dir: Folder of photos of the subject, or an address
+            on the Hub.
         class_data_dir: Folder of images of its class.
         class_prompt: String, the class prompt; without one the class folder is
             not looked at.
@@ -64,7 +66,7 @@ def check_dreambooth_folders(
         ValueError: If one holds no image or too many, or if the two overlap or
             look swapped.
     """
-    instance = os.fspath(instance_data_dir)
+    instance = os.fspath(hub.local(instance_data_dir, "data"))
     photos = _photos("instance_data_dir", instance)
     others, class_images = os.fspath(class_data_dir or ""), []
     if class_prompt is None:

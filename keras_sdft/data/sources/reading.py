@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
+from keras_sdft import hub
 from keras_sdft.data import signature
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
@@ -38,8 +39,8 @@ def read_examples(
 
     Args:
         source: A folder, a `.csv` or `.jsonl` file, `"tfds:NAME"` or
-            `"tfds:NAME:SPLIT"`, a TFDS builder, or an iterable of
-            `(image, caption)`. See `keras_sdft.data.load`.
+            `"tfds:NAME:SPLIT"`, a TFDS builder, `"hf://owner/name"`, or an
+            iterable of `(image, caption)`. See `keras_sdft.data.load`.
         **options: The fields of `keras_sdft.data.SourceOptions`.
         masks: Boolean, whether a table's column of masks is read.
 
@@ -57,6 +58,7 @@ def read_examples(
 
 def read_source(source: Any, options: SourceOptions, masks: bool) -> Examples:
     """Reads the examples of any source; see `read_examples`."""
+    source = hub.local(source, "data")
     if _is_tfds(source):
         _refuse("a TFDS dataset", options, ("split", "image_column"))
         examples = tfds.read_tfds(source, options)
@@ -82,6 +84,7 @@ def validation_split(source: Any) -> str | None:
     Without it the folder would be read without its validation images. `None`
     for every other source.
     """
+    source = hub.local(source, "data")
     named = isinstance(source, (str, os.PathLike))
     split = named and os.path.join(source, "validation")
     return "validation" if split and os.path.isdir(split) else None
@@ -91,8 +94,8 @@ def _check_table(path: str) -> None:
     if not os.path.exists(path):
         raise FileNotFoundError(
             f"`source` does not exist: {os.path.abspath(path)}. Expected a "
-            "folder of captioned images, a .csv or .jsonl file, or "
-            "'tfds:NAME'."
+            "folder of captioned images, a .csv or .jsonl file, "
+            "'tfds:NAME', or 'hf://owner/name'."
         )
     if not path.lower().endswith((".csv", ".jsonl")):
         raise ValueError(
