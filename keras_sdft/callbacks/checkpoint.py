@@ -40,6 +40,8 @@ class Checkpoint(StepCallback):
     it is, the next one waits. Where memory has no room for a copy, training
     stops for the whole write. A checkpoint that cannot be written, on a full
     disk for example, leaves the ones before it, warns, and training goes on.
+    Of several workers the first one writes, and a signal to any of them ends
+    all after the same step.
 
     Put it last in the list of callbacks, so that it keeps the state that
     they have after a step.
@@ -68,8 +70,6 @@ class Checkpoint(StepCallback):
     Raises:
         ValueError: If an argument is out of its range.
     """
-
-    chief_only = True
 
     def __init__(
         self,
@@ -104,7 +104,8 @@ class Checkpoint(StepCallback):
     def on_train_begin(self, logs=None) -> None:
         super().on_train_begin(logs)
         self.model.progress.interruption = self.interruption
-        remove_abandoned(self.directory)
+        if self.model.writes_files:
+            remove_abandoned(self.directory)
         self._is_due, self._since = False, time.monotonic()
 
     def on_train_batch_begin(self, batch, logs=None) -> None:
@@ -163,6 +164,8 @@ class Checkpoint(StepCallback):
             self._writer.wait()
         elif self._writer.is_busy:
             return
+        if not self.model.writes_files:
+            return
         self._tell_of_last()
         self._is_due, self._since = False, time.monotonic()
         found = snapshot(self.model, self.about)
@@ -214,10 +217,9 @@ class Checkpoint(StepCallback):
             warnings.warn(text, stacklevel=2)
 
     def _raise_if_interrupted(self) -> None:
-        if self.interruption is not None and self.interruption.signal:
-            raise Interrupted(
-                self.interruption.signal, lambda: self.save(wait=True)
-            )
+        number = self.model.progress.signal
+        if self.interruption is not None and number is not None:
+            raise Interrupted(number, lambda: self.save(wait=True))
 
     def _export_best(self, epoch: int, logs: dict[str, Any]) -> None:
         if self.keep_best is None or self.keep_best not in logs:

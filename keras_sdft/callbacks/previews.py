@@ -218,8 +218,7 @@ class Previews(StepCallback):
 
     def _is_interrupted(self) -> bool:
         progress = getattr(self.model, "progress", None)
-        interruption = getattr(progress, "interruption", None)
-        return interruption is not None and interruption.signal is not None
+        return getattr(progress, "is_interrupted", False)
 
     def _generate_prompt(self, index: int) -> np.ndarray:
         model = self.model.stable_diffusion

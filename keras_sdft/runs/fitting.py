@@ -131,9 +131,7 @@ def fit(
     from keras_sdft.training import Interrupted
 
     if not trainer.writes_files:
-        with callbacks["Checkpoint"].interruption:
-            _train(trainer, data, callbacks)
-        distribution.barrier()
+        _fit_beside(trainer, data, callbacks)
         return
     with warn_on_error(run.path):
         seen = data_facts(data.report, trainer.stable_diffusion.tokenizer)
@@ -144,6 +142,7 @@ def fit(
             _train(trainer, data, callbacks)
         except Interrupted:
             _export_interrupted(run, trainer)
+            distribution.barrier()
             raise
         finally:
             callbacks["Progress"].close()
@@ -160,6 +159,19 @@ def fit(
     run.finish(step=data.steps, **values, best=callbacks["Checkpoint"].best)
     print("\n".join(_outcome(run, callbacks, prompt)), flush=True)
     distribution.barrier()
+
+
+def _fit_beside(trainer: Any, data: RunData, callbacks: dict[str, Any]) -> None:
+    """Trains as another worker than the one that writes, and waits for it."""
+    from keras_sdft.training import Interrupted
+
+    with callbacks["Checkpoint"].interruption:
+        try:
+            _train(trainer, data, callbacks)
+        except Interrupted:
+            distribution.barrier()
+            raise
+        distribution.barrier()
 
 
 def _train(trainer: Any, data: RunData, callbacks: dict[str, Any]) -> None:

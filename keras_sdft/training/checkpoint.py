@@ -23,6 +23,7 @@ import keras
 import ml_dtypes
 import numpy as np
 
+from keras_sdft import distribution
 from keras_sdft.training import checkpoint_files as disk
 from keras_sdft.training.state import configuration
 from keras_sdft.training.state import differences
@@ -57,6 +58,9 @@ class Progress(keras.callbacks.Callback):
     Attributes:
         position: `Position`.
         callbacks: List of the other callbacks of `fit`.
+        is_shared: Boolean, whether several workers end together, by a signal
+            that any of them received.
+        told: Integer, that signal, once all of them know of it, or `None`.
     """
 
     def __init__(self) -> None:
@@ -69,6 +73,8 @@ class Progress(keras.callbacks.Callback):
         self._restored: dict[str, Any] | None = None
         # Of the `fit` in progress, see `callbacks.Checkpoint`.
         self.interruption: Any = None
+        self.is_shared = False
+        self.told: int | None = None
         # Checksums of the weights that stay, once they are known.
         self.frozen: dict[str, int] = {}
 
@@ -84,6 +90,21 @@ class Progress(keras.callbacks.Callback):
                 if name.startswith((_METRICS, _CALLBACKS))
             },
         }
+
+    @property
+    def received(self) -> int | None:
+        """The signal that this process received, or `None`."""
+        return getattr(self.interruption, "signal", None)
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that is to end the training now, or `None`."""
+        return self.told if self.is_shared else self.received
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether there is a signal, told to all workers yet or not."""
+        return self.received is not None or self.told is not None
 
     @property
     def is_restored(self) -> bool:
@@ -107,6 +128,7 @@ class Progress(keras.callbacks.Callback):
                 callback.set_state({**states[key], **own})
 
     def on_train_begin(self, logs=None) -> None:
+        self.told, self.is_shared = None, distribution.worker()[1] > 1
         if self._restored is None:
             step = int(self.model.optimizer.iterations.numpy())
             self.position = Position(step)

@@ -46,12 +46,11 @@ def test_a_signal_after_the_last_step_puts_the_last_grid_off(
     trainer, batches, tmp_path
 ):
     previews = Previews("a", tmp_path, every_steps=3)
-    signal = types.SimpleNamespace(signal=None)
-    trainer.progress = types.SimpleNamespace(interruption=signal)
+    trainer.progress = types.SimpleNamespace(is_interrupted=False)
 
     class Send(tf.keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            signal.signal = 15
+            trainer.progress.is_interrupted = True
 
     trainer.fit(batches, verbose=0, callbacks=[Send(), previews])
     assert names(tmp_path) == ["step_000000.png", "step_000003.png"]

@@ -109,6 +109,23 @@ def test_the_first_worker_alone_writes(alone, both):
     np.testing.assert_allclose(*rows, rtol=1e-6)
 
 
+def test_a_signal_to_any_worker_ends_all_after_the_same_step(folder, alone):
+    codes, outputs = run(folder / "signals", "signals", 2)
+    assert codes == [0, 0], outputs[0][-3000:]
+    for output in outputs:
+        # Each is told by the next step: of training, then of validation.
+        assert "signal 15 after step 2, batch [0, 2]" in output
+        assert "signal 2 after step 3, batch [0, 3]" in output
+    found, expected = (
+        np.load(path)
+        for path in (
+            folder / "signals/worker-1-of-2.npy",
+            alone / "worker-0-of-1.npy",
+        )
+    )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
+
+
 def test_a_lost_worker_ends_the_others_and_one_goes_on(folder, alone):
     codes, outputs = run(folder / "lost", "lost", 2)
     assert codes == [1, 9]

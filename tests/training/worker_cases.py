@@ -5,7 +5,9 @@ with `TF_CONFIG` in the environment for one of several.
 """
 
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import keras_sdft
@@ -16,6 +18,7 @@ import numpy as np  # noqa: E402
 
 from keras_sdft import callbacks  # noqa: E402
 from keras_sdft import distribution  # noqa: E402
+from keras_sdft import training  # noqa: E402
 from tests.training import replica_cases  # noqa: E402
 
 
@@ -53,30 +56,25 @@ def main(folder, case):
             one.evaluate(part_of(whole, 0, count), verbose=0)
         except (RuntimeError, ValueError) as error:
             print(error)
-    checkpoints = callbacks.Checkpoint(folder / "checkpoints", every_steps=1)
+    history = callbacks.HistoryFile(folder / "history.csv")
     previews = callbacks.Previews(
         ["a cat"], folder / "previews", every_steps=100, num_steps=1
     )
-    history = callbacks.HistoryFile(folder / "history.csv")
-    extra = [checkpoints, history, previews]
+    extra = [history, previews]
     if case == "lost":
         extra.append(Dies(index))
+    epochs = (whole, part_of(whole, index, count))
     start = (0, 0)
     if case == "resumed":
         start = one.restore_checkpoint(folder / "checkpoints")[1:]
-    for epoch, data in enumerate((whole, part_of(whole, index, count))):
-        if epoch < start[0]:
-            continue
-        data = data.skip(start[1] if epoch == start[0] else 0)
-        validation = replica_cases.dataset([(3, 8, 8)], seed=1)
-        one.fit(
-            data,
-            validation_data=validation,
-            initial_epoch=epoch,
-            epochs=epoch + 1,
-            callbacks=extra,
-            verbose=0,
-        )
+    while start is not None:
+        with callbacks.Interruption("after this step") as interruption:
+            if case == "signals":
+                extra = [history, previews, Signals(index, interruption)]
+            keeper = callbacks.Checkpoint(
+                folder / "checkpoints", every_steps=1, interruption=interruption
+            )
+            start = train(one, epochs, start, [*extra, keeper])
     one.export(folder / "weights")
     values = [v.numpy() for v in one.trainable_variables]
     with one.averaged_weights():
@@ -84,6 +82,43 @@ def main(folder, case):
     values = np.concatenate([value.ravel() for value in values])
     np.save(folder / f"worker-{index}-of-{count}.npy", values)
     distribution.barrier()
+
+
+def train(one, epochs, start, extra):
+    """Trains; returns where to go on after a signal, else `None`."""
+    try:
+        for epoch, data in list(enumerate(epochs))[start[0] :]:
+            one.fit(
+                data.skip(start[1] if epoch == start[0] else 0),
+                validation_data=replica_cases.dataset([(3, 8, 8)], seed=1),
+                initial_epoch=epoch,
+                epochs=epoch + 1,
+                callbacks=extra,
+                verbose=0,
+            )
+    except training.Interrupted as error:
+        step, *start = one.progress.position
+        print(f"{error} after step {step}, batch {start}")
+        distribution.barrier()
+        assert one.restore_checkpoint(extra[-1].directory) == (step, *start)
+        return start
+    return None
+
+
+class Signals(callbacks.StopAtStep):
+    """Sends TERM to the second worker, and later INT to the first."""
+
+    def __init__(self, index, interruption):
+        super().__init__(1000)
+        self.index, self.interruption = index, interruption
+
+    def on_step_end(self, before, logs):
+        sent = {(1, 1): signal.SIGTERM, (3, 0): signal.SIGINT}
+        number = sent.get((self.step, self.index))
+        if number is not None:
+            os.kill(os.getpid(), number)
+            while self.interruption.signal is None:
+                time.sleep(0.01)
 
 
 class Dies(callbacks.StopAtStep):

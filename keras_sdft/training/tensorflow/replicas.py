@@ -257,12 +257,23 @@ def run_on_each(step: Callable[[Any], Any], strategy: Any) -> Any:
     Args:
         step: Function of a replica's batch.
         strategy: A `tf.distribute.Strategy`, or `None`.
+
+    Returns:
+        Function of a batch. Under a strategy it also takes float scalars of
+        this worker, and returns their sums over all replicas with the
+        results, if there are any.
     """
     if strategy is None:
         return step
 
-    def run(batch: Any) -> Any:
-        results = strategy.run(step, args=(batch,))
+    def on_one(batch: Any, *own: Any) -> Any:
+        results = step(batch)
+        # Copied, to be on this replica's device.
+        values = tuple(map(tf.identity, own))
+        return (results, *sum_over_replicas(values)) if own else results
+
+    def run(batch: Any, *own: Any) -> Any:
+        results = strategy.run(on_one, args=(batch, *own))
         return tf.nest.map_structure(
             lambda value: strategy.experimental_local_results(value)[0],
             results,

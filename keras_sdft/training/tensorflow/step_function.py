@@ -23,6 +23,7 @@ import tensorflow as tf
 from keras_sdft import keras_internals
 from keras_sdft.models.kernels import gate
 from keras_sdft.training.tensorflow import replicas
+from keras_sdft.training.tensorflow import signals
 
 # Passes of TensorFlow's graph optimizer. In a function that a step calls, to
 # which the options at its tracing apply, folding constants and removing what
@@ -61,8 +62,8 @@ def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
     on_batch = tf.function(step, reduce_retracing=True, autograph=False)
 
     @functools.partial(tf.function, reduce_retracing=True, autograph=False)
-    def on_iterator(iterator: Any) -> Any:
-        return step(iterator.get_next())
+    def on_iterator(iterator: Any, *own: Any) -> Any:
+        return step(iterator.get_next(), *own)
 
     soon = gate.skips_graph_passes(_number_of_weights(model))
     for_blocks = _FOR_BLOCKS if soon else {}
@@ -71,16 +72,23 @@ def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
     owner = getattr(model, "diffusion_model", model)
     gradients = functools.partial(keras_internals.gradients_end_with, owner)
 
-    def called(function: Any, argument: Any) -> Any:
+    def called(function: Any, *arguments: Any) -> Any:
         with _collector_off(), _graph_options(for_blocks), gradients():
-            concrete = function.get_concrete_function(argument)
+            concrete = function.get_concrete_function(*arguments)
         off = soon and only_calls(concrete.graph)
         with _graph_options(_OFF if off else {}):
-            return concrete(argument)
+            return concrete(*arguments)
 
     def function(iterator: Any) -> Any:
+        progress = getattr(model, "progress", None)
         if isinstance(iterator, _ITERATORS):
-            return called(on_iterator, iterator)
+            if not getattr(progress, "is_shared", False):
+                return called(on_iterator, iterator)
+            # What another worker received comes back with the results.
+            own = signals.received(progress)
+            results, total = called(on_iterator, iterator, own)
+            signals.tell(progress, total)
+            return results
         # From `train_on_batch` and `test_on_batch`.
         if strategy is not None:
             raise ValueError(
