@@ -8,9 +8,9 @@ import os
 
 from keras_sdft import checks
 from keras_sdft import files
+from keras_sdft import runs
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
-from keras_sdft.runs import CACHE_FOLDER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,27 +38,28 @@ class CacheFolderOptions:
 
 def cache(options: Options) -> None:
     """Lists the caches of runs, or removes them by age and size."""
-    from keras_sdft import encoding
-
     folders = [options.folder]
     if options.folder is None:
         folders = sorted(
-            {*glob.glob(CACHE_FOLDER), *glob.glob(f"*/{CACHE_FOLDER}")}
+            {
+                *glob.glob(runs.CACHE_FOLDER),
+                *glob.glob(f"*/{runs.CACHE_FOLDER}"),
+            }
         )
     elif not os.path.isdir(options.folder):
         raise FileNotFoundError(f"There is no folder {options.folder!r}.")
     most = 0.0 if options.clear else options.max_gb and options.max_gb * 1e9
     for folder in folders:
-        for one in encoding.prune(folder, most, options.max_days):
+        for one in runs.prune_caches(folder, most, options.max_days):
             print(f"removed {one.path} ({files.size_text(one.num_bytes)})")
-        left = encoding.find_caches(folder)
+        left = runs.find_caches(folder)
         total = files.size_text(sum(one.num_bytes for one in left))
         print(f"{folder}: {total}; unused for")
         for one in left:
             size = files.size_text(one.num_bytes)
             print(f"  {one.path!s:<50} {size:>10} {one.days:>4.0f} days")
     if not folders:
-        print(f"There is no {CACHE_FOLDER} here. Name one: cache FOLDER.")
+        print(f"There is no {runs.CACHE_FOLDER} here. Name one: cache FOLDER.")
 
 
 COMMAND = Command(

@@ -4,6 +4,8 @@ A run is a training from its first check to its last export. Must not know
 flags, nor how anything is trained.
 """
 
+from keras_sdft.runs.cache_folder import find_caches
+from keras_sdft.runs.cache_folder import prune_caches
 from keras_sdft.runs.caching import CACHE_FOLDER
 from keras_sdft.runs.caching import CacheOptions
 from keras_sdft.runs.caching import RunCaches
@@ -57,12 +59,14 @@ __all__ = [
     "data_facts",
     "data_state",
     "describe",
+    "find_caches",
     "find_checkpoint",
     "fit",
     "generate_class_images",
     "make_callbacks",
     "model_card",
     "note_facts",
+    "prune_caches",
     "read_record",
     "report_callback",
     "unknown_words",

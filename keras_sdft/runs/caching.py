@@ -13,6 +13,7 @@ from typing import Any
 from typing import Literal
 
 from keras_sdft import files
+from keras_sdft.runs.cache_folder import prune_caches
 from keras_sdft.runs.options import RunOptions
 
 # Beside the runs, so that those on the same data share what is in it.
@@ -146,10 +147,8 @@ class RunCaches:
         self._sd.release(released)
 
     def _prune(self, used: str) -> None:
-        from keras_sdft.encoding import prune
-
         folder = os.path.dirname(used)
-        for one in prune(folder, _MAX_BYTES, _MAX_DAYS, keep=[used]):
+        for one in prune_caches(folder, _MAX_BYTES, _MAX_DAYS, keep=[used]):
             print(f"Removed {one.path}, unused for {one.days:.0f} days")
 
 

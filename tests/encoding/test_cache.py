@@ -22,8 +22,8 @@ from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.options import LoadOptions
 from keras_sdft.encoding import Cache
 from keras_sdft.encoding import filling
-from keras_sdft.encoding import find_caches
 from keras_sdft.encoding.store import read_state
+from keras_sdft.runs import find_caches
 
 WIDTH = 4
 

@@ -13,13 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from keras_sdft import files
-from keras_sdft.encoding import store
 
-# Files of a cache, and of that of its validation data; the state comes last.
-_OURS = re.compile(
-    rf"(?:{store.VALIDATION}/)?(?:[\w-]+\.(?:rows|npy)|{store.LOCK})"
-)
-_STATE = re.compile(rf"(?:{store.VALIDATION}/)?{re.escape(store.STATE)}")
 _DAY = 86_400
 
 
@@ -56,13 +50,11 @@ def find_caches(folder: str | os.PathLike) -> list[StoredCache]:
     Args:
         folder: Path of the folder; it need not exist.
     """
-    states_there = Path(folder).glob(f"*/{store.STATE}")
-    ours = filter(_is_ours, (path.parent for path in states_there))
-    found = [_look(path) for path in ours]
+    found = filter(None, map(_look, Path(folder).glob("*")))
     return sorted(found, key=lambda one: -one.last_used)
 
 
-def prune(
+def prune_caches(
     folder: str | os.PathLike,
     max_bytes: float | None = None,
     max_days: float | None = None,
@@ -95,21 +87,16 @@ def prune(
     return removed
 
 
-def _is_ours(directory: Path) -> bool:
+def _look(directory: Path) -> StoredCache | None:
+    # Keras takes seconds to import, and the command's help needs none.
+    from keras_sdft.encoding import store
+
     try:
-        return store.read_state(str(directory)) is not None
+        if store.read_state(str(directory)) is None:
+            return None
     except (OSError, ValueError):
         # Damaged, or a file of that name that is somebody else's.
-        return False
-
-
-def _names(directory: Path) -> list[str]:
-    names = files.files_in(directory)
-    rows = [name for name in names if _OURS.fullmatch(name)]
-    return rows + [name for name in names if _STATE.fullmatch(name)]
-
-
-def _look(directory: Path) -> StoredCache:
+        return None
     # The lock's time is that of the last process that read or filled it.
     found = [(directory / name).stat() for name in _names(directory)]
     return StoredCache(
@@ -118,3 +105,15 @@ def _look(directory: Path) -> StoredCache:
         max(each.st_mtime for each in found),
         files.is_locked(directory / store.LOCK),
     )
+
+
+def _names(directory: Path) -> list[str]:
+    """Returns a cache's files and its validation data's, the states last."""
+    from keras_sdft.encoding import store
+
+    ours = re.compile(
+        rf"(?:{store.VALIDATION}/)?"
+        rf"(?:[\w-]+\.(?:rows|npy)|{store.LOCK}|{re.escape(store.STATE)})"
+    )
+    names = filter(ours.fullmatch, files.files_in(directory))
+    return sorted(names, key=lambda name: name.endswith(store.STATE))

@@ -7,9 +7,9 @@ import pytest
 
 from keras_sdft import files
 from keras_sdft.cli import main
-from keras_sdft.encoding import find_caches
-from keras_sdft.encoding import prune
 from keras_sdft.encoding.store import State
+from keras_sdft.runs import find_caches
+from keras_sdft.runs import prune_caches
 
 
 @pytest.fixture
@@ -44,13 +44,13 @@ def test_caches_are_found_by_their_state(folder):
 
 
 def test_the_oldest_go_until_the_rest_fits(folder):
-    assert prune(folder) == []
+    assert prune_caches(folder) == []
     # The second does not fit beside the first, and the third does.
     sizes = [one.num_bytes for one in find_caches(folder)]
-    removed = prune(folder, max_bytes=sizes[0] + sizes[1])
+    removed = prune_caches(folder, max_bytes=sizes[0] + sizes[1])
     assert [one.path.name for one in removed] == ["c"]
     assert not (folder / "c").exists()
-    removed = prune(folder, max_days=5)
+    removed = prune_caches(folder, max_days=5)
     assert [one.path.name for one in removed] == ["b"]
     assert names(folder) == ["a"]
     assert (folder / "notes" / "a.rows").read_text() == "mine"
@@ -59,7 +59,7 @@ def test_the_oldest_go_until_the_rest_fits(folder):
 def test_what_is_used_stays_and_so_do_files_of_others(folder):
     (folder / "c" / "mine.txt").write_text("mine")
     with files.Lock(folder / "b" / "lock", "fills"):
-        removed = prune(folder, max_bytes=0, keep=[folder / "a"])
+        removed = prune_caches(folder, max_bytes=0, keep=[folder / "a"])
     assert [one.path.name for one in removed] == ["c"]
     assert os.listdir(folder / "c") == ["mine.txt"]
     assert names(folder) == ["b", "a"]
