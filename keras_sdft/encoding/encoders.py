@@ -6,7 +6,6 @@ This file must not know files, rows or batches.
 from __future__ import annotations
 
 import functools
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ class Encoders:
         self._model = stable_diffusion
         # Where weights come from is only known of what is not built yet.
         self._sources = stable_diffusion.encoder_sources()
-        self._look_at = functools.cache(self._weights_and_dtype)
+        self._look_at = functools.cache(stable_diffusion.encoder_digest)
         text = stable_diffusion.spec.text_encoder
         self.context_shape = (text.max_length, text.width)
         channels = stable_diffusion.spec.autoencoder.latent_channels
@@ -60,12 +59,7 @@ class Encoders:
         """Encodes at most `TEXTS_AT_ONCE` captions: float32 `(n, 77, D)`."""
         tokens = CaptionTokens(self._model.tokenizer)
         ids = np.stack([tokens(text) for text in texts])
-        ids = _filled(ids, TEXTS_AT_ONCE)
-        positions = np.arange(ids.shape[1], dtype=np.int32)
-        result = network_calls.predict(
-            self._model.text_encoder,
-            {"tokens": ids, "positions": np.tile(positions, (len(ids), 1))},
-        )
+        result = self._model.encode_tokens(_filled(ids, TEXTS_AT_ONCE))
         return np.asarray(result, np.float32)[: len(texts)]
 
     def token_ids(self) -> bytes:
@@ -85,20 +79,6 @@ class Encoders:
         if source and stored.get(names[0]) == source:
             return {name: stored.get(name) for name in names}
         return dict(zip(names, (source, *self._look_at(part)), strict=True))
-
-    def _weights_and_dtype(self, part: str) -> tuple[str, str]:
-        images = part == "image_encoder"
-        model = getattr(self._model, "moments_model" if images else part)
-        weights = hashlib.blake2b(digest_size=16)
-        for variable in model.weights:
-            array = np.ascontiguousarray(variable)
-            weights.update(f"{array.shape}{array.dtype}".encode())
-            weights.update(array.tobytes())
-        if not images and self._model.spec.clip_skip > 1:
-            # The same weights, of which the last layers are not run.
-            weights.update(f"clip_skip {self._model.spec.clip_skip}".encode())
-        dtype = getattr(model, "compute_dtype", "float32")
-        return f"#{weights.hexdigest()}", dtype
 
 
 def _filled(rows: np.ndarray, count: int) -> np.ndarray:

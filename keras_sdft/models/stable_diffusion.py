@@ -1,4 +1,4 @@
-"""Stable Diffusion: its networks, and images from text.
+"""Stable Diffusion: its networks, built and loaded when first used.
 
 Must not know training, datasets or other tools' file formats.
 """
@@ -6,38 +6,26 @@ Must not know training, datasets or other tools' file formats.
 from __future__ import annotations
 
 import dataclasses
-import gc
-import logging
-import os
 from collections.abc import Iterable
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from keras_sdft import checks
 from keras_sdft import keras_internals
 from keras_sdft.diffusion import NoiseSchedule
 from keras_sdft.models import frozen_kernels
 from keras_sdft.models import keras_cv_parts
-from keras_sdft.models import network_calls
 from keras_sdft.models import packaged
 from keras_sdft.models import words
 from keras_sdft.models.adapter_methods import AdapterMethods
+from keras_sdft.models.encoder_methods import EncoderMethods
 from keras_sdft.models.exact_numerics import use_exact_numerics
-from keras_sdft.models.generation import check_finite
-from keras_sdft.models.generation import check_options
 from keras_sdft.models.generation import check_size
-from keras_sdft.models.generation import given_context
-from keras_sdft.models.generation import guided_prediction
-from keras_sdft.models.generation import sample
-from keras_sdft.models.generation import starting_noise
+from keras_sdft.models.image_methods import ImageMethods
 from keras_sdft.models.initialise import initialise
 from keras_sdft.models.presets import fetch
 from keras_sdft.models.presets import get_preset
-from keras_sdft.models.prompts import tokenize_prompts
 from keras_sdft.models.small_encoders import skip_last_layers
 from keras_sdft.models.sources import resolve
 from keras_sdft.models.spec import StableDiffusionSpec
@@ -45,14 +33,11 @@ from keras_sdft.models.tokenizer import Tokenizer
 from keras_sdft.models.unet.model import DiffusionModel
 from keras_sdft.models.weight_files import load_weights
 
-_logger = logging.getLogger(__name__)
-
 # The order fixes the seeds of parts that have no published weights.
 PARTS = ("text_encoder", "image_encoder", "decoder", "diffusion_model")
-ENCODERS = ("image_encoder", "text_encoder")
 
 
-class StableDiffusion(AdapterMethods, keras_cv_parts.KerasCVStableDiffusion):
+class StableDiffusion(AdapterMethods, EncoderMethods, ImageMethods):
     """KerasCV `StableDiffusion` of any preset, size and dtype.
 
     Parts are built when first used. Make one with `from_preset`.
@@ -295,71 +280,6 @@ class StableDiffusion(AdapterMethods, keras_cv_parts.KerasCVStableDiffusion):
             self._part(part)
         _ = self.moments_model
 
-    def release(self, parts: Iterable[str]) -> None:
-        """Frees the memory of encoders.
-
-        One that is asked for again, by a preview for example, is built again
-        and loaded from its file.
-
-        Args:
-            parts: Names of encoders: `"image_encoder"`, `"text_encoder"`.
-
-        Raises:
-            ValueError: If a part is no encoder, or is being trained: its
-                file does not hold what it has learned.
-        """
-        for part in parts:
-            checks.one_of("parts", part, ENCODERS)
-            if part in self.trained_parts:
-                raise ValueError(
-                    f"{part!r} is being trained, so it cannot be released: "
-                    "what it has learned is nowhere else."
-                )
-            setattr(self, f"_{part}", None)
-            if part == "image_encoder":
-                self._moments_model = None
-        # Layers and their model hold each other.
-        gc.collect()
-
-    def encoder_sources(self) -> dict[str, str]:
-        """Tells where the encoders' weights come from, without reading them.
-
-        Returns:
-            Dict of a text for each of `"image_encoder"` and `"text_encoder"`
-            that changes when what it computes does. One that is in memory
-            already is left out, since its weights may have been changed
-            there, and so is one whose file cannot be told.
-        """
-        kind: tuple[Any, ...] = (self.dtype, self._numerics)
-        if self.spec.clip_skip > 1:
-            kind = (*kind, self.spec.clip_skip)
-        sources = {
-            part: self._source(part)
-            for part in ENCODERS
-            if not self.is_built(part)
-        }
-        return {
-            part: f"{source}; dtype and numerics {kind}"
-            for part, source in sources.items()
-            if source is not None
-        }
-
-    def _source(self, part: str) -> str | None:
-        if self._is_random(part):
-            parts = (self.spec.text_encoder, self.spec.autoencoder)
-            return f"drawn from seed {self._seed} for {parts}"
-        file = self._file(part)
-        if getattr(file, "func", None) is packaged.read:
-            directory, name = file.args
-            return f"packaged {packaged.checksum(directory, name)}"
-        if callable(file):
-            file = file.describe()["file"]
-        if not os.path.isfile(file):
-            return None
-        status = os.stat(file)
-        path = os.path.abspath(file)
-        return f"{path}, {status.st_size} bytes of {status.st_mtime_ns}"
-
     def _part(self, part: str) -> Any:
         """Returns a network, built and loaded when first asked for."""
         if not self.is_built(part):
@@ -428,174 +348,3 @@ class StableDiffusion(AdapterMethods, keras_cv_parts.KerasCVStableDiffusion):
             else:
                 self._files[part] = fetch(preset.sources[part])
         return self._files[part]
-
-    # === Images from text ===
-
-    def text_to_image(
-        self,
-        prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] | None = None,
-        batch_size: int = 1,
-        num_steps: int = 50,
-        guidance_scale: float = 7.5,
-        seed: int | Sequence[int] | None = None,
-        guidance_rescale: float = 0.0,
-        sampler: str = "ddim",
-        unconditional_guidance_scale: float | None = None,
-    ) -> np.ndarray:
-        """Generates images from prompts.
-
-        Args:
-            prompt: What to generate; of a list, each of its prompts.
-            negative_prompt: What to stay away from; `None` for the empty
-                prompt.
-            batch_size: Integer >= 1, images per prompt.
-            num_steps: Integer in [1, 1000], sampling steps.
-            guidance_scale: Float >= 0, how closely to follow the prompt; up
-                to 1 the prompt is used alone, without guidance.
-            seed: Integer for the same images each time; a list of one for
-                each image, which is then the same in any batch; or `None`.
-            guidance_rescale: Float in [0, 1], against burnt colours; `0.7`
-                suits zero-terminal-SNR models.
-            sampler: `"ddim"`, or `"dpmpp_2m"`, which needs about half as
-                many steps.
-            unconditional_guidance_scale: KerasCV's name of
-                `guidance_scale`.
-
-        Returns:
-            Uint8 array `(prompts * batch_size, height, width, 3)`, the
-            images of one prompt in a row.
-
-        Raises:
-            ValueError: If an option is out of its range.
-            NonFiniteImage: If the image is not finite.
-        """
-        if unconditional_guidance_scale is not None:
-            guidance_scale = unconditional_guidance_scale
-        # Before the text encoder is built.
-        check_options(
-            batch_size,
-            num_steps,
-            guidance_scale,
-            guidance_rescale,
-            seed,
-            sampler,
-        )
-        return self.generate_image(
-            self.encode_text(prompt),
-            negative_prompt=negative_prompt,
-            batch_size=batch_size,
-            num_steps=num_steps,
-            guidance_scale=guidance_scale,
-            seed=seed,
-            guidance_rescale=guidance_rescale,
-            sampler=sampler,
-        )
-
-    def encode_text(self, prompt: str | Sequence[str]) -> Any:
-        """Encodes prompts to a context `(prompts, 77, D)`.
-
-        Prompts longer than the tokenizer's length are cut, with a warning
-        that has the rest; so are told weights such as `(word:1.3)`, which
-        are read as text, and, once each, `unknown_words`.
-        """
-        token_ids = tokenize_prompts(self.tokenizer, prompt)
-        self._tell_unknown([prompt] if isinstance(prompt, str) else prompt)
-        return self.encode_tokens(token_ids)
-
-    def _tell_unknown(self, prompts: Iterable[str]) -> None:
-        words = set(self.unknown_words(prompts)) - self._told_words
-        if words:
-            self._told_words |= words
-            about, base = self.about_words(sorted(words)), self.base
-            text = "%s. `keras-sdft inspect %s` lists those that it knows."
-            _logger.warning(text, about, base)
-
-    def encode_tokens(self, token_ids: Any) -> Any:
-        """Encodes token ids `(B, 77)` to a context `(B, 77, D)`."""
-        rows, length = token_ids.shape
-        positions = np.tile(np.arange(length, dtype="int32"), (rows, 1))
-        return network_calls.predict(
-            self.text_encoder, {"tokens": token_ids, "positions": positions}
-        )
-
-    def generate_image(
-        self,
-        encoded_text: Any,
-        negative_prompt: str | Sequence[str] | None = None,
-        batch_size: int = 1,
-        num_steps: int = 50,
-        guidance_scale: float = 7.5,
-        diffusion_noise: Any = None,
-        seed: int | Sequence[int] | None = None,
-        guidance_rescale: float = 0.0,
-        sampler: str = "ddim",
-        unconditional_guidance_scale: float | None = None,
-    ) -> np.ndarray:
-        """Generates images from encoded text.
-
-        The arguments that are not described here are as for
-        `text_to_image`.
-
-        Args:
-            encoded_text: Context `(prompts, 77, D)` or `(77, D)`.
-            diffusion_noise: Noise to begin with, `(B, h, w, 4)`, or
-                `(h, w, 4)` to begin every image alike; excludes `seed`.
-
-        Returns:
-            Uint8 array `(prompts * batch_size, height, width, 3)`.
-
-        Raises:
-            ValueError: If an option is out of its range.
-            NonFiniteImage: If the image is not finite.
-        """
-        if unconditional_guidance_scale is not None:
-            guidance_scale = unconditional_guidance_scale
-        check_options(
-            batch_size,
-            num_steps,
-            guidance_scale,
-            guidance_rescale,
-            seed,
-            sampler,
-        )
-        text = self.spec.text_encoder
-        context = given_context(encoded_text, (text.max_length, text.width))
-        context = np.repeat(context, batch_size, axis=0)
-        noise = starting_noise(
-            (len(context), *self._latent_shape()), diffusion_noise, seed
-        )
-        negative = None
-        if guidance_scale <= 1 and negative_prompt:
-            _logger.warning(
-                "`negative_prompt` has no effect at guidance_scale=%s; it "
-                "needs more than 1.",
-                guidance_scale,
-            )
-        if guidance_scale > 1:
-            negative = np.asarray(self.encode_text(negative_prompt or ""))
-        predict = guided_prediction(
-            self.diffusion_model,
-            self.spec.diffusion_model.timestep_width,
-            context,
-            negative,
-            guidance_scale,
-            guidance_rescale,
-        )
-        latents = sample(predict, noise, self.spec, num_steps, sampler)
-        return self.decode(latents)
-
-    def decode(self, latents: Any) -> np.ndarray:
-        """Decodes latents `(B, h, w, 4)` to uint8 images `(B, H, W, 3)`.
-
-        Raises:
-            NonFiniteImage: If the decoder's output is not finite.
-        """
-        images = network_calls.predict(self.decoder, latents)
-        images = np.asarray(images, "float32")
-        check_finite(images, "pixels")
-        return np.clip(np.round((images + 1) * 127.5), 0, 255).astype("uint8")
-
-    def _latent_shape(self) -> tuple[int, int, int]:
-        spec = self.spec.diffusion_model
-        return (self.img_height // 8, self.img_width // 8, spec.latent_channels)

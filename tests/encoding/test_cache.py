@@ -23,6 +23,8 @@ from keras_sdft.data.options import LoadOptions
 from keras_sdft.encoding import Cache
 from keras_sdft.encoding import filling
 from keras_sdft.encoding.store import read_state
+from keras_sdft.models.encoder_methods import EncoderMethods
+from keras_sdft.models.image_methods import ImageMethods
 from keras_sdft.runs import find_caches
 
 WIDTH = 4
@@ -77,6 +79,9 @@ class FakeModel:
 
     def build_parts(self):
         """Does nothing: the encoders are built."""
+
+    encode_tokens = ImageMethods.encode_tokens
+    encoder_digest = EncoderMethods.encoder_digest
 
     def encoder_sources(self):
         return self.sources
@@ -702,6 +707,8 @@ def test_sources_spare_the_weights(filled, model, numbered):
     filled(overwrite=True)
     blind = types.SimpleNamespace(tokenizer=model.tokenizer, spec=model.spec)
     blind.encoder_sources = lambda: model.sources
+    digest = types.MethodType(EncoderMethods.encoder_digest, blind)
+    blind.encoder_digest = digest
     cache, dataset = filled(model=blind)
     assert len(list(dataset)) == 5
     model.sources["text_encoder"] = "3"
