@@ -51,7 +51,6 @@ class Contents:
         wanted_dtype: `"float16"`, `"float32"` or `None` for any.
         bucket_of: int64 array, the bucket of each record, or -1.
         used: int64 array, the records that are encoded.
-        place_of: int64 array, its place in the bucket, or -1.
         images: List of int64 arrays, the records of each bucket in order.
         keys: uint64 array, sorted, one for each distinct caption.
         flips: Boolean, whether each image has the moments of its mirror image.
@@ -74,12 +73,10 @@ class Contents:
         self.records = self.examples.records
         self.sizes = self.assignment.sizes
         self.bucket_of = _buckets(self.examples, self.assignment)
-        self.place_of = np.full(len(self.bucket_of), -1, np.int64)
-        self.images = []
-        for bucket in range(len(self.sizes)):
-            records = np.flatnonzero(self.bucket_of == bucket)
-            self.place_of[records] = np.arange(len(records))
-            self.images.append(records)
+        self.images = [
+            np.flatnonzero(self.bucket_of == bucket)
+            for bucket in range(len(self.sizes))
+        ]
         self.used = np.flatnonzero(self.bucket_of >= 0)
         # Of a million texts, two have one key once in 30 million data sets.
         keys = np.fromiter(map(text_key, self._texts()), np.uint64)

@@ -75,7 +75,7 @@ class CachedExampleBuilder(ExampleBuilder):
         if record in reader.unreadable:
             self._note(*reader.unreadable[record])
             return None
-        place = int(contents.place_of[record])
+        place = int(np.searchsorted(contents.images[row.bucket], record))
         fields = reader.buckets[row.bucket][place]
         made = {"moments": fields["moments"][int(flips)].astype(np.float32)}
         if self.options.masks is not None:
