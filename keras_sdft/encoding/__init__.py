@@ -6,11 +6,9 @@ from keras_sdft.encoding.batch import encode_images
 from keras_sdft.encoding.batch import latent_shape
 from keras_sdft.encoding.batch import sample_latents
 from keras_sdft.encoding.cache import Cache
-from keras_sdft.encoding.cache import CacheNeeds
 
 __all__ = [
     "Cache",
-    "CacheNeeds",
     "build_encoders",
     "encode_captions",
     "encode_images",

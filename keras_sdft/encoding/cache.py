@@ -12,7 +12,6 @@ import functools
 import os
 from collections.abc import Callable
 from typing import Any
-from typing import NamedTuple
 
 from keras_sdft import checks
 from keras_sdft import files
@@ -30,20 +29,6 @@ from keras_sdft.encoding.store import LOCK
 from keras_sdft.encoding.store import Rows
 from keras_sdft.encoding.store import State
 from keras_sdft.encoding.store import read_state
-
-
-class CacheNeeds(NamedTuple):
-    """What filling a cache would take, to decide whether it is worth it.
-
-    Attributes:
-        num_images: Integer, images that it holds, mirrored ones included.
-        num_rows: Integer, examples that an epoch shows.
-        num_bytes: Integer, bytes still to be written.
-    """
-
-    num_images: int
-    num_rows: int
-    num_bytes: int
 
 
 @dataclasses.dataclass(eq=False)
@@ -76,9 +61,11 @@ class Cache:
         defer: Boolean, whether `load` leaves the encoding to a call of
             `fill`. Defaults to `False`.
         progress: Boolean, whether to show a bar. Defaults to `True`.
-        unless: Function of `keras_sdft.encoding.CacheNeeds` that returns a
-            reason not to fill the cache, or `None`; it is asked where
-            something is still to be encoded. With a reason, `load` gives
+        unless: Function that returns a reason not to fill the cache, or
+            `None`; it is asked where something is still to be encoded. It
+            takes `num_images`, the images that the cache holds, mirrored
+            ones included, `num_rows`, the examples that an epoch shows, and
+            `num_bytes` still to be written. With a reason, `load` gives
             batches without the cache.
 
     Attributes:
@@ -106,7 +93,7 @@ class Cache:
     overwrite: bool = False
     defer: bool = False
     progress: bool = True
-    unless: Callable[[CacheNeeds], str | None] | None = None
+    unless: Callable[..., str | None] | None = None
 
     def __post_init__(self) -> None:
         if self.dtype is not None:
@@ -193,12 +180,15 @@ class Cache:
             with contextlib.suppress(OSError):
                 os.utime(os.path.join(self.directory, LOCK))
             return True
-        num_images = len(contents.used) * (1 + contents.flips)
-        needs = CacheNeeds(num_images, num_rows, self._missing_bytes(state))
-        self.skip_reason = self.unless(needs) if self.unless else None
-        if self.skip_reason:
-            return False
-        self._check_disk(needs.num_bytes)
+        num_bytes = self._missing_bytes(state)
+        if self.unless is not None:
+            num_images = len(contents.used) * (1 + contents.flips)
+            self.skip_reason = self.unless(
+                num_images=num_images, num_rows=num_rows, num_bytes=num_bytes
+            )
+            if self.skip_reason:
+                return False
+        self._check_disk(num_bytes)
         self._waits = options.worker is not None
         if not self.defer:
             self.fill()
@@ -312,11 +302,10 @@ class Cache:
     def summary(self) -> str:
         """Returns a line of what it holds, and where."""
         contents = self.contents
-        size = sum(s.rows * s.row.itemsize for s in contents.stores())
         parts = [f"{len(contents.used):,} images"]
         if contents.flips:
             parts.append("their mirror images")
         if contents.contexts:
             parts.append(f"{len(contents.keys):,} captions")
-        place = f"in {self.directory} ({files.size_text(size)})"
-        return f"{', '.join(parts)} {place}"
+        size = files.size_text(self._missing_bytes(None))
+        return f"{', '.join(parts)} in {self.directory} ({size})"

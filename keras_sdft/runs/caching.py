@@ -110,7 +110,7 @@ class RunCaches:
             self.training = training
             self.validation = make(
                 os.path.join(str(directory), "validation"),
-                unless=lambda needs: training.skip_reason,
+                unless=lambda **_: training.skip_reason,
             )
 
     def fill(self, keep_text_encoder: bool) -> None:
@@ -179,21 +179,28 @@ def _why_no_default(cache: Any, checked: Any) -> str:
     return f"{place} cannot be written to. `--cache DIR` puts it elsewhere."
 
 
-def _why_not(directory: str, run: RunOptions, needs: Any) -> str | None:
-    """Returns why a cache of these `CacheNeeds` is not worth it."""
+def _why_not(
+    directory: str,
+    run: RunOptions,
+    *,
+    num_images: int,
+    num_rows: int,
+    num_bytes: int,
+) -> str | None:
+    """Returns why a cache is not worth it; see `unless` of `Cache`."""
     free = files.free_bytes(directory)
-    if needs.num_bytes > _SHARE * free:
+    if num_bytes > _SHARE * free:
         return (
-            f"it would take {needs.num_bytes / 1e9:.1f} GB of the "
+            f"it would take {num_bytes / 1e9:.1f} GB of the "
             f"{free / 1e9:.1f} GB that are free. `--cache DIR` puts it on "
             "another disk."
         )
     shown = run.images_per_step * (run.max_train_steps or 0)
     if run.num_train_epochs is not None:
-        shown = run.num_train_epochs * needs.num_rows
-    if shown < needs.num_images:
+        shown = run.num_train_epochs * num_rows
+    if shown < num_images:
         return (
-            f"the run shows {shown:,} images, and {needs.num_images:,} "
+            f"the run shows {shown:,} images, and {num_images:,} "
             "would be encoded. `--cache DIR` does it all the same."
         )
     return None

@@ -719,7 +719,7 @@ def test_sources_spare_the_weights(filled, model, numbered):
 def test_a_reason_against_filling_gives_plain_batches(filled, tmp_path):
     seen = []
 
-    def unless(needs):
+    def unless(**needs):
         seen.append(needs)
         return "no time"
 
@@ -728,7 +728,8 @@ def test_a_reason_against_filling_gives_plain_batches(filled, tmp_path):
     assert cache.skip_reason == "no time"
     assert "images" in dataset.element_spec
     row, text = 4 * 2 * 8 * 8 * 8 + 4, 4 * 77 * WIDTH + 4
-    assert seen == [(20, 10, 10 * row + 11 * text)]
+    num_bytes = 10 * row + 11 * text
+    assert seen == [{"num_images": 20, "num_rows": 10, "num_bytes": num_bytes}]
     cache, dataset = filled(unless=unless)
     assert len(seen) == 1 and "moments" in dataset.element_spec
 
