@@ -132,9 +132,10 @@ def _make_record(path: Path) -> None:
 
 
 def _read_record(path: Path) -> None:
-    from keras_sdft.data.sources import dreambooth
+    from keras_sdft.runs import ClassImageOptions
 
-    dreambooth.missing_class_images(str(path), 4, "a dog", 0)
+    options = ClassImageOptions(num_class_images=4)
+    options.missing("a dog", str(path), (64, 64))
 
 
 # === Models ===

@@ -4,7 +4,6 @@ python examples/dreambooth.py photos class "a photo of sks dog" "a photo of dog"
 """
 
 import argparse
-import os
 
 from PIL import Image
 
@@ -30,16 +29,13 @@ def main(arguments=None):
     sd = keras_sdft.StableDiffusion.from_preset(args.model)
     print(keras_sdft.data.check_token(token, sd.tokenizer))
 
-    def generate(text, seed, path):
-        image = sd.text_to_image(text, num_steps=args.num_steps, seed=seed)[0]
-        Image.fromarray(image).save(path)
-
     # Generated before training: what the model should still generate after.
-    os.makedirs(args.class_images, exist_ok=True)
-    for name, seed in keras_sdft.data.missing_class_images(
-        args.class_images, args.num_class_images, args.class_prompt
-    ):
-        generate(args.class_prompt, seed, f"{args.class_images}/{name}")
+    options = keras_sdft.runs.ClassImageOptions(
+        num_class_images=args.num_class_images, class_num_steps=args.num_steps
+    )
+    keras_sdft.runs.generate_class_images(
+        sd, args.class_prompt, args.class_images, options
+    )
     dataset = keras_sdft.data.load_dreambooth(
         args.photos,
         sd.tokenizer,
@@ -53,7 +49,10 @@ def main(arguments=None):
     trainer.compile(keras_sdft.training.AdamW(args.learning_rate))
     trainer.fit(dataset, steps_per_epoch=args.steps)
     trainer.export(args.output_dir, overwrite=True)
-    generate(args.instance_prompt, 0, f"{args.output_dir}/subject.png")
+    image = sd.text_to_image(
+        args.instance_prompt, num_steps=args.num_steps, seed=0
+    )[0]
+    Image.fromarray(image).save(f"{args.output_dir}/subject.png")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_dreambooth(photos, tmp_path):
         + ["--steps", "2", "--num_steps", "2"]
     )
     names = [f"seed-{seed:010d}.png" for seed in range(2)]
-    assert sorted(path.name for path in classes.iterdir()) == names
+    assert sorted(path.name for path in classes.glob("*.png")) == names
     drawn = np.asarray(Image.open(output / "subject.png"))
     sd = keras_sdft.StableDiffusion.from_preset(output)
     again = sd.text_to_image("a sks cat", num_steps=2, seed=0)[0]

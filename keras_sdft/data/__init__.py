@@ -18,10 +18,7 @@ from keras_sdft.data.prompts import fill_prompt
 from keras_sdft.data.prompts import rare_tokens
 from keras_sdft.data.report import Report
 from keras_sdft.data.shutdown import cause_of
-from keras_sdft.data.sources.dreambooth import add_to_record
-from keras_sdft.data.sources.dreambooth import check_disk_space
 from keras_sdft.data.sources.dreambooth import check_dreambooth_folders
-from keras_sdft.data.sources.dreambooth import missing_class_images
 from keras_sdft.data.sources.reading import read_examples
 from keras_sdft.data.sources.reading import validation_split
 
@@ -37,16 +34,13 @@ __all__ = [
     "SourceOptions",
     "SubjectOptions",
     "TagOptions",
-    "add_to_record",
     "cause_of",
-    "check_disk_space",
     "check_dreambooth_folders",
     "check_dreambooth_prompts",
     "check_token",
     "fill_prompt",
     "load",
     "load_dreambooth",
-    "missing_class_images",
     "rare_tokens",
     "read_examples",
     "validation_split",

@@ -1,18 +1,27 @@
 """Class images of the base model, for prior preservation.
 
-Must not know how an image is generated; what is missing is counted by
-`keras_sdft.data`.
+Must not know how an image is generated.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from typing import Any
 
 from keras_sdft import checks
-from keras_sdft import data
+from keras_sdft.data.examples import first_five
+from keras_sdft.data.sources.dreambooth import add_to_record
+from keras_sdft.data.sources.dreambooth import read_record
+from keras_sdft.data.sources.filenames import is_photo
+from keras_sdft.data.sources.filenames import walk
+from keras_sdft.files import check_space
 from keras_sdft.files import check_writable
+
+_NAME = re.compile(r"seed-(\d+)\.png")
+# What a file takes beside its pixels.
+_HEADER_BYTES = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,9 @@ class ClassImageOptions:
     ) -> list[tuple[str, int]]:
         """Returns names and seeds of the images still to generate.
 
+        All images in the folder count, whoever put them there. New ones get
+        the next seeds that no image there has.
+
         Args:
             prompt: String, the class prompt.
             directory: Folder of class images; it need not exist.
@@ -49,16 +61,48 @@ class ClassImageOptions:
             seed: Integer >= 0, the first seed.
 
         Raises:
-            OSError: If they cannot be written, or the disk has no room.
+            OSError: If they cannot be written, or may need more of the disk
+                than is free; each is counted as large as its pixels.
             ValueError: If those that are there were generated from another
                 prompt.
         """
-        count = self.num_class_images
-        found = data.missing_class_images(directory, count, prompt, seed)
-        if found:
+        checks.integer("seed", seed, 0)
+        found = []
+        if os.path.isdir(directory):
+            found = [path for path in walk(directory) if is_photo(path)]
+        _refuse_other_prompt(directory, found, prompt)
+        used = {int(match[1]) for match in map(_NAME.fullmatch, found) if match}
+        new: list[tuple[str, int]] = []
+        while len(found) + len(new) < self.num_class_images:
+            if seed not in used:
+                new.append((f"seed-{seed:010d}.png", seed))
+            seed += 1
+        if new:
             check_writable(directory, "class_data_dir")
-        data.check_disk_space(directory, len(found), *side)
-        return found
+        check_space(
+            directory,
+            len(new) * (side[0] * side[1] * 3 + _HEADER_BYTES),
+            f"`num_class_images` ({len(new)} still to generate)",
+            "Or ask for fewer.",
+        )
+        return new
+
+
+def _refuse_other_prompt(directory: str, found: list[str], prompt: str) -> None:
+    record = read_record(directory)
+    others = [
+        name
+        for name in found
+        if name in record and record[name].get("text") != prompt
+    ]
+    if others:
+        raise ValueError(
+            f"{len(others)} images in {directory} were generated from another "
+            f"class prompt: {first_five(others)} from "
+            f"{record[others[0]].get('text')!r}. Received: "
+            f"class_prompt={prompt!r}. Name another `class_data_dir`, or "
+            "remove these images."
+        )
 
 
 def generate_class_images(
@@ -159,6 +203,6 @@ def _save(path: str, image: Any, about: dict[str, Any]) -> None:
         "width": width,
     }
     # First the line and then the image: none is there without its seed.
-    data.add_to_record(os.path.dirname(path), row)
+    add_to_record(os.path.dirname(path), row)
     text = {"prompt" if k == "text" else k: str(v) for k, v in about.items()}
     callbacks.save_png(Image.fromarray(image), path, text)

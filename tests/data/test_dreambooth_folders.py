@@ -1,7 +1,11 @@
+import json
+
 import pytest
 
 from keras_sdft.data import check_dreambooth_folders
+from keras_sdft.data.sources.dreambooth import RECORD
 from keras_sdft.data.sources.dreambooth import add_to_record
+from keras_sdft.data.sources.dreambooth import read_record
 
 
 @pytest.fixture
@@ -148,3 +152,18 @@ def test_generated_class_images_are_no_photos(few_and_many):
     record(few_and_many / "few", ["3.jpg"])
     with pytest.raises(ValueError, match="generated as class images: '3.jpg'"):
         check(few_and_many, "few", "many")
+
+
+def test_the_record_survives_a_line_that_was_cut(tmp_path):
+    assert read_record(tmp_path) == {}
+    add_to_record(tmp_path, {"file_name": "a.png", "text": "é", "seed": 1})
+    path = tmp_path / RECORD
+    path.write_bytes(path.read_bytes() + b'{"file_name": "b.p')
+    add_to_record(tmp_path, {"file_name": "c.png", "text": "x", "seed": 3})
+    add_to_record(tmp_path, {"file_name": "a.png", "text": "y", "seed": 1})
+    assert read_record(tmp_path) == {
+        "a.png": {"file_name": "a.png", "text": "y", "seed": 1},
+        "c.png": {"file_name": "c.png", "text": "x", "seed": 3},
+    }
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 4 and json.loads(lines[0])["text"] == "é"

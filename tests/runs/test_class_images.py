@@ -1,8 +1,11 @@
+import collections
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from keras_sdft import data
+from keras_sdft.data.sources.dreambooth import add_to_record
 from keras_sdft.data.sources.dreambooth import read_record
 from keras_sdft.runs.class_images import ClassImageOptions
 from keras_sdft.runs.class_images import generate_class_images
@@ -47,6 +50,67 @@ def generate(folder, model=None, num_images=6, **options):
     options = ClassImageOptions(num_class_images=num_images, **options)
     paths = generate_class_images(model, PROMPT, folder, options, **given)
     return model, paths
+
+
+def missing(folder, num_images, prompt=PROMPT, **options):
+    asked = ClassImageOptions(num_class_images=num_images)
+    return asked.missing(prompt, str(folder), (512, 512), **options)
+
+
+def test_an_empty_folder_needs_them_all(tmp_path):
+    expected = [("seed-0000000007.png", 7), ("seed-0000000008.png", 8)]
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        assert missing(folder, 2, seed=7) == expected
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_images_count_and_used_seeds_are_left_out(tmp_path):
+    (tmp_path / "more").mkdir()
+    for name in ("seed-0000000001.png", "my own dog.jpg", "more/a.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "seed-0000000002.png.123.tmp").write_bytes(b"half")
+    (tmp_path / ".hidden.png").write_bytes(b"")
+    assert [seed for _, seed in missing(tmp_path, 6)] == [0, 2, 3]
+    assert missing(tmp_path, 3) == missing(tmp_path, 1) == []
+
+
+def test_images_of_another_prompt_are_refused(tmp_path):
+    for name in ("a.png", "seed-0000000000.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    row = {"file_name": "seed-0000000000.png", "text": "a cat"}
+    add_to_record(tmp_path, row)
+    assert len(missing(tmp_path, 4, "a cat")) == 2
+    with pytest.raises(ValueError, match="1 images in.*'a cat'.*'a dog'"):
+        missing(tmp_path, 4, "a dog")
+
+
+@pytest.mark.parametrize(
+    ("num_images", "seed", "words"),
+    [
+        (0, 0, "`num_class_images`.*>= 1"),
+        (2.5, 0, "`num_class_images`"),
+        (2, -1, "`seed`"),
+    ],
+)
+def test_bad_numbers_are_refused(tmp_path, num_images, seed, words):
+    with pytest.raises(ValueError, match=words):
+        missing(tmp_path, num_images, seed=seed)
+
+
+def test_a_full_disk_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+    asked = []
+
+    def usage(folder):
+        asked.append(folder)
+        return collections.namedtuple("usage", "free")(10_000_000)
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    folder = tmp_path / "new" / "folder"
+    # 512 * 512 * 3 + 4096 = 790,528 bytes an image.
+    assert len(missing(folder, 12)) == 12
+    with pytest.raises(OSError, match=r"`num_class_images` \(13 .*10.0 MB are"):
+        missing(folder, 13)
+    assert set(asked) == {str(tmp_path)} and not folder.exists()
 
 
 def test_images_are_generated_in_batches_of_one_size(tmp_path):
