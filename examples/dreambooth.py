@@ -27,7 +27,7 @@ def main(arguments=None):
     prompts = args.instance_prompt, args.class_prompt
     token = keras_sdft.data.check_dreambooth_prompts(*prompts)
     sd = keras_sdft.StableDiffusion.from_preset(args.model)
-    print(keras_sdft.data.check_token(token, sd.tokenizer))
+    print(keras_sdft.models.check_token(token, sd.tokenizer))
 
     # Generated before training: what the model should still generate after.
     options = keras_sdft.runs.ClassImageOptions(

@@ -128,6 +128,25 @@ def boolean(name: str, value: Any) -> bool:
     )
 
 
+def text(name: str, value: Any, blank: bool = False) -> str:
+    """Returns `value` if it is a string that is not empty.
+
+    Args:
+        name: String, the argument's name.
+        value: What was given.
+        blank: Boolean, whether it may be white space alone.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if isinstance(value, str) and (value if blank else value.strip()):
+        return value
+    raise ValueError(
+        f"`{name}` must be a string that is not empty. "
+        f"Received: {name}={value!r}."
+    )
+
+
 def multiple_of(name: str, value: Any, step: int, unit: str = "") -> int:
     """Returns `value` if it is a positive multiple of `step`.
 

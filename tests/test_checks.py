@@ -16,6 +16,8 @@ from keras_sdft import checks
         (checks.number, (0, 1), [0, 1], [-0.1, 1.1, True, "0", None]),
         (checks.number, (None, None, 0), [1e-9], [0, -1, float("inf")]),
         (checks.number, (0, None, None, 1), [0, 0.9], [1, -0.1]),
+        (checks.text, (), ["a", " a "], ["", " ", None, 7]),
+        (checks.text, (True,), [" ", ","], ["", None]),
         (checks.boolean, (), [True, False], [0, 1, None, "yes"]),
         (checks.multiple_of, (64,), [64, 512], [0, -64, 65, 64.0, None]),
     ],

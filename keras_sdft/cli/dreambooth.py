@@ -11,6 +11,7 @@ from keras_sdft import checks
 from keras_sdft import data
 from keras_sdft import distribution
 from keras_sdft import hub
+from keras_sdft import models
 from keras_sdft import runs
 from keras_sdft import training
 from keras_sdft.cli.command import Command
@@ -84,7 +85,7 @@ class Subject(Source):
     def load(self, start: Start) -> runs.RunData:
         token = _token(self.options)
         if token is not None:
-            problem = data.check_token(token, self.sd.tokenizer)
+            problem = models.check_token(token, self.sd.tokenizer)
             if problem:
                 print(f"Note: {problem}", file=sys.stderr, flush=True)
         # What the model predicts until it is set to be trained.

@@ -13,9 +13,7 @@ from keras_sdft.data.options import SubjectOptions
 from keras_sdft.data.options import TagOptions
 from keras_sdft.data.pipeline import load
 from keras_sdft.data.prompts import check_dreambooth_prompts
-from keras_sdft.data.prompts import check_token
 from keras_sdft.data.prompts import fill_prompt
-from keras_sdft.data.prompts import rare_tokens
 from keras_sdft.data.report import Report
 from keras_sdft.data.shutdown import cause_of
 from keras_sdft.data.sources.dreambooth import check_dreambooth_folders
@@ -37,11 +35,9 @@ __all__ = [
     "cause_of",
     "check_dreambooth_folders",
     "check_dreambooth_prompts",
-    "check_token",
     "fill_prompt",
     "load",
     "load_dreambooth",
-    "rare_tokens",
     "read_examples",
     "validation_split",
 ]

@@ -386,11 +386,5 @@ def _pair(name: str, value: Any) -> tuple[Any, Any]:
 
 def _check_texts(options: Any, *names: str, required: bool = False) -> None:
     for name in names:
-        value = getattr(options, name)
-        if value is None and not required:
-            continue
-        if not isinstance(value, str) or not value:
-            raise ValueError(
-                f"`{name}` must be a string that is not empty. Received: "
-                f"{name}={value!r}."
-            )
+        if required or getattr(options, name) is not None:
+            checks.text(name, getattr(options, name), blank=True)

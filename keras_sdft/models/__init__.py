@@ -12,6 +12,8 @@ from keras_sdft.models.model_card import ModelCard
 from keras_sdft.models.options import ModelOptions
 from keras_sdft.models.options import PredictionOptions
 from keras_sdft.models.presets import PRESETS
+from keras_sdft.models.rare_tokens import check_token
+from keras_sdft.models.rare_tokens import rare_tokens
 from keras_sdft.models.sources import describe
 from keras_sdft.models.sources import resolve
 from keras_sdft.models.spec import AutoencoderSpec
@@ -38,7 +40,9 @@ __all__ = [
     "StableDiffusionSpec",
     "TextEncoderSpec",
     "Tokenizer",
+    "check_token",
     "describe",
+    "rare_tokens",
     "resolve",
 ]
 

@@ -5,6 +5,7 @@ import types
 import pytest
 
 from keras_sdft import data as data_room
+from keras_sdft import models
 from keras_sdft import runs
 from keras_sdft.cli.dreambooth import Subject
 from keras_sdft.cli.train import Captioned
@@ -37,7 +38,7 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(data_room, "load", load)
     monkeypatch.setattr(data_room, "load_dreambooth", load)
-    monkeypatch.setattr(data_room, "check_token", lambda *_: "")
+    monkeypatch.setattr(models, "check_token", lambda *_: "")
     monkeypatch.setattr(runs, "generate_class_images", lambda *_, **given: [])
     return found
 

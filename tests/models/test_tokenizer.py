@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_sdft.data import check_token
-from keras_sdft.data import rare_tokens
 from keras_sdft.models import PRESETS
 from keras_sdft.models import Tokenizer
+from keras_sdft.models import check_token
+from keras_sdft.models import rare_tokens
 from tests.models.caption_samples import captions
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_tokens.json").read_text())

@@ -3,8 +3,8 @@ import string
 
 import pytest
 
-from keras_sdft.data import check_token
-from keras_sdft.data import rare_tokens
+from keras_sdft.models import check_token
+from keras_sdft.models import rare_tokens
 
 END = "</w>"
 
