@@ -381,7 +381,7 @@ def _normalization(layer: Any, place: Place) -> tuple[Stage, Place]:
     """The last normalization, with the activation after it."""
     size = itemsize(layer.compute_dtype)
     image = place.batch * place.area * layer.gamma.shape[0]
-    held = image * _normalized(size)
+    held = image * 2 * size
     return _stage(layer, image * size, held, 3 * image * _FLOAT32), place
 
 
@@ -390,9 +390,8 @@ def _residual(layer: Any, place: Place) -> tuple[Stage, Place]:
     size = itemsize(layer.compute_dtype)
     channels, filters = layer.entry_flow[-1].conv2d.kernel.shape[2:]
     positions = place.batch * place.area
-    each = (channels + filters) * _normalized(size)
-    if size < _FLOAT32 and layer.residual_projection is not None:
-        each += channels * size
+    # Input and output of a normalization with activation.
+    each = (channels + filters) * 2 * size
     # The gradients of output, of the activation's input and output, and
     # the sigmoid.
     working = positions * max(channels, filters) * 4 * _FLOAT32
@@ -409,9 +408,9 @@ def _transformer(layer: Any, place: Place) -> tuple[Stage, Place]:
     width = heads * attention.head_size
     positions = place.batch * place.area
     length = place.context_length
-    # In float32 the group normalization's input, and what each layer
-    # normalization makes before scale and shift.
-    normalized = (1 + 3) * _FLOAT32
+    # The group normalization's input, and that of each layer normalization;
+    # in float32 what this makes before scale and shift instead.
+    normalized = (1 + 3) * size
     # The normalizations' outputs; query, key, value and the attended
     # values; query and attended values of the text; the last projection's
     # input. Then the GEGLU's input of both halves, and its output.
@@ -444,15 +443,6 @@ def _transformer(layer: Any, place: Place) -> tuple[Stage, Place]:
     entry = positions * width * size
     remat = getattr(layer, "remat", False)
     return _stage(layer, entry, held, working, remat), place
-
-
-def _normalized(size: int) -> int:
-    """What a normalization with activation keeps of a number.
-
-    Its input and its output in float32, and the output as it is computed
-    with, if that is another.
-    """
-    return 2 * _FLOAT32 + (size if size < _FLOAT32 else 0)
 
 
 def _kernel(layer: Any) -> Any:

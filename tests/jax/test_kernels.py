@@ -9,6 +9,7 @@ from jax import numpy as jnp
 
 from keras_sdft import devices
 from keras_sdft.models.kernels import attention
+from keras_sdft.models.kernels import custom_gradients
 from keras_sdft.models.kernels import gate
 
 
@@ -91,3 +92,21 @@ def test_fused_attention_equals_ours():
         for a, b in zip(ours, fused, strict=True):
             norm = np.linalg.norm(a)
             assert np.linalg.norm(np.asarray(a) - b) < 1e-6 * norm
+
+
+def test_normalizations_keep_half_precision_alone():
+    scale = jnp.ones(64)
+
+    def group(x):
+        return custom_gradients.group_normalization(
+            x, scale, scale, 4, 1e-5, swish=True
+        )
+
+    def layer(x):
+        return custom_gradients.layer_normalization(x, scale, scale, 1e-5)
+
+    for function, shape in ((group, (2, 8, 8, 64)), (layer, (128, 64))):
+        x = jnp.ones(shape, "bfloat16")
+        _, backward = jax.vjp(function, x)
+        kept = [a for a in jax.tree.leaves(backward) if a.size >= x.size]
+        assert [a.dtype for a in kept] == ["bfloat16"]

@@ -90,6 +90,36 @@ def test_layer_normalization_equals_its_definition(mean):
         assert relative_error(a, b) < 1e-5
 
 
+@pytest.mark.parametrize("swish", [False, True])
+def test_half_precision_loses_the_digits_of_its_outputs_alone(swish):
+    """In- and outputs are rounded, and nothing in between."""
+    x, gamma = draw(2, 30, 1, 12, seed=0, mean=3.0), draw(12, seed=1)
+    beta, weights = draw(12, seed=2), draw(2, 30, 1, 12, seed=3)
+    x, weights = (
+        tf.cast(tf.cast(a, "bfloat16"), "float32") for a in (x, weights)
+    )
+
+    def group(*inputs):
+        return group_normalization(*inputs, 3, 1e-5, swish)
+
+    def layer(x, gamma, beta):
+        return layer_normalization(tf.reshape(x, (60, 12)), gamma, beta, 1e-5)
+
+    for function in (group, layer):
+        shape = function(x, gamma, beta).shape
+        weight = tf.reshape(weights, shape)
+        exact = value_and_gradients(function, x, gamma, beta, weights=weight)
+        half = value_and_gradients(
+            function, tf.cast(x, "bfloat16"), gamma, beta, weights=weight
+        )
+        dtypes = ["bfloat16", "bfloat16", "float32", "float32"]
+        assert [found.dtype for found in half] == dtypes
+        for a, b, limit in zip(
+            half, exact, (4e-3, 4e-3, 1e-6, 1e-6), strict=True
+        ):
+            assert relative_error(tf.cast(a, "float32"), b) < limit
+
+
 def test_the_gate_equals_its_definition():
     rows, weights = draw(14, 24, seed=0), draw(14, 12, seed=1)
     ours = value_and_gradients(gated_gelu, 2 * rows, weights=weights)

@@ -2,7 +2,8 @@
 
 Automatic differentiation has two to three times as many operations here, and
 keeps every intermediate image until the backward pass. These keep inputs and
-outputs, which their neighbours keep anyway.
+outputs, which their neighbours keep anyway; normalizations of half precision,
+which compute in float32, their inputs alone.
 Tests hold them to the same formulas under automatic differentiation. Written
 in `keras.ops`; must not know layers.
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -31,7 +33,7 @@ def group_normalization(
     """Normalizes groups of channels, each image on its own.
 
     Args:
-        images: Float32 tensor `(B, H, W, C)`.
+        images: Float tensor `(B, H, W, C)`.
         gamma: Float32 tensor `(C,)`.
         beta: Float32 tensor `(C,)`.
         groups: Integer that divides `C`.
@@ -39,14 +41,15 @@ def group_normalization(
         swish: Boolean, whether `x * sigmoid(x)` follows.
 
     Returns:
-        Float32 tensor `(B, H, W, C)`.
+        Tensor `(B, H, W, C)` of the images' dtype, computed in float32.
     """
     channels = images.shape[-1]
     size = places(images)
     spread = _Groups(channels, groups)
 
     @ops.custom_gradient
-    def normalize(x: Any, gamma: Any, beta: Any) -> Any:
+    def normalize(narrow: Any, gamma: Any, beta: Any) -> Any:
+        x = _float32(narrow)
         mean = spread.mean(ops.mean(x, axis=1))
         variance = spread.mean(ops.mean(ops.square(x - mean), axis=1))
         root = ops.rsqrt(variance + epsilon)
@@ -55,11 +58,16 @@ def group_normalization(
         y = x * scale + shift
         if swish:
             y = y * ops.sigmoid(y)
+        kept = y if _is_float32(narrow) else None
 
         def gradient(*upstream: Any) -> tuple[Any, Any, Any]:
-            (dy,) = upstream
+            (dy,) = map(_float32, upstream)
+            # Not that of the forward pass, which would be kept.
+            x = _float32(narrow)
             if swish:
-                gate = ops.sigmoid(x * scale + shift)
+                normal = x * scale + shift
+                gate = ops.sigmoid(normal)
+                y = normal * gate if kept is None else kept
                 dy = dy * (gate + y * (1.0 - gate))
             centred = x - mean
             # Sums over places, for each image and channel.
@@ -68,10 +76,10 @@ def group_normalization(
             per_place = 1.0 / ops.cast(size, "float32")
             pull = spread.mean(total * gamma) * (root * per_place)
             slope = spread.mean(along * gamma) * (root * root * per_place)
-            dx = dy * scale - centred * slope - pull
+            dx = ops.cast(dy * scale - centred * slope - pull, narrow.dtype)
             return dx, ops.sum(along, axis=0), ops.sum(total, axis=0)
 
-        return y, gradient
+        return ops.cast(y, narrow.dtype), gradient
 
     flat = ops.reshape(images, (-1, size, channels))
     normal = normalize(flat, gamma, beta)
@@ -98,31 +106,38 @@ def layer_normalization(
     """Normalizes each row.
 
     Args:
-        rows: Float32 tensor `(N, C)`.
+        rows: Float tensor `(N, C)`.
         gamma: Float32 tensor `(C,)`.
         beta: Float32 tensor `(C,)`.
         epsilon: Float > 0, added to the variance.
 
     Returns:
-        Float32 tensor `(N, C)`.
+        Tensor `(N, C)` of the rows' dtype, computed in float32.
     """
 
     @ops.custom_gradient
-    def normalize(x: Any, gamma: Any, beta: Any) -> Any:
-        centred = x - ops.mean(x, axis=1, keepdims=True)
+    def normalize(narrow: Any, gamma: Any, beta: Any) -> Any:
+        x = _float32(narrow)
+        mean = ops.mean(x, axis=1, keepdims=True)
+        centred = x - mean
         variance = ops.mean(ops.square(centred), axis=1, keepdims=True)
         root = ops.rsqrt(variance + epsilon)
         normal = centred * root
+        kept = normal if _is_float32(narrow) else None
 
         def gradient(*upstream: Any) -> tuple[Any, Any, Any]:
-            (dy,) = upstream
+            (dy,) = map(_float32, upstream)
+            normal = kept
+            if normal is None:
+                normal = (_float32(narrow) - mean) * root
             along = dy * normal
             pull = ops.mean(dy * gamma, axis=1, keepdims=True)
             slope = ops.mean(along * gamma, axis=1, keepdims=True)
             dx = (dy * gamma - normal * slope - pull) * root
+            dx = ops.cast(dx, narrow.dtype)
             return dx, ops.sum(along, axis=0), ops.sum(dy, axis=0)
 
-        return normal * gamma + beta, gradient
+        return ops.cast(normal * gamma + beta, narrow.dtype), gradient
 
     return normalize(rows, gamma, beta)
 
@@ -158,6 +173,14 @@ def gated_gelu(rows: Any) -> Any:
 
 def _normal_cdf(x: Any) -> Any:
     return 0.5 * ops.erf(x * 0.5**0.5) + 0.5
+
+
+def _float32(x: Any) -> Any:
+    return ops.cast(x, "float32")
+
+
+def _is_float32(x: Any) -> bool:
+    return keras.backend.standardize_dtype(x.dtype) == "float32"
 
 
 def sides(images: Any) -> tuple[Any, Any]:

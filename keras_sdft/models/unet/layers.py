@@ -42,28 +42,26 @@ class GroupNormalization(layers.GroupNormalization):
         self.swish = swish
 
     def call(self, inputs: Any) -> Any:
-        normal = group_normalization(
-            ops.cast(inputs, "float32"),
+        return group_normalization(
+            ops.cast(inputs, self.compute_dtype),
             ops.cast(self.gamma, "float32"),
             ops.cast(self.beta, "float32"),
             self.groups,
             self.epsilon,
             self.swish,
         )
-        return ops.cast(normal, self.compute_dtype)
 
 
 class LayerNormalization(layers.LayerNormalization):
     """Keras' layer over rows `(N, C)`, with fewer passes."""
 
     def call(self, inputs: Any) -> Any:
-        normal = layer_normalization(
-            ops.cast(inputs, "float32"),
+        return layer_normalization(
+            ops.cast(inputs, self.compute_dtype),
             ops.cast(self.gamma, "float32"),
             ops.cast(self.beta, "float32"),
             self.epsilon,
         )
-        return ops.cast(normal, self.compute_dtype)
 
 
 _first_kernels: contextvars.ContextVar[Any] = contextvars.ContextVar(
