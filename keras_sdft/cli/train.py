@@ -26,7 +26,7 @@ class DataOptions:
     """The data: captioned images to train on, and to validate with.
 
     Args:
-        data: A folder of images and captions, a CSV or JSONL file,
+        data: A folder of images and captions, a CSV, JSONL or parquet file,
             tfds:NAME or tfds:NAME:SPLIT, or hf://owner/name[@revision].
         validation_data: Where validation examples are, as for data.
     """

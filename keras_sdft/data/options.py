@@ -36,8 +36,8 @@ class SourceOptions:
 
     Args:
         reader: How a folder is read. Found if not given.
-        split: Sub-folder train, validation or test of a folder, or any split
-            of a TFDS dataset.
+        split: Sub-folder train, validation or test of a folder, those of
+            parquet files, or any split of a TFDS dataset.
         image_column: Column, key or feature of the image. Defaults to the
             first of file_name, image, image_path and path that there is.
         caption_column: Column, key or feature of the caption; in TFDS, by

@@ -69,8 +69,8 @@ def load(
     read in its place, so that every epoch keeps its length.
 
     Args:
-        source: A folder, a `.csv` or `.jsonl` file, `"tfds:NAME"` or
-            `"tfds:NAME:SPLIT"`, a TFDS builder, `"hf://owner/name"` on the
+        source: A folder, a `.csv`, `.jsonl` or `.parquet` file, `"tfds:NAME"`
+            or `"tfds:NAME:SPLIT"`, a TFDS builder, `"hf://owner/name"` on the
             Hub, or an iterable of `(image, caption)` or
             `keras_sdft.data.Example`s, where an image is a path, a
             `PIL.Image.Image` or a uint8 array and a caption a string or a

@@ -76,7 +76,7 @@ def test_sequence_is_opened_only_where_it_is_needed():
         ([(PIXELS, None)], ValueError, "Received: None"),
         ("/nowhere/photos", FileNotFoundError, "does not exist"),
         ("/nowhere/photos.csv", FileNotFoundError, "does not exist"),
-        (__file__, ValueError, "must be a .csv or .jsonl"),
+        (__file__, ValueError, "must be a .csv, .jsonl or .parquet"),
     ],
 )
 def test_bad_sources_are_refused(source, kind, words):

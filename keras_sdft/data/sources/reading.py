@@ -16,6 +16,7 @@ from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import check_captions
 from keras_sdft.data.examples import several
 from keras_sdft.data.options import SourceOptions
+from keras_sdft.data.sources import parquet
 from keras_sdft.data.sources import tfds
 from keras_sdft.data.sources.folders import CONVENTIONS
 from keras_sdft.data.sources.folders import read_folder
@@ -38,8 +39,8 @@ def read_examples(
     """Reads the examples of any source, without their pixels.
 
     Args:
-        source: A folder, a `.csv` or `.jsonl` file, `"tfds:NAME"` or
-            `"tfds:NAME:SPLIT"`, a TFDS builder, `"hf://owner/name"`, or an
+        source: A folder, a `.csv`, `.jsonl` or `.parquet` file, `"tfds:NAME"`
+            or `"tfds:NAME:SPLIT"`, a TFDS builder, `"hf://owner/name"`, or an
             iterable of `(image, caption)`. See `keras_sdft.data.load`.
         **options: The fields of `keras_sdft.data.SourceOptions`.
         masks: Boolean, whether a table's column of masks is read.
@@ -59,6 +60,10 @@ def read_examples(
 def read_source(source: Any, options: SourceOptions, masks: bool) -> Examples:
     """Reads the examples of any source; see `read_examples`."""
     source = hub.local(source, "data")
+    if is_parquet(source):
+        source = parquet.unpack(source, options.split, options.image_column)
+        # These have been answered.
+        options = dataclasses.replace(options, split=None, image_column=None)
     if _is_tfds(source):
         _refuse("a TFDS dataset", options, ("split", "image_column"))
         examples = tfds.read_tfds(source, options)
@@ -85,21 +90,30 @@ def validation_split(source: Any) -> str | None:
     for every other source.
     """
     source = hub.local(source, "data")
+    if is_parquet(source):
+        held = parquet.splits(parquet.find_files(source))
+        return "validation" if "validation" in held else None
     named = isinstance(source, (str, os.PathLike))
     split = named and os.path.join(source, "validation")
     return "validation" if split and os.path.isdir(split) else None
+
+
+def is_parquet(source: Any) -> bool:
+    """Returns whether a source is a parquet file, or a folder of such."""
+    named = isinstance(source, (str, os.PathLike)) and os.path.exists(source)
+    return named and bool(parquet.find_files(source))
 
 
 def _check_table(path: str) -> None:
     if not os.path.exists(path):
         raise FileNotFoundError(
             f"`source` does not exist: {os.path.abspath(path)}. Expected a "
-            "folder of captioned images, a .csv or .jsonl file, "
+            "folder of captioned images, a .csv, .jsonl or .parquet file, "
             "'tfds:NAME', or 'hf://owner/name'."
         )
     if not path.lower().endswith((".csv", ".jsonl")):
         raise ValueError(
-            "A file as `source` must be a .csv or .jsonl table. "
+            "A file as `source` must be a .csv, .jsonl or .parquet table. "
             f"Received: {path}. For a folder of images, name the folder."
         )
 

@@ -1,0 +1,206 @@
+"""Parquet files, as the Hub keeps data sets: unpacked into a folder once.
+
+What becomes of the folder is `folders`' to know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from keras_sdft import checks
+from keras_sdft import files
+from keras_sdft import parsing
+from keras_sdft.data.examples import first_five
+from keras_sdft.data.sources.filenames import IMAGE_EXTENSIONS
+from keras_sdft.data.sources.filenames import extension
+from keras_sdft.data.sources.filenames import is_hidden
+from keras_sdft.data.sources.filenames import is_image
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+FOLDER = os.path.join("~", ".cache", "keras_sdft", "parquet")
+_TABLES = ("metadata.jsonl", "metadata.csv")
+_ROWS = 64
+_SPLIT = re.compile(rf"(?:.*[/_-])?({'|'.join(SPLITS)})(?:[/_.-].*)")
+
+
+def find_files(source: str | os.PathLike) -> list[str]:
+    """Returns the paths of the parquet files that a source consists of.
+
+    Args:
+        source: A `.parquet` file, or a folder of such. One that holds images
+            or a table as well is none.
+    """
+    source = os.fspath(source)
+    if not os.path.isdir(source):
+        return [source] if source.lower().endswith(".parquet") else []
+    found = []
+    for folder, _, names in os.walk(source):
+        names = sorted(name for name in names if not is_hidden(name))
+        if any(is_image(name) or name in _TABLES for name in names):
+            return []
+        found += [
+            os.path.join(folder, name)
+            for name in names
+            if extension(name) == ".parquet"
+        ]
+    return sorted(found)
+
+
+def splits(paths: list[str]) -> dict[str, list[str]]:
+    """Returns the files of each split, by its name in their paths.
+
+    Without a name, a file is of `"train"`.
+    """
+    found: dict[str, list[str]] = {}
+    root = os.path.dirname(os.path.commonpath(paths))
+    for path in paths:
+        name = Path(os.path.relpath(path, root)).as_posix()
+        match = _SPLIT.fullmatch(name)
+        found.setdefault(match[1] if match else "train", []).append(path)
+    return found
+
+
+def unpack(
+    source: str | os.PathLike, split: str | None, image_column: str | None
+) -> str:
+    """Writes the images of parquet files, and a table of all else of theirs.
+
+    Once: a folder that was written from the same files is used again.
+
+    Args:
+        source: A `.parquet` file, or a folder of such.
+        split: Name of a split, or `None` for `"train"`.
+        image_column: Name of the column of images, or `None` for the only
+            one.
+
+    Returns:
+        The path of a folder with a `metadata.jsonl`.
+
+    Raises:
+        OSError: If the disk has no room for it.
+        ValueError: If there is no such split, column or image.
+    """
+    paths = find_files(source)
+    by_split = splits(paths)
+    if (split or "train") not in by_split:
+        raise ValueError(
+            f"{os.fspath(source)!r} has no split {split or 'train'!r}. Its "
+            f"parquet files are of {sorted(by_split)}. Name one with `split`."
+        )
+    chosen = by_split[split or "train"]
+    column = _image_column(chosen[0], image_column)
+    states = [os.stat(path) for path in chosen]
+    # What tells whether the folder is of these files.
+    told = [
+        [os.path.realpath(path), state.st_size, state.st_mtime_ns]
+        for path, state in zip(chosen, states, strict=True)
+    ]
+    digest = hashlib.sha256(json.dumps([told, column]).encode()).hexdigest()
+    target = Path(FOLDER).expanduser() / digest[:20]
+    if not (target / _TABLES[0]).is_file():
+        size = sum(state.st_size for state in states)
+        what = "The data set, unpacked,"
+        files.check_space(target, size, what, "")
+        logger.warning(
+            "Unpacking %d parquet files (%s) into %s, once.",
+            len(chosen),
+            files.size_text(size),
+            target,
+        )
+        with files.staged_directory(target, lambda _: []) as staging:
+            _write(chosen, column, staging)
+    return str(target)
+
+
+def _image_column(path: str, wanted: str | None) -> str:
+    import pyarrow
+    from pyarrow import parquet
+
+    with parsing.reading(path, "parquet file"):
+        schema = parquet.read_schema(path)
+    names, found = schema.names, []
+    for name in names:
+        kind = schema.field(name).type
+        is_struct = pyarrow.types.is_struct(kind)
+        fields = {kind.field(i).name for i in range(kind.num_fields)}
+        binary = pyarrow.types.is_binary, pyarrow.types.is_large_binary
+        if (is_struct and "bytes" in fields) or any(
+            is_(kind) for is_ in binary
+        ):
+            found.append(name)
+    if wanted in found:
+        return str(wanted)
+    if wanted is None and len(found) == 1:
+        return str(found[0])
+    raise ValueError(
+        f"`image_column` must name the column of images of {path}. Columns "
+        f"that hold bytes: {found}; all: {names}. Received: image_column="
+        f"{wanted!r}.{checks.did_you_mean(wanted, found) if wanted else ''}"
+    )
+
+
+def _write(paths: list[str], column: str, folder: Path) -> None:
+    count, without = 0, []
+    with open(folder / _TABLES[0], "w", encoding="utf-8") as table:
+        for where, row in _rows(paths):
+            image = row.pop(column)
+            given = image if isinstance(image, dict) else {"bytes": image}
+            data = given.get("bytes")
+            if not data:
+                without.append(where)
+                continue
+            name = f"{count:08d}{_ending(data, given.get('path'))}"
+            (folder / name).write_bytes(data)
+            plain = {k: v for k, v in row.items() if _is_plain(v)}
+            line = {**plain, "file_name": name}
+            table.write(json.dumps(line, ensure_ascii=False) + "\n")
+            count += 1
+    if without:
+        raise ValueError(
+            f"{len(without)} of {count + len(without)} rows hold no image, "
+            f"but at most its path: {first_five(without)}. Expected its bytes, "
+            "as `datasets` writes with `embed_external_files`."
+        )
+
+
+def _rows(paths: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the rows, a few in memory at once, with where each is."""
+    from pyarrow import parquet
+
+    for path in paths:
+        number = 0
+        with parsing.reading(path, "parquet file"):
+            for batch in parquet.ParquetFile(path).iter_batches(_ROWS):
+                for row in batch.to_pylist():
+                    yield f"row {number} of {path}", row
+                    number += 1
+
+
+def _ending(data: bytes, path: str | None) -> str:
+    from PIL import Image
+
+    ending = extension(path or "")
+    if ending in IMAGE_EXTENSIONS:
+        return ending
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return f".{str(image.format).lower()}"
+    # Reported with the images that cannot be read.
+    except Exception:
+        return ".png"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(item, str) for item in value)
+    return isinstance(value, (str, int, float))
