@@ -105,6 +105,74 @@ def _fetch(text: str, kind: str) -> str:
     return os.path.join(folder, *inside.split("/")) if inside else folder
 
 
+def upload(files: dict[str, Path], address: str, private: bool) -> str:
+    """Uploads files in one commit, to a repository that may be new.
+
+    Args:
+        files: Dict of paths on this machine, by the path in the repository.
+        address: String, where to.
+        private: Boolean, whether only the owner may see it.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ConnectionError: If the Hub cannot be reached.
+        PermissionError: If it does not let this user write there.
+        ValueError: If the address is malformed, or the repository is public
+            and must be private.
+    """
+    to, library = parse(address, "model"), _library()
+    prefix = f"{to.path}/" if to.path else ""
+    try:
+        client = library.HfApi()
+        client.create_repo(to.repo, private=private, exist_ok=True)
+        if private and not client.repo_info(to.repo).private:
+            raise ValueError(
+                f"{to.repo!r} on the Hub is public already, so nothing was "
+                "uploaded. Name another repository, or leave out `private`."
+            )
+        commit = client.create_commit(
+            to.repo,
+            [
+                library.CommitOperationAdd(prefix + name, str(path))
+                for name, path in files.items()
+            ],
+            commit_message="Upload weights of keras_sdft",
+            revision=to.revision,
+        )
+    except Exception as error:
+        raise _not_uploaded(error, to) from error
+    return str(to.at(commit.oid))
+
+
+def _not_uploaded(error: Exception, to: Address) -> Exception:
+    errors = _library().errors
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.LocalTokenNotFoundError) or status == 401:
+        return PermissionError(
+            "The Hub does not know who you are. Log in with `hf auth login`, "
+            "and a token that may write; then push again."
+        )
+    if status in (403, 404):
+        return PermissionError(
+            f"The Hub does not let you write to {to}: {error}. Check that "
+            f"{to.repo.split('/')[0]!r} is you or your organisation, and log "
+            "in with a token that may write: `hf auth login`."
+        )
+    if not _is_unreachable(error):
+        return (
+            error
+            if status is None
+            else ValueError(f"The Hub refused the upload to {to}: {error}")
+        )
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return ConnectionError(
+        f"The upload to {to} did not come to its end ({reason[0][:200]}). "
+        "Nothing of it is to be seen there; push again."
+    )
+
+
 def forget() -> None:
     """Asks the Hub again for what was asked for in this process."""
     _fetch.cache_clear()

@@ -65,6 +65,6 @@ def cache(options: Options) -> None:
 COMMAND = Command(
     run=cache,
     groups=(CacheFolderOptions,),
-    positional="folder",
+    positionals=("folder",),
     example="keras-sdft cache runs/keras_sdft_cache --max_days 30",
 )

@@ -81,7 +81,8 @@ class Command:
             help. Each checks itself when it is made. Where two have a field
             of one name it is the first one's.
         defaults: Dict, defaults that differ from the groups', by flag.
-        positional: String, the flag that is given without its name.
+        positionals: Strings, the flags that are given without their names,
+            in this order.
         common: Strings, the flags that `--help` shows, beside those that
             must be given, where all are too many.
         example: String, a command line.
@@ -91,14 +92,14 @@ class Command:
     run: Callable[[Options], None]
     groups: tuple[type, ...]
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    positional: str | None = None
+    positionals: tuple[str, ...] = ()
     common: tuple[str, ...] = ()
     example: str
     needs_tensorflow: bool = True
 
     @functools.cached_property
     def flags(self) -> Flags:
-        return Flags(self.groups, self.defaults, self.positional)
+        return Flags(self.groups, self.defaults, self.positionals)
 
     @property
     def name(self) -> str:
@@ -144,9 +145,9 @@ class Command:
         return self._help(sections, more)
 
     def _help(self, sections: Sections, more: str = "") -> str:
-        place = f" {self.positional.upper()}" if self.positional else ""
+        places = "".join(f" {name.upper()}" for name in self.positionals)
         parser = argparse.ArgumentParser(
-            usage=f"{PROGRAM} {self.name}{place} --FLAG VALUE ...",
+            usage=f"{PROGRAM} {self.name}{places} --FLAG VALUE ...",
             description=f"{self.summary}\n\nexample:\n  {self.example}",
             epilog=_NOTE + more,
             add_help=False,
@@ -157,7 +158,7 @@ class Command:
             for flag in flags:
                 names, metavar = [f"--{flag.name}"], flag.metavar
                 names += [f"--{flag.alias}"] if flag.alias else []
-                if flag.name == self.positional:
+                if flag.name in self.positionals:
                     names, metavar = [flag.name], flag.name.upper()
                 text = _text(flag).replace("%", "%%")
                 section.add_argument(*names, metavar=metavar, help=text)

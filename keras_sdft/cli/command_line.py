@@ -22,6 +22,7 @@ from keras_sdft.cli import dreambooth
 from keras_sdft.cli import encode
 from keras_sdft.cli import generate
 from keras_sdft.cli import inspect
+from keras_sdft.cli import push
 from keras_sdft.cli import recipes
 from keras_sdft.cli import report
 from keras_sdft.cli import textual_inversion
@@ -46,6 +47,7 @@ COMMANDS: dict[str, Command] = {
         convert.CONVERT,
         convert.MERGE,
         inspect.COMMAND,
+        push.COMMAND,
         report.COMMAND,
         recipes.COMMAND,
     )

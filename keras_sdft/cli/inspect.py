@@ -72,7 +72,7 @@ def _wrapped(label: str, text: str) -> list[str]:
 COMMAND = Command(
     run=inspect,
     groups=(InspectOptions,),
-    positional="path",
+    positionals=("path",),
     example="keras-sdft inspect runs/first",
     needs_tensorflow=False,  # Headers and JSON alone are read.
 )

@@ -113,9 +113,9 @@ class Flags:
         self,
         groups: Iterable[type],
         defaults: Mapping[str, Any] | None = None,
-        positional: str | None = None,
+        positionals: Sequence[str] = (),
     ) -> None:
-        self.positional = positional
+        self.positionals = positionals
         self.by_name: dict[str, Flag] = {}
         for group in groups:
             for flag in _flags_of(group, defaults or {}):
@@ -143,7 +143,7 @@ class Flags:
             values |= self._read_file(path)
         values |= given
         missing = [
-            "`PATH`" if name == self.positional else f"`--{name}`"
+            f"`{name.upper()}`" if name in self.positionals else f"`--{name}`"
             for name, flag in self.by_name.items()
             if flag.is_required and values.get(name) is None
         ]
@@ -166,10 +166,8 @@ class Flags:
             word = rest.pop(0)
             name, equals, value = word.partition("=")
             if not word.startswith("-"):
-                name = self.positional or ""
-                lists = name and self.by_name[name].lists
-                if not name or (name in given and not lists):
-                    raise UsageError(f"{word!r} stands without a flag.")
+                name = self._place(word, given)
+                lists = self.by_name[name].lists
                 given[name] = [*given.get(name, ()), word] if lists else word
             elif name == "--config":
                 paths.append(value if equals else _next(name, rest))
@@ -184,6 +182,13 @@ class Flags:
             if isinstance(found, list) and len(found) == 1 and is_text:
                 given[name] = found[0]
         return given, paths
+
+    def _place(self, word: str, given: Mapping[str, Any]) -> str:
+        """Returns the flag that a word without one is the value of."""
+        for name in self.positionals:
+            if name not in given or self.by_name[name].lists:
+                return name
+        raise UsageError(f"{word!r} stands without a flag.")
 
     def _find(self, word: str) -> Flag:
         for flag in self.by_name.values():

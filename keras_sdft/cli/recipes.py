@@ -41,7 +41,7 @@ def recipes(options: Options) -> None:
 COMMAND = Command(
     run=recipes,
     groups=(RecipeOptions,),
-    positional="name",
+    positionals=("name",),
     example="keras-sdft recipes style > style.yaml",
     needs_tensorflow=False,
 )

@@ -37,6 +37,6 @@ def report(options: Options) -> None:
 COMMAND = Command(
     run=report,
     groups=(ReportOptions,),
-    positional="runs",
+    positionals=("runs",),
     example="keras-sdft report runs/first runs/second",
 )

@@ -35,6 +35,8 @@ from keras_sdft.runs.resume import command_to_resume
 from keras_sdft.runs.resume import data_state
 from keras_sdft.runs.resume import describe
 from keras_sdft.runs.resume import find_checkpoint
+from keras_sdft.runs.sharing import push
+from keras_sdft.runs.sharing import shared_files
 from keras_sdft.runs.space import check_room
 from keras_sdft.runs.words import unknown_words
 
@@ -67,8 +69,10 @@ __all__ = [
     "model_card",
     "note_facts",
     "prune_caches",
+    "push",
     "read_record",
     "report_callback",
+    "shared_files",
     "unknown_words",
     "write_comparison",
     "write_report",

@@ -155,7 +155,7 @@ def test_help_is_short_and_can_be_long(capsys):
         text = capsys.readouterr().out
         for flag in command.flags.by_name.values():
             start = text.find(f"  --{flag.name} ")
-            if flag.name == command.positional:
+            if flag.name in command.positionals:
                 start = text.find(f"  {flag.name.upper()} ")
             # The flag, its value, and a sentence.
             assert len(text[start:].split("\n  --")[0].split()) > 4, flag.name

@@ -15,7 +15,7 @@ def arguments_of(command):
     given = {
         name: CHOICES.get(name, "x") for name in FROZEN[command]["required"]
     }
-    if command in ("inspect", "report"):
+    if command in ("inspect", "push", "report"):
         return [command, *given.values()]
     return [command, *(f"--{name}={value}" for name, value in given.items())]
 

@@ -59,7 +59,7 @@ class Sizes:
             raise ValueError(f"`depth` must be >= 0. Received: {self.depth}.")
 
 
-FLAGS = Flags((Places, Sizes), {"depth": 3}, positional="where")
+FLAGS = Flags((Places, Sizes), {"depth": 3}, positionals=("where",))
 DEFAULTS = {
     "where": "here",
     "learning_rate": 1e-5,
@@ -166,7 +166,7 @@ def test_flags_go_before_files_and_later_files_before_earlier(tmp_path):
         ("x --steps", "`--steps` needs a value after it."),
         ("x --steps --flip", "`--steps` needs a value after it."),
         ("x --prompts", "`--prompts` needs a value after it."),
-        ("--steps 3", "`PATH` is required."),
+        ("--steps 3", "`WHERE` is required."),
         ("x --config none.yaml", "'none.yaml': No such file"),
     ],
 )
@@ -191,7 +191,7 @@ def test_mistakes_are_one_line_and_offer_the_nearest(arguments, message):
         (b"steps: \xff\n", "is no valid YAML: "),
         (b"- steps\n", "must hold lines `flag: value`. Received: list."),
         (b"steps: 1.5\n", "`steps` must be an integer or null. Received: st"),
-        (b"where: null\n", "`PATH` is required."),
+        (b"where: null\n", "`WHERE` is required."),
         (b"prompts: a\n", "`prompts` must be a list"),
     ],
 )
