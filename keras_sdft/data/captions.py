@@ -18,6 +18,7 @@ from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import several
 from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.options import PLACEHOLDER
+from keras_sdft.data.options import Options
 
 logger = logging.getLogger(__name__)
 
@@ -44,23 +45,23 @@ class Tokenizer(Protocol):
 
 def choose_caption(
     captions: Sequence[str],
-    templates: Sequence[str],
-    dropout: float,
+    options: Options,
     draws: tuple[float, float, float],
-    arrange: Callable[[str], str] | None = None,
+    tag_draws: Callable[[], np.random.Generator],
 ) -> str:
     """Returns the caption that an example shows; `""` where it is dropped.
 
-    Of three `draws` in `[0, 1)`, the first chooses the caption, which
-    `arrange` may change, the second the template that it is put into; the
-    third drops it where it is less than `dropout`.
+    Of three `draws` in `[0, 1)`, the first chooses the caption, the second
+    the template that it is put into; the third drops it where it is less than
+    `caption_dropout`. `tag_draws` makes what shuffles its tags.
     """
-    if draws[2] < dropout:
+    if draws[2] < options.caption_dropout:
         return ""
     caption = captions[int(draws[0] * len(captions))]
-    if arrange is not None:
-        caption = arrange(caption)
-    template = templates[int(draws[1] * len(templates))]
+    if options.shuffle_tags:
+        separator, keep = options.tag_separator, options.keep_tokens
+        caption = shuffle_tags(caption, separator, keep, tag_draws())
+    template = options.templates[int(draws[1] * len(options.templates))]
     return template.replace(PLACEHOLDER, caption)
 
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from keras_sdft.data.captions import CaptionTokens
 from keras_sdft.data.captions import choose_caption
-from keras_sdft.data.captions import shuffle_tags
 from keras_sdft.data.epochs import EXAMPLE_STREAM
 from keras_sdft.data.epochs import TAG_STREAM
 from keras_sdft.data.epochs import Row
@@ -86,20 +85,11 @@ class ExampleBuilder:
         if is_class:
             kind = (first_class, len(self.examples))
         example, made = self._found(row, draws, kind, corner, flips)
-        arrange = None
-        if options.shuffle_tags:
-            arrange = functools.partial(
-                shuffle_tags,
-                separator=options.tag_separator,
-                keep=options.keep_tokens,
-                draws=self._draws(TAG_STREAM, row),
-            )
         text = choose_caption(
             example.captions,
-            options.templates,
-            options.caption_dropout,
+            options,
             (caption, template, dropout),
-            arrange,
+            functools.partial(self._draws, TAG_STREAM, row),
         )
         made.update(self._said(text))
         weight = example.weight / row.copies

@@ -10,6 +10,7 @@ from keras_sdft.data.captions import shuffle_tags
 from keras_sdft.data.captions import warn_about_captions
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
+from keras_sdft.data.options import LoadOptions
 from keras_sdft.data.options import SourceOptions
 
 PLAIN = ("{caption}",)
@@ -20,19 +21,24 @@ def examples_of(captions):
     return Examples(Columns("/data", paths, captions))
 
 
+def chosen(captions, draws, **options):
+    def tag_draws():
+        return np.random.default_rng(3)
+
+    return choose_caption(captions, LoadOptions(**options), draws, tag_draws)
+
+
 @pytest.mark.parametrize(
     ("draw", "expected"), [(0.0, "a"), (0.34, "b"), (0.67, "c"), (0.999, "c")]
 )
 def test_one_of_several_captions_is_drawn(draw, expected):
-    chosen = choose_caption(("a", "b", "c"), PLAIN, 0.0, (draw, 0.5, 0.5))
-    assert chosen == expected
+    assert chosen(("a", "b", "c"), (draw, 0.5, 0.5)) == expected
 
 
 def test_template_is_filled_and_braces_of_the_caption_stay():
     given = ["a photo of {caption}", "{caption}, {x}"]
-    templates = SourceOptions(caption_template=given).templates
-    first = choose_caption(("a {b}",), templates, 0.0, (0.0, 0.2, 0.0))
-    second = choose_caption(("dog",), templates, 0.0, (0.0, 0.7, 0.0))
+    first = chosen(("a {b}",), (0.0, 0.2, 0.0), caption_template=given)
+    second = chosen(("dog",), (0.0, 0.7, 0.0), caption_template=given)
     assert (first, second) == ("a photo of a {b}", "dog, {x}")
 
 
@@ -46,8 +52,8 @@ def test_template_is_filled_and_braces_of_the_caption_stay():
     ],
 )
 def test_dropout_leaves_the_empty_caption(dropout, draw, expected):
-    draws = (0.0, 0.0, draw)
-    assert choose_caption(("a",), ("x {caption}",), dropout, draws) == expected
+    options = {"caption_template": "x {caption}", "caption_dropout": dropout}
+    assert chosen(("a",), (0.0, 0.0, draw), **options) == expected
 
 
 @pytest.mark.parametrize("template", ["a photo of {}", "sks dog", [], [3]])
@@ -169,11 +175,6 @@ def test_tags_at_the_edges(caption, options, expected):
 
 
 def test_tags_are_shuffled_inside_the_template():
-    text = choose_caption(
-        ["a, b"],
-        ["the {caption}, fine"],
-        0.0,
-        (0.0, 0.0, 0.5),
-        lambda caption: caption.upper(),
-    )
-    assert text == "the A, B, fine"
+    options = {"caption_template": "the {caption}, fine", "keep_tokens": 1}
+    text = chosen(["a,b,c"], (0.0, 0.0, 0.5), shuffle_tags=True, **options)
+    assert text == "the a, c, b, fine"
