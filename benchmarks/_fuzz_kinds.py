@@ -62,7 +62,7 @@ def _read_image(path: Path) -> None:
     for file in sorted(path.iterdir()):
         images.image_size(str(file))
         images.has_alpha(str(file))
-        images.read_rgb(str(file), (64, 64))
+        images.read_image(str(file), (64, 64))
 
 
 def _make_table(path: Path) -> None:

@@ -114,28 +114,43 @@ def _formats() -> list[str]:
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
-def read_rgb(source: Any, size: tuple[int, int] | None = None) -> Image.Image:
-    """Reads an image and turns it upright, on white, in RGB.
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Converts any mode to RGB: alpha on white, 16 bits scaled to 8.
+
+    Mode `"I"` is read as 16 bits, as Pillow opens some 16-bit files, and mode
+    `"F"` as `[0, 1]`; values outside raise `UnreadableImage`.
+    """
+    if image.mode == "I" or image.mode.startswith("I;"):
+        return _from_range(np.asarray(image), 65535, image.mode)
+    if image.mode == "F":
+        return _from_range(np.asarray(image), 1, image.mode)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = to_rgba(image)
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return white
+
+
+def read_image(
+    source: Any,
+    size: tuple[int, int] | None = None,
+    convert: Callable[[Image.Image], Image.Image] = to_rgb,
+) -> Image.Image:
+    """Reads an image and turns it upright.
 
     Args:
         source: As `Example.image`; a caller's image is not changed.
         size: `(height, width)` that the image will be resized to. A JPEG is
             then decoded at a smaller scale, at least twice as large as that
             needs. `None` decodes every pixel.
+        convert: Function of the decoded image that returns it in the form
+            that is wanted. Defaults to `to_rgb`.
 
     Raises:
         UnreadableImage: If it is empty, truncated, corrupt, of a format that is
             not read, or beyond `MAX_SIDE`, `MAX_PIXELS` or `MAX_DECODED`.
     """
-    return read_as(to_rgb, source, size)
-
-
-def read_as(
-    convert: Callable[[Image.Image], Image.Image],
-    source: Any,
-    size: tuple[int, int] | None = None,
-) -> Image.Image:
-    """Reads an image in another form than RGB, upright; see `read_rgb`."""
     with _told(source), DECODING.held(), _opened(source) as image:
         _check_pixels(image.size, MAX_PIXELS)
         orientation = _orientation(image)
@@ -162,24 +177,6 @@ def has_alpha(source: Any) -> bool:
     """Tells whether an image has transparency, not decoding it."""
     with _told(source), _opened(source) as image:
         return image.has_transparency_data
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any mode to RGB: alpha on white, 16 bits scaled to 8.
-
-    Mode `"I"` is read as 16 bits, as Pillow opens some 16-bit files, and mode
-    `"F"` as `[0, 1]`; values outside raise `UnreadableImage`.
-    """
-    if image.mode == "I" or image.mode.startswith("I;"):
-        return _from_range(np.asarray(image), 65535, image.mode)
-    if image.mode == "F":
-        return _from_range(np.asarray(image), 1, image.mode)
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = to_rgba(image)
-    white = Image.new("RGB", image.size, "white")
-    white.paste(image, mask=image.getchannel("A"))
-    return white
 
 
 def to_rgba(image: Image.Image) -> Image.Image:

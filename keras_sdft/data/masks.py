@@ -19,28 +19,31 @@ PIXELS_PER_LATENT = 8
 
 
 def read_masked(
-    example: Example, kind: str, size: tuple[int, int] | None = None
-) -> tuple[Image.Image, Image.Image]:
+    example: Example, kind: str | None, size: tuple[int, int] | None = None
+) -> tuple[Image.Image, Image.Image | None]:
     """Reads an image and its mask, both upright.
 
     The mask is `example.mask` for `kind="files"`, the alpha channel for
     `"alpha"`, and white without one; of mode `"L"`. It may have another size
-    than the image, a JPEG that is decoded at a smaller scale.
+    than the image, a JPEG that is decoded at a smaller scale. The kind `None`
+    reads no mask.
 
     Raises:
         UnreadableImage: If one of the two cannot be read, or if their files
             have two sizes.
     """
     if kind == "alpha":
-        both = images.read_as(rgb_and_alpha, example.image, size)
+        both = images.read_image(example.image, size, rgb_and_alpha)
         return both.convert("RGB"), both.getchannel("A")
-    image = images.read_as(images.to_rgb, example.image, size)
+    image = images.read_image(example.image, size)
+    if kind is None:
+        return image, None
     if example.mask is None:
         return image, Image.new("L", image.size, 255)
     _refuse_other_size(example)
     try:
         # By way of RGB, which scales 16 bits and lays alpha on white.
-        mask = images.read_as(images.to_rgb, example.mask)
+        mask = images.read_image(example.mask)
     except images.UnreadableImage as error:
         raise images.UnreadableImage(f"its mask: {error}") from error
     return image, mask.convert("L")
@@ -67,11 +70,7 @@ def read_cropped(
         `(pixels, mask)`: uint8 array of shape `(H, W, 3)`; and float32 array
         of shape `(H/8, W/8, 1)` or `None`.
     """
-    mask = None
-    if masks is None:
-        image = images.read_rgb(example.image, size)
-    else:
-        image, mask = read_masked(example, masks, size)
+    image, mask = read_masked(example, masks, size)
     box = images.crop_box(image.size, *size, *corner)
     pixels = np.asarray(images.cut(image, box, *size, flip))
     if mask is None:

@@ -145,13 +145,7 @@ class Pipeline:
         if self.cache is not None and self.cache.has_read(examples, options):
             self._sources.append(report.add_source(name, examples, ()))
             return examples
-        examples, unreadable = drop_unreadable(
-            examples,
-            options.size,
-            report,
-            options.max_unreadable,
-            buckets=options.buckets,
-        )
+        examples, unreadable = drop_unreadable(examples, options, report)
         self._sources.append(report.add_source(name, examples, unreadable))
         if self.report is None and unreadable:
             logger.warning(

@@ -13,7 +13,8 @@ import numpy as np
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.images import UnreadableImage
-from keras_sdft.data.images import read_rgb
+from keras_sdft.data.images import read_image
+from keras_sdft.data.options import Options
 from keras_sdft.data.report import Report
 
 # So many images are decoded before training; a larger set is sampled evenly.
@@ -65,17 +66,14 @@ def sample_records(examples: Examples, limit: int) -> np.ndarray:
 
 def drop_unreadable(
     examples: Examples,
-    size: tuple[int, int],
+    options: Options,
     report: Report,
-    max_unreadable: float = 0.1,
-    *,
-    buckets: bool = False,
     limit: int = CHECK_LIMIT,
 ) -> tuple[Examples, list[str]]:
     """Decodes the images, or an even sample of many, and drops the bad ones.
 
-    The images will be resized to `(height, width)`, with `buckets` to about
-    its area; a note of the examples says how many are enlarged by that.
+    The images will be resized to the resolution, with `buckets` to about its
+    area; a note of the examples says how many are enlarged by that.
 
     Returns:
         `(examples, names)`, those that are left and what is dropped.
@@ -84,25 +82,26 @@ def drop_unreadable(
         ValueError: If a larger share than `max_unreadable` of those that are
             checked is unreadable, with a table of them.
     """
-    records = sample_records(examples, limit)
+    records, size = sample_records(examples, limit), options.size
     seen = attempts(
-        examples.records, records, lambda e: read_rgb(e.image, size).size
+        examples.records, records, lambda e: read_image(e.image, size).size
     )
     found = Report()
     for name, _, reason in seen:
         if reason:
             found.add(name, reason)
             report.add(name, reason)
-    if len(found) > max_unreadable * len(records):
+    most = options.max_unreadable
+    if len(found) > most * len(records):
         raise ValueError(
             f"{len(found)} of {len(records)} images cannot be read, more than "
-            f"`max_unreadable={max_unreadable}` allows:\n{found.table(10)}\n"
+            f"`max_unreadable={most}` allows:\n{found.table(10)}\n"
             "Replace these images, or raise `max_unreadable` (at most 1.0) "
             "to train without them."
         )
     bad = [row for row, one in zip(records, seen, strict=True) if one.reason]
     examples = examples.without(bad) if bad else examples
-    note = _enlarged(seen, size, buckets)
+    note = _enlarged(seen, size, options.buckets)
     if note:
         examples.notes.append(note)
     return examples, [name for name, _ in found.rows]

@@ -15,7 +15,7 @@ from keras_sdft.data.images import Decoding
 from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.images import crop_box
 from keras_sdft.data.images import cut
-from keras_sdft.data.images import read_rgb
+from keras_sdft.data.images import read_image
 from keras_sdft.data.images import to_rgb
 
 
@@ -56,13 +56,13 @@ def test_exif_orientation_turns_the_picture_upright(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(Image.fromarray(stored.astype(np.uint8)), exif=exif)
-    upright = np.asarray(read_rgb(data))[..., 0]
+    upright = np.asarray(read_image(data))[..., 0]
     assert upright.tolist() == [[10, 80], [150, 220]]
 
 
 def test_broken_exif_does_not_hide_the_picture():
     data = encode(Image.new("RGB", (8, 8), (1, 2, 3)), exif=b"Exif\0\0broken")
-    assert pixel(read_rgb(data)) == (1, 2, 3)
+    assert pixel(read_image(data)) == (1, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -96,33 +96,33 @@ def test_transparent_palette_entry_becomes_white():
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putdata([0, 1])
-    read = read_rgb(encode(image, transparency=0))
+    read = read_image(encode(image, transparency=0))
     assert pixel(read, 0) == (255, 255, 255)
     assert pixel(read, 1) == (40, 50, 60)
 
 
 def test_transparent_colour_of_an_rgb_png_becomes_white():
     data = encode(Image.new("RGB", (2, 2), (9, 8, 7)), transparency=(9, 8, 7))
-    assert pixel(read_rgb(data)) == (255, 255, 255)
+    assert pixel(read_image(data)) == (255, 255, 255)
 
 
 def test_sixteen_bit_png_is_scaled_and_not_clipped():
     values = np.array([[0, 257, 25700, 65535]], np.uint16)
-    read = read_rgb(encode(Image.fromarray(values)))
+    read = read_image(encode(Image.fromarray(values)))
     assert np.asarray(read)[0, :, 0].tolist() == [0, 1, 100, 255]
 
 
 def test_first_frame_of_an_animation_is_read():
     frames = [Image.new("L", (4, 4), value) for value in (50, 200)]
     data = encode(frames[0], "gif", save_all=True, append_images=frames[1:])
-    assert pixel(read_rgb(data)) == (50, 50, 50)
+    assert pixel(read_image(data)) == (50, 50, 50)
 
 
 @pytest.mark.parametrize(
     "shape", [(4, 6), (4, 6, 1), (4, 6, 3), (4, 6, 4)], ids=str
 )
 def test_arrays_of_every_shape(shape):
-    read = read_rgb(np.full(shape, 255, np.uint8))
+    read = read_image(np.full(shape, 255, np.uint8))
     assert read.size == (6, 4)
     assert pixel(read) == (255, 255, 255)
 
@@ -131,16 +131,16 @@ def test_a_callers_picture_is_not_changed():
     image = Image.new("RGBA", (8, 6), (0, 0, 0, 0))
     exif = image.getexif()
     exif[0x0112] = 6
-    read = read_rgb(image, (64, 64))
+    read = read_image(image, (64, 64))
     assert (read.size, image.size, image.mode) == ((6, 8), (8, 6), "RGBA")
 
 
 def test_jpeg_is_decoded_small_but_at_least_twice_the_target():
     data = encode(Image.new("RGB", (1600, 800), (200, 30, 30)), "jpeg")
     # 64 rows need 128; 800 / 4 = 200 is the smallest eighth above it.
-    assert read_rgb(data, (64, 64)).size == (400, 200)
-    assert read_rgb(data, (512, 512)).size == (1600, 800)
-    assert read_rgb(data).size == (1600, 800)
+    assert read_image(data, (64, 64)).size == (400, 200)
+    assert read_image(data, (512, 512)).size == (1600, 800)
+    assert read_image(data).size == (1600, 800)
 
 
 def test_jpeg_on_its_side_is_decoded_for_its_upright_size():
@@ -148,8 +148,8 @@ def test_jpeg_on_its_side_is_decoded_for_its_upright_size():
     exif[0x0112] = 6
     data = encode(Image.new("RGB", (1600, 800)), "jpeg", exif=exif)
     # Upright it is 800x1600. 64 high and 512 wide needs 2 * 512 columns.
-    assert read_rgb(data, (64, 512)).size == (800, 1600)
-    assert read_rgb(data, (64, 64)).size == (200, 400)
+    assert read_image(data, (64, 512)).size == (800, 1600)
+    assert read_image(data, (64, 64)).size == (200, 400)
 
 
 @pytest.mark.parametrize(
@@ -237,23 +237,23 @@ BAD = {
 def test_bad_images_are_refused_with_the_reason(name):
     source, reason = BAD[name]
     with pytest.raises(UnreadableImage) as error:
-        read_rgb(source, (64, 64))
+        read_image(source, (64, 64))
     assert reason in str(error.value)
 
 
 def test_a_damaged_jpeg_is_found_even_when_decoded_small():
     big = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
     data = encode(Image.fromarray(big), "jpeg")
-    assert read_rgb(data, (64, 64)).size == (128, 128)
+    assert read_image(data, (64, 64)).size == (128, 128)
     with pytest.raises(UnreadableImage, match="truncated"):
-        read_rgb(data[: len(data) // 2], (64, 64))
+        read_image(data[: len(data) // 2], (64, 64))
 
 
 def test_inside_dataset_map_as_eagerly():
     images = [np.roll(NOISE, i, axis=0) for i in range(4)]
 
     def shrink(array):
-        return fit(read_rgb(array), 32, 32, 0.3, 0.6)
+        return fit(read_image(array), 32, 32, 0.3, 0.6)
 
     dataset = tf.data.Dataset.from_tensor_slices(np.stack(images)).map(
         lambda image: tf.numpy_function(shrink, [image], tf.uint8),
@@ -273,7 +273,7 @@ def test_a_file_that_runs_a_program_is_not_opened(tmp_path, monkeypatch):
     path = (tmp_path / "a.eps").rename(tmp_path / "a.png")
     for source in (path, path.read_bytes()):
         with pytest.raises(UnreadableImage, match="format that is not read"):
-            read_rgb(source)
+            read_image(source)
 
 
 def test_sixteen_bits_are_scaled_in_little_memory():
@@ -324,7 +324,7 @@ def test_few_large_images_are_decoded_at_once():
 def test_heic_is_named_with_its_remedy(tmp_path):
     (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     with pytest.raises(UnreadableImage, match="pip install pillow-heif"):
-        read_rgb(tmp_path / "a.HEIC")
+        read_image(tmp_path / "a.HEIC")
 
 
 def test_heic_is_read(tmp_path):
@@ -332,7 +332,7 @@ def test_heic_is_read(tmp_path):
     pixels = np.zeros((64, 96, 3), "uint8")
     pixels[:32] = 255
     heif.from_pillow(Image.fromarray(pixels)).save(tmp_path / "a.HEIC")
-    found = np.asarray(read_rgb(tmp_path / "a.HEIC"))
+    found = np.asarray(read_image(tmp_path / "a.HEIC"))
     assert found.shape == (64, 96, 3)
     assert found[:28].min() > 239 and found[36:].max() < 16
 
@@ -340,4 +340,4 @@ def test_heic_is_read(tmp_path):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(UnreadableImage, match="no regular file"):
-        read_rgb(tmp_path / "a.png")
+        read_image(tmp_path / "a.png")

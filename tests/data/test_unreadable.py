@@ -6,8 +6,13 @@ import pytest
 from keras_sdft.data import load
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
+from keras_sdft.data.options import LoadOptions
 from keras_sdft.data.report import Report
 from keras_sdft.data.unreadable import drop_unreadable
+
+
+def options(max_unreadable):
+    return LoadOptions(resolution=64, max_unreadable=max_unreadable)
 
 
 @pytest.fixture
@@ -23,7 +28,7 @@ def twenty(tmp_path, write_image):
 
 def test_unreadable_images_are_dropped_and_reported(twenty):
     report = Report()
-    left, _ = drop_unreadable(twenty, (64, 64), report, 0.1)
+    left, _ = drop_unreadable(twenty, options(0.1), report)
     assert len(left) == 18
     assert {example.name for example in left}.isdisjoint({"03.png", "11.png"})
     assert [image for image, _ in report.rows] == ["03.png", "11.png"]
@@ -43,7 +48,9 @@ def test_enlarged_images_are_noted(tmp_path, write_image):
     ):
         columns = Columns(str(tmp_path), ["a.png", "b.png", "c.png"], ["x"] * 3)
         examples, bad = drop_unreadable(
-            Examples(columns), (256, 256), Report(), buckets=buckets
+            Examples(columns),
+            LoadOptions(resolution=256, buckets=buckets),
+            Report(),
         )
         assert not bad
         assert re.search(text, examples.notes[0])
@@ -52,7 +59,7 @@ def test_enlarged_images_are_noted(tmp_path, write_image):
 def test_too_many_unreadable_images_stop_with_a_table(twenty):
     report = Report()
     with pytest.raises(ValueError) as error:
-        drop_unreadable(twenty, (64, 64), report, 0.09)
+        drop_unreadable(twenty, options(0.09), report)
     text = str(error.value)
     assert "2 of 20 images" in text and "max_unreadable=0.09" in text
     assert "03.png  the file is empty" in text and "11.png" in text
@@ -62,16 +69,16 @@ def test_too_many_unreadable_images_stop_with_a_table(twenty):
 def test_a_large_set_is_sampled_evenly(twenty):
     report = Report()
     # Records 0, 3, 7, 11, 15 and 19 of twenty.
-    left, _ = drop_unreadable(twenty, (64, 64), report, 1.0, limit=6)
+    left, _ = drop_unreadable(twenty, options(1.0), report, limit=6)
     assert len(left) == 18 and len(report) == 2
-    left, _ = drop_unreadable(twenty, (64, 64), Report(), 0.0, limit=2)
+    left, _ = drop_unreadable(twenty, options(0.0), Report(), limit=2)
     assert len(left) == 20
 
 
 def test_repeats_are_checked_once_and_dropped_together(twenty):
     repeated = Examples(twenty.records, np.repeat(np.arange(20), 5))
     report = Report()
-    left, _ = drop_unreadable(repeated, (64, 64), report, 0.1)
+    left, _ = drop_unreadable(repeated, options(0.1), report)
     assert len(left) == 90 and len(report) == 2
 
 

@@ -213,10 +213,8 @@ def _choose(
 
 
 def _as_text(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
         return [_as_text(item) for item in value]
-    return _as_text(value) if isinstance(value, bytes) else value
+    return value.decode("utf-8") if isinstance(value, bytes) else value

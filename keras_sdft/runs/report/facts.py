@@ -136,10 +136,10 @@ def _spread(rows: np.ndarray, count: int) -> list[int]:
 
 def _example(example: Any) -> dict[str, Any]:
     from keras_sdft.data.images import UnreadableImage
-    from keras_sdft.data.images import read_rgb
+    from keras_sdft.data.images import read_image
 
     try:
-        image = data_uri(read_rgb(example.image))
+        image = data_uri(read_image(example.image))
     except UnreadableImage:
         # Found out while training, as of data too large to be looked at.
         image = None
