@@ -34,13 +34,12 @@ def takes(options: Any) -> Callable[[_Function], _Function]:
         signature = inspect.signature(function)
         own = list(signature.parameters.values())[:-1]
         first = [p for p in own if p.kind is not p.KEYWORD_ONLY]
-        fields = {field.name: field for field in dataclasses.fields(options)}
-        texts = describe(options)
-        named = [_parameter(fields[name]) for name in texts]
+        texts, fields = describe(options), inspect.signature(options).parameters
+        named = [fields[name] for name in texts]
         function.__signature__ = signature.replace(  # type: ignore
             parameters=[*first, *named, *own[len(first) :]]
         )
-        lines = [_documented(fields[name], texts[name]) for name in texts]
+        lines = [_documented(field, texts[field.name]) for field in named]
         doc = function.__doc__ or ""
         function.__doc__ = _PLACE.sub(lambda _: "\n".join(lines), doc)
         return function
@@ -75,21 +74,8 @@ def describe(options: Any) -> dict[str, str]:
     return texts
 
 
-def _parameter(field: dataclasses.Field) -> inspect.Parameter:
-    default = field.default
-    if default is dataclasses.MISSING:
-        default = inspect.Parameter.empty
-    return inspect.Parameter(
-        field.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=field.type,
-    )
-
-
-def _documented(field: dataclasses.Field, text: str) -> str:
-    needed = field.default is dataclasses.MISSING
-    if not needed and "efaults to" not in text:
+def _documented(field: inspect.Parameter, text: str) -> str:
+    if field.default is not field.empty and "efaults to" not in text:
         text = f"{text} Defaults to `{field.default!r}`."
     lines = textwrap.wrap(f"{field.name}: {text}", 68)
     return textwrap.indent("\n    ".join(lines), " " * 8)
