@@ -5,7 +5,6 @@ Must not know files or TensorFlow; chance enters as numbers that were drawn.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -16,9 +15,9 @@ import numpy as np
 
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import several
-from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.options import PLACEHOLDER
 from keras_sdft.data.options import Options
+from keras_sdft.data.unreadable import attempts
 
 logger = logging.getLogger(__name__)
 
@@ -151,9 +150,8 @@ def warn_about_captions(
 def _captions(examples: Examples) -> list[str]:
     held = getattr(examples.records, "captions", None)
     if held is None:
-        held = []
-        for record in np.unique(examples.rows)[:STREAMED_COUNT_LIMIT]:
-            # What cannot be read is told of elsewhere.
-            with contextlib.suppress(UnreadableImage):
-                held.append(examples.records[int(record)].captions)
+        records = np.unique(examples.rows)[:STREAMED_COUNT_LIMIT]
+        # What cannot be read is told of elsewhere.
+        seen = attempts(examples.records, records, lambda e: e.captions)
+        held = [one.found for one in seen if not one.reason]
     return [caption for captions in held for caption in several(captions)]

@@ -8,7 +8,6 @@ or TensorFlow.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import os
@@ -20,10 +19,10 @@ import numpy as np
 from keras_sdft.data.buckets import Assignment
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import several
-from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.masks import PIXELS_PER_LATENT
 from keras_sdft.data.options import PLACEHOLDER
 from keras_sdft.data.options import Options
+from keras_sdft.data.unreadable import attempt
 from keras_sdft.encoding.encoders import Encoders
 from keras_sdft.encoding.store import FORMAT
 from keras_sdft.encoding.store import State
@@ -129,12 +128,11 @@ class Contents:
         yield ""
         held = getattr(self.records, "captions", None)
         for record in self.used.tolist():
-            captions: Any = ()
-            # Of an image that cannot be read, nothing is shown.
-            with contextlib.suppress(UnreadableImage):
-                captions = (
-                    held[record] if held else self.records[record].captions
-                )
+            captions = held and held[record]
+            if captions is None:
+                read = attempt(self.records, record, lambda e: e.captions)
+                # Of an image that cannot be read, nothing is shown.
+                captions = read.found or ()
             for caption in several(captions):
                 for template in self.options.templates:
                     yield template.replace(PLACEHOLDER, caption)
