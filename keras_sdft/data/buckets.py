@@ -83,16 +83,17 @@ class Assignment(NamedTuple):
         return "\n".join(f"{k}: {v}" for k, v in self.counts().items())
 
 
-def assign(
-    examples: Examples,
-    table: tuple[tuple[int, int], ...],
-    size: tuple[int, int],
-) -> Assignment:
+def assign(examples: Examples, options: Options) -> Assignment:
     """Sorts examples into the buckets of the nearest aspect ratio.
 
     Of each image the head is read, not the pixels. One that cannot be read goes
-    to `size`, the resolution. Buckets that no example needs are left out.
+    to the resolution, and so do all without `buckets`. Buckets that no example
+    needs are left out.
     """
+    size = options.size
+    if not options.buckets:
+        return Assignment((size,), np.zeros(len(examples), np.int64))
+    table = bucket_sizes(options)
     records = np.unique(examples.rows)
     seen = attempts(examples.records, records, lambda e: image_size(e.image))
     sizes = [one.found or size for one in seen]

@@ -182,12 +182,7 @@ class Pipeline:
 
         options, size = self.options, self.options.batch_size
         order: Any = {"seed": options.seed, "shuffle": options.shuffle}
-        one = np.zeros(len(examples), np.int64)
-        assignment = buckets.Assignment((options.size,), one)
-        if options.buckets:
-            assignment = buckets.assign(
-                examples, buckets.bucket_sizes(options), options.size
-            )
+        assignment = buckets.assign(examples, options)
         plan: Any = epochs.EpochPlan(
             assignment.bucket_of, size, remainder=options.remainder, **order
         )

@@ -221,8 +221,7 @@ def test_an_image_that_is_lost_is_replaced_at_its_bucket_s_size(
 
 def test_an_image_that_cannot_be_read_goes_to_the_resolution():
     examples = read_examples([(b"", "a"), (picture(60, 110), "b")])
-    sizes = bucket_sizes(LoadOptions(resolution=256, buckets=True))
-    found = assign(examples, sizes, (256, 256))
+    found = assign(examples, LoadOptions(resolution=256, buckets=True))
     sizes = [found.sizes[bucket] for bucket in found.bucket_of]
     assert sizes == [(256, 256), (192, 320)]
 
