@@ -56,11 +56,7 @@ def batched(
 
 
 class Passes:
-    """Numbers the passes over a dataset by epoch, from the first one on.
-
-    Args:
-        rows: `EpochRows`.
-    """
+    """Numbers the passes over a dataset by epoch, from the first one on."""
 
     def __init__(self, rows: EpochRows):
         self._rows = rows

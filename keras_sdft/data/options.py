@@ -242,14 +242,8 @@ class BatchOptions:
         index, count = _pair("worker", self.worker)
         checks.integer("worker[1]", count, 1)
         checks.integer("worker[0]", index, 0, count - 1)
-        if self.batch_size % count:
-            near = max(1, round(self.batch_size / count)) * count
-            raise ValueError(
-                "`batch_size` must be a multiple of the number of workers, so "
-                "that each has as many rows. Received: batch_size="
-                f"{self.batch_size}, worker={self.worker}. Nearest valid: "
-                f"{near}."
-            )
+        workers = ", the number of workers, so that each has as many rows"
+        checks.multiple_of("batch_size", self.batch_size, count, workers)
 
     @functools.cached_property
     def size(self) -> tuple[int, int]:

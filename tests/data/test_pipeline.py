@@ -423,7 +423,7 @@ def test_resolution(resolution, expected):
         ("start", (-1, 0), ".0, 2147483648."),
         ("start", 3, "pair of integers"),
         ("worker", (2, 2), "in .0, 1."),
-        ("worker", (0, 3), "multiple of the number.*Nearest valid: 3"),
+        ("worker", (0, 3), "multiple of 3, the number.*Nearest valid: 3"),
         ("crop", "centre", "Did you mean 'center'"),
         ("reader", "metadata_json", "Did you mean 'metadata_jsonl'"),
         ("caption_template", "a photo", "{caption}"),
