@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from keras_sdft import disk
 from keras_sdft import files
 
 # Ends the process at the n-th thing that it does to the disk, for every n,
@@ -218,15 +219,15 @@ def test_a_lock_names_who_holds_it(tmp_path):
 
 def test_space_is_checked_where_the_path_will_be(tmp_path):
     path = tmp_path / "not" / "there"
-    assert files.existing_directory(path) == str(tmp_path)
-    files.check_space(path, files.free_bytes(tmp_path) // 2, "A run", "")
+    assert disk.existing_directory(path) == str(tmp_path)
+    disk.check_space(path, disk.free_bytes(tmp_path) // 2, "A run", "")
     with pytest.raises(OSError, match="A run needs 1000.0 TB, and"):
-        files.check_space(path, 10**15, "A run", "Train less.")
+        disk.check_space(path, 10**15, "A run", "Train less.")
 
 
 def test_what_cannot_be_written_to_is_known_before(tmp_path, monkeypatch):
-    files.check_writable(tmp_path / "new" / "run", "output_dir")
+    disk.check_writable(tmp_path / "new" / "run", "output_dir")
     # Root may write everywhere.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(PermissionError, match="`output_dir` cannot"):
-        files.check_writable(Path(tmp_path) / "new", "output_dir")
+        disk.check_writable(Path(tmp_path) / "new", "output_dir")

@@ -38,6 +38,7 @@ EXCEPTIONS = {
 LEAVES = {
     "checks": set(),
     "devices": {"checks"},
+    "disk": set(),
     "distribution": {"checks", "devices"},
     "files": set(),
     "host_memory": set(),

@@ -18,8 +18,8 @@ from keras_sdft import checks
 from keras_sdft.callbacks.interruption import Interruption
 from keras_sdft.callbacks.steps import StepCallback
 from keras_sdft.callbacks.steps import warn_on_disk_error
+from keras_sdft.disk import size_text
 from keras_sdft.files import remove_abandoned
-from keras_sdft.files import size_text
 from keras_sdft.host_memory import free_on_host
 from keras_sdft.training import checkpoint_files as disk
 from keras_sdft.training.checkpoint import Interrupted

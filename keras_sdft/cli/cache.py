@@ -7,7 +7,7 @@ import glob
 import os
 
 from keras_sdft import checks
-from keras_sdft import files
+from keras_sdft import disk
 from keras_sdft import runs
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
@@ -51,12 +51,12 @@ def cache(options: Options) -> None:
     most = 0.0 if options.clear else options.max_gb and options.max_gb * 1e9
     for folder in folders:
         for one in runs.prune_caches(folder, most, options.max_days):
-            print(f"removed {one.path} ({files.size_text(one.num_bytes)})")
+            print(f"removed {one.path} ({disk.size_text(one.num_bytes)})")
         left = runs.find_caches(folder)
-        total = files.size_text(sum(one.num_bytes for one in left))
+        total = disk.size_text(sum(one.num_bytes for one in left))
         print(f"{folder}: {total}; unused for")
         for one in left:
-            size = files.size_text(one.num_bytes)
+            size = disk.size_text(one.num_bytes)
             print(f"  {one.path!s:<50} {size:>10} {one.days:>4.0f} days")
     if not folders:
         print(f"There is no {runs.CACHE_FOLDER} here. Name one: cache FOLDER.")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_sdft import checks
+from keras_sdft import disk
 from keras_sdft import files
 from keras_sdft.data.buckets import Assignment
 from keras_sdft.data.examples import Examples
@@ -283,9 +284,9 @@ class Cache:
         )
 
     def _check_disk(self, needed: int) -> None:
-        files.check_writable(self.directory, "cache")
+        disk.check_writable(self.directory, "cache")
         remedy = "Or train without a cache."
-        files.check_space(self.directory, needed, "The cache", remedy)
+        disk.check_space(self.directory, needed, "The cache", remedy)
 
     def _begin(self) -> State:
         """Writes the state of an empty cache, in place of a stale one."""
@@ -307,5 +308,5 @@ class Cache:
             parts.append("their mirror images")
         if contents.contexts:
             parts.append(f"{len(contents.keys):,} captions")
-        size = files.size_text(self._missing_bytes(None))
+        size = disk.size_text(self._missing_bytes(None))
         return f"{', '.join(parts)} in {self.directory} ({size})"

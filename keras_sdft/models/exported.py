@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_sdft.files import check_space
+from keras_sdft.disk import check_space
 from keras_sdft.files import staged_directory
 from keras_sdft.models.model_card import CARD_FILE
 from keras_sdft.models.model_card import is_free

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from typing import Literal
 
-from keras_sdft import files
+from keras_sdft import disk
 from keras_sdft.runs.cache_folder import prune_caches
 from keras_sdft.runs.options import RunOptions
 
@@ -173,7 +173,7 @@ def _why_no_default(cache: Any, checked: Any) -> str:
         cache.check(checked)
     except ValueError as error:
         return str(error)
-    if os.path.isdir(cache.directory) or files.writable(cache.directory):
+    if os.path.isdir(cache.directory) or disk.writable(cache.directory):
         return ""
     place = os.path.dirname(cache.directory)
     return f"{place} cannot be written to. `--cache DIR` puts it elsewhere."
@@ -188,7 +188,7 @@ def _why_not(
     num_bytes: int,
 ) -> str | None:
     """Returns why a cache is not worth it; see `unless` of `Cache`."""
-    free = files.free_bytes(directory)
+    free = disk.free_bytes(directory)
     if num_bytes > _SHARE * free:
         return (
             f"it would take {num_bytes / 1e9:.1f} GB of the "

@@ -16,8 +16,8 @@ from keras_sdft.data.sources.dreambooth import add_to_record
 from keras_sdft.data.sources.dreambooth import read_record
 from keras_sdft.data.sources.filenames import is_photo
 from keras_sdft.data.sources.filenames import walk
-from keras_sdft.files import check_space
-from keras_sdft.files import check_writable
+from keras_sdft.disk import check_space
+from keras_sdft.disk import check_writable
 
 _NAME = re.compile(r"seed-(\d+)\.png")
 # What a file takes beside its pixels.

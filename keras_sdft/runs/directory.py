@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_sdft.disk import check_writable
 from keras_sdft.files import Lock
-from keras_sdft.files import check_writable
 from keras_sdft.files import remove_abandoned
 from keras_sdft.files import remove_files
 from keras_sdft.files import write_text

@@ -15,8 +15,8 @@ from typing import Any
 
 from keras_sdft.data import Report
 from keras_sdft.data.report import SourceReport
+from keras_sdft.disk import size_text
 from keras_sdft.files import is_locked
-from keras_sdft.files import size_text
 from keras_sdft.parsing import read_yaml
 from keras_sdft.runs.directory import LOCK
 from keras_sdft.runs.directory import RunDirectory

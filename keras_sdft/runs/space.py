@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_sdft.files import check_space
-from keras_sdft.files import size_text
+from keras_sdft.disk import check_space
+from keras_sdft.disk import size_text
 from keras_sdft.runs.directory import RunDirectory
 from keras_sdft.training import CheckpointOptions
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from keras_sdft import files
+from keras_sdft import disk
 from keras_sdft import runs
 from keras_sdft.cli import dreambooth as dreambooth_module
 from keras_sdft.cli import main
@@ -358,9 +358,7 @@ def test_class_images_that_cannot_be_written_are_found_at_once(
     arguments, tmp_path, monkeypatch, capsys
 ):
     # Root may write everywhere.
-    monkeypatch.setattr(
-        files, "writable", lambda path: "class" not in str(path)
-    )
+    monkeypatch.setattr(disk, "writable", lambda path: "class" not in str(path))
     assert main([*arguments, *prior(tmp_path)]) == 2
     assert "`class_data_dir` cannot be written" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

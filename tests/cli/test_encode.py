@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from keras_sdft import files
+from keras_sdft import disk
 from keras_sdft import runs
 from keras_sdft.cli import encode as encode_module
 from keras_sdft.cli import main
@@ -214,7 +214,7 @@ def test_a_cache_that_cannot_be_written_is_declined(
     micro, options, monkeypatch, capsys
 ):
     # Root may write everywhere.
-    monkeypatch.setattr(files, "writable", lambda path: False)
+    monkeypatch.setattr(disk, "writable", lambda path: False)
     source = Captioned(options(), micro, captions=True)
     source.load()
     assert source.caches.training is None

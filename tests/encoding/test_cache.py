@@ -502,7 +502,7 @@ def test_a_disk_that_fills_up_leaves_nothing_valid(
 def test_too_small_a_disk_is_told_before_anything_is_written(
     numbered, model, tokenizer, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("keras_sdft.files.free_bytes", lambda _: 9)
+    monkeypatch.setattr("keras_sdft.disk.free_bytes", lambda _: 9)
     cache = cache_of(tmp_path / "cache", model)
     with pytest.raises(OSError, match="needs .* kB, and 9 bytes are"):
         load(numbered, tokenizer, resolution=64, cache=cache)

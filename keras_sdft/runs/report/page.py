@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_sdft.disk import size_text
 from keras_sdft.files import is_locked
-from keras_sdft.files import size_text
 from keras_sdft.files import write_text
 from keras_sdft.runs.directory import LOCK
 from keras_sdft.runs.record import RunRecord
