@@ -8,7 +8,7 @@ from keras_sdft.training import TextEncoder
 from keras_sdft.training import Trainer
 from keras_sdft.training import optimizers
 from keras_sdft.training.memory import optimizer_state
-from keras_sdft.training.memory import weight_bytes
+from keras_sdft.training.memory_of_activations import weight_bytes
 
 
 def estimate_of(sd, batch, optimizer="adamw", **options):

@@ -10,11 +10,11 @@ from keras_sdft.models import DiffusionModel
 from keras_sdft.models.dtypes import dtype_policy_scope
 from keras_sdft.models.unet import blocks
 from keras_sdft.models.unet import layers
-from keras_sdft.training.memory import Place
-from keras_sdft.training.memory import Stage
-from keras_sdft.training.memory import peak
-from keras_sdft.training.memory import stages
-from keras_sdft.training.memory import weight_bytes
+from keras_sdft.training.memory_of_activations import Place
+from keras_sdft.training.memory_of_activations import Stage
+from keras_sdft.training.memory_of_activations import peak
+from keras_sdft.training.memory_of_activations import stages
+from keras_sdft.training.memory_of_activations import weight_bytes
 from tests.keras_cv_unet import narrow_keras_cv_unet
 
 BATCH, SIDE, WIDTH, LENGTH = 2, 16, 64, 7
