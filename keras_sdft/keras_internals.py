@@ -173,6 +173,14 @@ class OptimizerHooks:
     (Keras 3.4 to 3.15).
     """
 
+    def __init__(self, *, global_clipnorm: float | None, **kwargs: Any) -> None:
+        # Another kind of clipping replaces the default one.
+        if kwargs.get("clipnorm") or kwargs.get("clipvalue"):
+            global_clipnorm = None
+        super().__init__(  # type: ignore[call-arg]
+            global_clipnorm=global_clipnorm, **kwargs
+        )
+
     @property
     def has_strategy(self) -> bool:
         """Whether a strategy of `tf.distribute` is in use."""

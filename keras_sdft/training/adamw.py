@@ -48,9 +48,6 @@ class BaseAdamW(OptimizerHooks, keras.optimizers.AdamW):
         name: str = "adamw",
         **kwargs: Any,
     ):
-        # Another kind of clipping replaces the default one.
-        if kwargs.get("clipnorm") or kwargs.get("clipvalue"):
-            global_clipnorm = None
         super().__init__(
             learning_rate=learning_rate,
             weight_decay=weight_decay,

@@ -62,8 +62,6 @@ class ScheduleFreeAdamW(OptimizerHooks, keras.optimizers.ScheduleFreeAdamW):
         name: str = "schedule_free_adamw",
         **kwargs: Any,
     ):
-        if kwargs.get("clipnorm") or kwargs.get("clipvalue"):
-            global_clipnorm = None
         super().__init__(
             learning_rate=learning_rate,
             weight_decay=weight_decay,
