@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from keras_sdft import files
+from keras_sdft import disk
 from keras_sdft import hub
 from keras_sdft import runs
 from keras_sdft.cli.command import Command
@@ -38,12 +38,12 @@ def push(options: Options) -> None:
     """Uploads a run's weights, model card and sample images to the Hub."""
     shared = runs.shared_files(options.run)
     sizes = {name: path.stat().st_size for name, path in shared.items()}
-    total = f"{len(sizes)} files, {files.size_text(sum(sizes.values()))}"
+    total = f"{len(sizes)} files, {disk.size_text(sum(sizes.values()))}"
     kind = "private" if options.private else "public"
     verb = "Would upload" if options.dry_run else "Uploading"
     print(f"{verb} to {options.to}, {kind} if it is new:", flush=True)
     for name, size in sizes.items():
-        print(f"  {name:<50} {files.size_text(size):>10}")
+        print(f"  {name:<50} {disk.size_text(size):>10}")
     print(f"  {total}", flush=True)
     if "README.md" not in shared:
         print("There is no model card (README.md) among them.")

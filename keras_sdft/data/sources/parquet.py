@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_sdft import checks
+from keras_sdft import disk
 from keras_sdft import files
 from keras_sdft import parsing
 from keras_sdft.data.examples import first_five
@@ -110,11 +111,11 @@ def unpack(
     if not (target / _TABLES[0]).is_file():
         size = sum(state.st_size for state in states)
         what = "The data set, unpacked,"
-        files.check_space(target, size, what, "")
+        disk.check_space(target, size, what, "")
         logger.warning(
             "Unpacking %d parquet files (%s) into %s, once.",
             len(chosen),
-            files.size_text(size),
+            disk.size_text(size),
             target,
         )
         with files.staged_directory(target, lambda _: []) as staging:
