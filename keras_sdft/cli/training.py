@@ -101,5 +101,8 @@ def make_trainer(options: Options, sd: Any, steps: int) -> Any:
         ema_decay=options.ema_decay,
         seed=options.seed,
     )
-    trainer.compile(make_optimizer(), jit_compile=options.jit_compile)
+    chosen = options.jit_compile
+    trainer.compile(
+        make_optimizer(), jit_compile="auto" if chosen is None else chosen
+    )
     return trainer

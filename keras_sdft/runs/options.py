@@ -25,7 +25,8 @@ class RunOptions:
             keeping them, which takes longer and needs far less memory.
         check_memory: Refuse to begin where training needs more memory than
             there is.
-        jit_compile: Compile the training step with XLA.
+        jit_compile: Compile the loss and its gradients with XLA. Defaults
+            to true on GPUs, where each size of images is compiled once.
         ema_decay: Keep an average of the weights with this decay and export
             it, for example 0.9999.
         seed: Seed of everything that is random.
@@ -48,7 +49,7 @@ class RunOptions:
     num_train_epochs: int | None = None
     remat: bool = False
     check_memory: bool = True
-    jit_compile: bool = False
+    jit_compile: bool | None = None
     ema_decay: float | None = None
     seed: int = 0
     save_every_steps: int | None = None

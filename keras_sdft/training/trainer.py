@@ -142,7 +142,7 @@ class Trainer(_TrainStep, ValidationStep, OneDevice, keras.Model):
         self,
         optimizer: Any = None,
         *,
-        jit_compile: bool = False,
+        jit_compile: bool | str = "auto",
         **kwargs: Any,
     ) -> None:
         """Chooses the optimizer, and makes the state of training.
@@ -154,12 +154,13 @@ class Trainer(_TrainStep, ValidationStep, OneDevice, keras.Model):
                 `keras_sdft.training.AdamW()`: learning rate 1e-5, decay
                 1e-2, global norm clipped at 1. The norm of all gradients
                 together is clipped as this optimizer clips.
-            jit_compile: Boolean, whether the step is compiled by XLA. JAX
-                always does so.
+            jit_compile: Boolean, whether XLA compiles the loss and its
+                gradients. `"auto"`: on GPUs. JAX always compiles the step.
             **kwargs: As for `keras.Model.compile`; the loss is that of
                 `Trainer(objective=)` and cannot be given.
         """
-        checks.boolean("jit_compile", jit_compile)
+        if jit_compile != "auto":
+            checks.boolean("jit_compile", jit_compile)
         if kwargs.get("loss") is not None:
             raise ValueError(
                 "The loss is the denoising objective's own. Choose it with "
@@ -167,7 +168,6 @@ class Trainer(_TrainStep, ValidationStep, OneDevice, keras.Model):
                 f"Received: loss={kwargs['loss']!r}."
             )
         groups = [group for part in self.parts for group in part.groups()]
-        jit_compile = jit_compile or self.always_compiles
         with self.devices_scope():
             optimizer = make_optimizer(optimizer, groups)
             check_average(self.ema_decay, optimizer)

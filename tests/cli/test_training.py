@@ -70,7 +70,8 @@ def test_the_optimizer_is_made_of_its_group(trained):
     assert float(optimizer.learning_rate) == pytest.approx(1e-4)
     assert (optimizer.beta_1, optimizer.global_clipnorm) == (0.8, 0.5)
     assert seen.compiled["jit_compile"] is True
-    assert trained().compiled["jit_compile"] is False
+    assert trained().compiled["jit_compile"] == "auto"
+    assert trained(jit_compile=False).compiled["jit_compile"] is False
 
 
 def test_the_text_encoder_has_a_rate_of_its_own(trained):

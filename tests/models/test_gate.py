@@ -30,6 +30,7 @@ def test_only_cpus_take_the_paths_made_for_them(monkeypatch):
     for kind in ("GPU", "TPU"):
         see(monkeypatch, "CPU", kind)
         assert not any(taken().values())
+        assert gate.compiles_by_xla() == (kind == "GPU")
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_sdft import devices
 from keras_sdft.diffusion import gaussian
 from keras_sdft.diffusion import sample_timesteps
 from keras_sdft.diffusion import stateless_seed
 from keras_sdft.models import StableDiffusion
 from keras_sdft.training import AdamW
 from keras_sdft.training import Trainer
+from keras_sdft.training.tensorflow.train_step import loss_and_gradients
 from tests.keras_cv_unet import narrow_keras_cv_unet
 from tests.training.steps import step_of
 from tests.training.steps import tensors_of
@@ -385,28 +387,51 @@ def test_mixed_precision_trains(make_micro, make_dataset, dtype):
     )
 
 
-def test_xla_computes_the_same_gradients(make_trainer, make_batch):
-    """On the same draws: XLA has random numbers of its own."""
-    trainer, batch = make_trainer(), make_batch()
-    fit(trainer, tf.data.Dataset.from_tensors(batch))
-    tensors = tensors_of(trainer, batch, 1)
-    plain = step_of(trainer, tensors)
-    compiled = step_of(
-        trainer, tensors, wrap=lambda step: tf.function(step, jit_compile=True)
-    )
-    for a, b in zip(plain[:2], compiled[:2], strict=True):
-        assert_close(
-            [np.asarray(x) for x in tf.nest.flatten(a)],
-            [np.asarray(x) for x in tf.nest.flatten(b)],
-            1e-3,
-        )
+def test_xla_compiles_loss_and_gradients_alone(
+    make_micro, make_batch, monkeypatch
+):
+    """So that random numbers are those of a step without it."""
+    made, function = [], tf.function
+
+    def noting(*args, **kwargs):
+        # Keras has functions of its own.
+        wrapped = getattr(args[0], "func", None) if args else None
+        if kwargs.get("jit_compile") and wrapped is loss_and_gradients:
+            made.append(args[0])
+        return function(*args, **kwargs)
+
+    data = tf.data.Dataset.from_tensors(make_batch(4))
+    weights = []
+    for options in ({"run_eagerly": True}, {"jit_compile": True}):
+        trainer = Trainer(make_micro(), gradient_accumulation_steps=2)
+        trainer.compile(keras.optimizers.SGD(0.1), **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(tf, "function", noting)
+            fit(trainer, data)
+        weights.append(weights_of(trainer))
+        assert len(made) == trainer.uses_xla
+    before = make_micro().diffusion_model.get_weights()
+    moved = [b - a for a, b in zip(before, weights[0], strict=True)]
+    compiled = [b - a for a, b in zip(before, weights[1], strict=True)]
+    assert_close(moved, compiled, 1e-3)
 
 
-@pytest.mark.slow
-def test_xla_compiles_micro_batches(make_micro, make_dataset):
-    trainer = Trainer(make_micro(), gradient_accumulation_steps=2)
-    trainer.compile(jit_compile=True)
-    assert np.isfinite(fit(trainer, make_dataset())["loss"]).all()
+def test_xla_is_the_default_on_gpus(make_micro, monkeypatch):
+    trainer = Trainer(make_micro())
+    trainer.compile()
+    assert trainer.uses_xla is False
+    monkeypatch.setattr(devices, "platform", lambda: "gpu")
+    for options, expected in (
+        ({}, True),
+        ({"jit_compile": False}, False),
+        ({"run_eagerly": True}, False),
+    ):
+        trainer.compile(**options)
+        assert trainer.uses_xla is expected
+    with pytest.raises(ValueError, match="Leave one of them out"):
+        trainer.compile(run_eagerly=True, jit_compile=True)
+    with pytest.raises(ValueError, match="`jit_compile` must be"):
+        trainer.compile(jit_compile="always")
 
 
 def test_gradients_that_are_not_finite_stop_training(make_trainer, make_batch):

@@ -40,8 +40,6 @@ class TrainStep:
     TensorFlow; a `CompiledStep` makes a pure function of them.
     """
 
-    always_compiles = True
-
     def prepare_step(self: Any) -> None:
         """Makes what the step needs beside the trainer's own variables."""
         self.failed = self.add_weight(
@@ -52,6 +50,13 @@ class TrainStep:
             name=_FAILED,
         )
         self._last_failed: Any = None
+
+    def compile(
+        self: Any, optimizer: Any, jit_compile: bool | str, **kwargs: Any
+    ) -> None:
+        """Compiles as Keras does; XLA compiles what is not eager."""
+        kwargs["jit_compile"] = not kwargs.get("run_eagerly", False)
+        super().compile(optimizer=optimizer, **kwargs)  # type: ignore[misc]
 
     def train_step(self: Any, data: dict[str, Any]) -> dict[str, Any]:
         """Takes one optimizer step on one batch."""

@@ -60,10 +60,12 @@ class TrainStep(StepFunctionHook):
             scale=self.optimizer.scale_loss,
             sums=self.loss_metrics.sums,
         )
-        blocks = gate.inlined_blocks if self.jit_compile else nullcontext
-        if self.jit_compile and tf.distribute.has_strategy():
-            # The sums over replicas are no part of what XLA compiles.
-            micro_step = tf.function(micro_step, jit_compile=True)
+        blocks = gate.inlined_blocks if self.uses_xla else nullcontext
+        if self.uses_xla:
+            # Draws, sums over replicas and the update are no part of it.
+            micro_step = tf.function(
+                micro_step, jit_compile=True, autograph=False
+            )
         with blocks():
             local = accumulate(
                 micro_step,
@@ -78,9 +80,6 @@ class TrainStep(StepFunctionHook):
                 _if(took, lambda: self.weight_average.update(self.step))
             self.step.assign_add(took)
             return self.loss_metrics.update(loss, None, sums)
-
-    # XLA is asked for, by `Trainer.compile`.
-    always_compiles = False
 
     def prepare_step(self: Any) -> None:
         """Makes what the step needs; TensorFlow's needs nothing."""
@@ -134,10 +133,16 @@ class TrainStep(StepFunctionHook):
 
     mean_over_devices = staticmethod(replicas.mean_over_replicas)
 
-    def compile(self: Any, optimizer: Any, **kwargs: Any) -> None:
+    def compile(
+        self: Any, optimizer: Any, jit_compile: bool | str, **kwargs: Any
+    ) -> None:
         strategy = replicas.strategy_of(self)
         replicas.check_compile(strategy, optimizer, kwargs)
-        super().compile(optimizer=optimizer, **kwargs)  # type: ignore[misc]
+        self.uses_xla = _uses_xla(jit_compile, kwargs.get("run_eagerly"))
+        # Keras would compile the whole step.
+        super().compile(  # type: ignore[misc]
+            optimizer=optimizer, jit_compile=False, **kwargs
+        )
         if strategy is not None:
             for one in replicas.optimizers_in(self.optimizer):
                 takes_sums(one)
@@ -173,6 +178,18 @@ class TrainStep(StepFunctionHook):
         if step != self.train_step or groups is None or not groups.stops:
             return function
         return function and _by_running_groups(self, step, groups)
+
+
+def _uses_xla(jit_compile: bool | str, run_eagerly: bool | None) -> bool:
+    """Returns whether XLA compiles the loss and its gradients."""
+    if jit_compile == "auto":
+        return gate.compiles_by_xla() and not run_eagerly
+    if jit_compile and run_eagerly:
+        raise ValueError(
+            "XLA cannot compile steps that are run eagerly. Received: "
+            "jit_compile=True, run_eagerly=True. Leave one of them out."
+        )
+    return bool(jit_compile)
 
 
 def _by_running_groups(model: Any, step: Any, groups: Any) -> Any:
