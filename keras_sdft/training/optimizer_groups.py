@@ -268,8 +268,8 @@ def _rate(main: Any, learning_rate: float) -> Any:
     if isinstance(schedule, WarmUpSchedule):
         return schedule.with_peak(learning_rate)
     raise ValueError(
-        "A part's `learning_rate` scales the schedules of "
-        "`keras_sdft.training.schedules.get`. Received: "
+        "A part's `learning_rate` scales a "
+        "`keras_sdft.training.schedules.WarmUpSchedule`. Received: "
         f"{type(schedule).__name__}. Give the part an `optimizer` instead."
     )
 

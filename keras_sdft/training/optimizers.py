@@ -183,7 +183,7 @@ class OptimizerOptions:
         from keras_sdft.training import schedules
 
         self.check_steps(num_steps)
-        return schedules.get(
+        return schedules.WarmUpSchedule(
             self.lr_scheduler,
             rate,
             num_steps=num_steps,

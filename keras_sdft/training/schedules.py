@@ -51,9 +51,34 @@ SCHEDULES = tuple(sorted(_SHAPES))
 
 @keras.saving.register_keras_serializable(package="keras_sdft")
 class WarmUpSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A rise to the learning rate, then a schedule down from it.
+    """A rise to the learning rate, then a schedule down from it, by name.
 
-    See `keras_sdft.training.schedules.get`, which takes the same arguments.
+    Steps are optimizer steps. With a warm-up the first step has a rate of 0,
+    and step `warmup_steps` the whole.
+
+    Args:
+        schedule: `"constant"`, `"linear"` (to 0), `"cosine"` (half a wave,
+            to 0), `"cosine_with_restarts"` (`num_cycles` half waves) or
+            `"polynomial"` (to `end_learning_rate`).
+        learning_rate: Float > 0, the highest rate.
+        num_steps: Integer, steps of the whole run, warm-up included;
+            `"constant"` does not need it.
+        warmup_steps: Integer >= 0, steps of linear rise from 0.
+        num_cycles: Integer >= 1, for `"cosine_with_restarts"`.
+        power: Float > 0, for `"polynomial"`; `1.0` is a line.
+        end_learning_rate: Float >= 0, for `"polynomial"`.
+
+    Raises:
+        ValueError: If the name is unknown or a number out of its range.
+
+    Example:
+
+    ```python
+    rate = keras_sdft.training.schedules.WarmUpSchedule(
+        "cosine", 1e-5, num_steps=1000, warmup_steps=100
+    )
+    optimizer = keras_sdft.training.AdamW(learning_rate=rate)
+    ```
     """
 
     def __init__(
@@ -101,58 +126,6 @@ class WarmUpSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self) -> dict[str, Any]:
         return dict(self._config)
-
-
-def get(
-    schedule: str,
-    learning_rate: float,
-    num_steps: int | None = None,
-    warmup_steps: int = 0,
-    num_cycles: int = 1,
-    power: float = 1.0,
-    end_learning_rate: float = 1e-7,
-) -> WarmUpSchedule:
-    """Returns a learning-rate schedule by name.
-
-    Steps are optimizer steps. With a warm-up the first step has a rate of 0,
-    and step `warmup_steps` the whole.
-
-    Args:
-        schedule: `"constant"`, `"linear"` (to 0), `"cosine"` (half a wave,
-            to 0), `"cosine_with_restarts"` (`num_cycles` half waves) or
-            `"polynomial"` (to `end_learning_rate`).
-        learning_rate: Float > 0, the highest rate.
-        num_steps: Integer, steps of the whole run, warm-up included;
-            `"constant"` does not need it.
-        warmup_steps: Integer >= 0, steps of linear rise from 0.
-        num_cycles: Integer >= 1, for `"cosine_with_restarts"`.
-        power: Float > 0, for `"polynomial"`; `1.0` is a line.
-        end_learning_rate: Float >= 0, for `"polynomial"`.
-
-    Returns:
-        A `keras.optimizers.schedules.LearningRateSchedule`.
-
-    Raises:
-        ValueError: If the name is unknown or a number out of its range.
-
-    Example:
-
-    ```python
-    rate = keras_sdft.training.schedules.get(
-        "cosine", 1e-5, num_steps=1000, warmup_steps=100
-    )
-    optimizer = keras_sdft.training.AdamW(learning_rate=rate)
-    ```
-    """
-    return WarmUpSchedule(
-        schedule,
-        learning_rate,
-        num_steps,
-        warmup_steps,
-        num_cycles,
-        power,
-        end_learning_rate,
-    )
 
 
 def _check(config: dict[str, Any]) -> None:

@@ -82,7 +82,9 @@ def make(make_micro):
             part = LoRA(rank=2, dropout=0.5, learning_rate=1e-3, **lora)
             arguments["train"] = [part]
         if optimizer == "schedule":
-            rate = schedules.get("cosine", 1e-2, num_steps=4, warmup_steps=1)
+            rate = schedules.WarmUpSchedule(
+                "cosine", 1e-2, num_steps=4, warmup_steps=1
+            )
             optimizer = keras.optimizers.Adam(rate, global_clipnorm=1.0)
         model = model_of(precision)
         arguments = {"seed": 3, "validation_timesteps": 1, **arguments}

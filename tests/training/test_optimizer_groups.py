@@ -136,7 +136,7 @@ def test_groups_without_anything_of_their_own_share_the_optimizer():
 
 def test_a_rate_of_its_own_keeps_the_rest_of_the_main_optimizer():
     """As a part with two rates has it: LoRA+, for example."""
-    rate = schedules.get("linear", 1e-3, num_steps=10)
+    rate = schedules.WarmUpSchedule("linear", 1e-3, num_steps=10)
     main = AdamW(rate, weight_decay=0.5)
     first, *_ = groups = [
         Group(variables_of(1)),
