@@ -128,7 +128,7 @@ def check_masks(
     files = kind == "files"
     look = _mask_fits if files else lambda e: images.has_alpha(e.image)
     rows = unreadable.sample_records(examples, limit)
-    seen = unreadable.attempts(examples.records, rows, look)
+    seen = list(unreadable.attempts(examples.records, rows, look))
     wrong = [f"{name}: {why}" for name, _, why in seen if why and files]
     if wrong:
         raise ValueError(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from typing import NamedTuple
@@ -22,7 +25,7 @@ CHECK_LIMIT = 2000
 # Images that are enlarged by more than this are told of.
 _ENLARGED = 1.5
 
-THREADS = 8
+_THREADS = 8
 
 
 class Attempt(NamedTuple):
@@ -47,13 +50,23 @@ def attempt(
 
 
 def attempts(
-    records: Any, rows: np.ndarray, read: Callable[[Example], Any]
-) -> list[Attempt]:
-    """Reads of several records, in threads, and keeps their order."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(
-            pool.map(lambda row: attempt(records, row, read), rows.tolist())
-        )
+    records: Any,
+    rows: np.ndarray,
+    read: Callable[[Example], Any],
+    ahead: int = 4 * _THREADS,
+) -> Iterator[Attempt]:
+    """Reads of several records, in threads, and yields in their order.
+
+    At most `ahead` are read before they are asked for.
+    """
+    waiting: collections.deque[Future] = collections.deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for row in rows.tolist():
+            waiting.append(pool.submit(attempt, records, row, read))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def sample_records(examples: Examples, limit: int) -> np.ndarray:
@@ -83,9 +96,10 @@ def drop_unreadable(
             checked is unreadable, with a table of them.
     """
     records, size = sample_records(examples, limit), options.size
-    seen = attempts(
+    read = attempts(
         examples.records, records, lambda e: read_image(e.image, size).size
     )
+    seen = list(read)
     found = Report()
     for name, _, reason in seen:
         if reason:

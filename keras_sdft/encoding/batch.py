@@ -39,11 +39,9 @@ def latent_shape(
 ) -> tuple[Any, ...]:
     """Returns the shape `(B, h, w, C)` of the latents of a batch."""
     channels = stable_diffusion.spec.autoencoder.latent_channels
-    if "moments" in batch:
-        size, height, width = ops.shape(batch["moments"])[:3]
-        return (size, height, width, channels)
-    size, height, width = ops.shape(batch["images"])[:3]
-    return (size, height // 8, width // 8, channels)
+    name, side = ("moments", 1) if "moments" in batch else ("images", 8)
+    size, height, width = ops.shape(batch[name])[:3]
+    return (size, height // side, width // side, channels)
 
 
 def encode_images(stable_diffusion: Any, batch: dict[str, Any]) -> Any:

@@ -6,23 +6,20 @@ file must not know batches or TensorFlow.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from keras_sdft.data.masks import read_cropped
-from keras_sdft.data.unreadable import THREADS
 from keras_sdft.data.unreadable import Attempt
-from keras_sdft.data.unreadable import attempt
+from keras_sdft.data.unreadable import attempts
 from keras_sdft.encoding.contents import stored_mask
 from keras_sdft.encoding.encoders import TEXTS_AT_ONCE
 from keras_sdft.encoding.store import RowWriter
@@ -124,21 +121,12 @@ class Filling:
     ) -> Iterator[list[tuple[int, Attempt]]]:
         """Yields images and masks in groups for the encoder."""
         at_once = self.cache.encoders.images_at_once(*size)
-        kind = self.cache.contents.options.masks
-
-        def read(record: int) -> tuple[int, Attempt]:
-            return record, attempt(
-                self.cache.contents.records,
-                record,
-                lambda example: read_cropped(example, kind, size),
-            )
-
-        waiting: collections.deque[Iterator] = collections.deque()
-        with ThreadPoolExecutor(THREADS) as pool:
-            for first in range(0, len(records), at_once):
-                group = records[first : first + at_once].tolist()
-                waiting.append(pool.map(read, group))
-                if len(waiting) > _GROUPS_AHEAD:
-                    yield list(waiting.popleft())
-            while waiting:
-                yield list(waiting.popleft())
+        seen = attempts(
+            self.cache.contents.records,
+            records,
+            lambda e: read_cropped(e, self.cache.contents.options.masks, size),
+            ahead=_GROUPS_AHEAD * at_once,
+        )
+        for first in range(0, len(records), at_once):
+            group = records[first : first + at_once].tolist()
+            yield list(zip(group, seen, strict=False))
