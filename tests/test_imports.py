@@ -47,6 +47,7 @@ LEAVES = {
     "keras_internals": set(),
     "onednn": {"keras_internals"},
     "parsing": set(),
+    "reprs": set(),
     "version": set(),
 }
 # Uses what the other packages export, and nothing below.

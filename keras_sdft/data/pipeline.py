@@ -25,6 +25,7 @@ from keras_sdft.data.options import LoadOptions
 from keras_sdft.data.options import Options
 from keras_sdft.data.report import Report
 from keras_sdft.data.report import SourceReport
+from keras_sdft.data.shown import show
 from keras_sdft.data.sources.reading import read_source
 from keras_sdft.data.unreadable import drop_unreadable
 
@@ -214,7 +215,8 @@ class Pipeline:
             weight=plan.weight,
             whole=size,
         )
-        return batched(rows, builder, options.repeat)
+        dataset = batched(rows, builder, options.repeat)
+        return show(dataset, examples, self._sources)
 
     def _tell(self, assignment: buckets.Assignment) -> None:
         """Notes the buckets, and logs what nobody asked a report for."""

@@ -37,6 +37,16 @@ class AdapterMethods:
         """Whether a LoRA is loaded that is not merged."""
         return self._adapters is not None and bool(self._adapters.loras)
 
+    def describe_adapters(self) -> str:
+        """Returns the names of LoRAs, with strengths, and of new words."""
+        if self._adapters is None:
+            return ""
+        loras = [
+            f"{name} x {float(lora.strength.value):g}"
+            for name, lora in self._adapters.loras.items()
+        ]
+        return ", ".join([*loras, *self._adapters.embeddings])
+
     def load_adapter(
         self, path: str | Path, scale: float = 1.0, name: str | None = None
     ) -> str:

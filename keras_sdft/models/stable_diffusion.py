@@ -13,6 +13,7 @@ from typing import Any
 
 from keras_sdft import checks
 from keras_sdft import keras_internals
+from keras_sdft import reprs
 from keras_sdft.diffusion import NoiseSchedule
 from keras_sdft.models import frozen_kernels
 from keras_sdft.models import keras_cv_parts
@@ -204,6 +205,25 @@ class StableDiffusion(AdapterMethods, EncoderMethods, ImageMethods):
         """Returns a sentence, without its end, that names unknown words."""
         path: Any = get_preset(self.base).words
         return words.sentence(unknown, self.base, path)
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{name} ({part.count_params():,} weights)"
+            for name, part in self.built_parts.items()
+        ]
+        return reprs.lines(
+            f"StableDiffusion {self.spec.name!r}",
+            {
+                "images": f"{self.img_width} x {self.img_height} pixels",
+                "predicts": self.spec.prediction_type,
+                "dtype": self.dtype,
+                "built upon": self.origin,
+                "autoencoder": self.vae,
+                "in memory": ", ".join(parts) or "no network yet",
+                "trained": ", ".join(sorted(self.trained_parts)),
+                "adapters": self.describe_adapters(),
+            },
+        )
 
     # === Parts ===
 

@@ -112,6 +112,8 @@ class MemoryEstimate:
         ]
         return "\n".join(["Memory that training needs, estimated:", *lines])
 
+    __repr__ = __str__
+
 
 def _is_measured() -> bool:
     return keras.backend.backend() == "tensorflow" and gate.on_cpu()

@@ -6,12 +6,14 @@ weights and averages are is decided there.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from keras_sdft import checks
+from keras_sdft import reprs
 from keras_sdft.models.exported import check_finite
 from keras_sdft.models.exported import write_export
 from keras_sdft.models.model_card import ModelCard
@@ -126,6 +128,31 @@ class Trainer(_TrainStep, ValidationStep, OneDevice, keras.Model):
         self.weight_average: WeightAverage | None = None
         self.prepare_step()
         self.built = True
+
+    def __repr__(self) -> str:
+        if not self.built:
+            return super().__repr__()
+        names = [
+            f"{part.name} ({sum(math.prod(v.shape) for v in part.variables):,} "
+            "weights)"
+            for part in self.parts
+        ]
+        optimizer = getattr(self, "optimizer", None)
+        rate = getattr(optimizer, "learning_rate", None)
+        return reprs.lines(
+            f"Trainer of {self.stable_diffusion.spec.name!r}",
+            {
+                "trains": ", ".join(names),
+                "towards": self.stable_diffusion.spec.prediction_type,
+                "optimizer": "none yet: call `compile()`"
+                if optimizer is None
+                else f"{type(optimizer).__name__}, learning rate "
+                f"{float(keras.ops.convert_to_numpy(rate)):g}",
+                "micro-batches": self.gradient_accumulation_steps,
+                "average": self.ema_decay,
+                "step": f"{int(self.step.numpy()):,}",
+            },
+        )
 
     def _counter(self, name: str) -> Any:
         arguments = {"initializer": "zeros", "trainable": False}

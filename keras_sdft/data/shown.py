@@ -1,0 +1,87 @@
+"""What a dataset of batches tells of itself, as text and in a notebook.
+
+Reads images of the source, and takes no batch, which might count as a pass.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import io
+from typing import Any
+
+from keras_sdft import reprs
+from keras_sdft.data.examples import Examples
+from keras_sdft.data.images import UnreadableImage
+from keras_sdft.data.images import read_image
+from keras_sdft.data.report import SourceReport
+
+_IMAGES = 8
+_SIDE = 144
+_FIGURE = (
+    '<figure style="display:inline-block;margin:4px;width:{side}px;'
+    'vertical-align:top"><img src="data:image/webp;base64,{data}" alt="">'
+    '<figcaption style="font-size:11px">{caption}</figcaption></figure>'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What a dataset consists of, in one object that TensorFlow leaves alone.
+
+    Attributes:
+        examples: `Examples`.
+        sources: Tuple of `SourceReport`.
+    """
+
+    examples: Examples
+    sources: tuple[SourceReport, ...]
+
+
+def show(dataset: Any, examples: Examples, sources: list[SourceReport]) -> Any:
+    """Lets a `tf.data.Dataset` tell what it is; returns it."""
+    dataset.about = About(examples, tuple(sources))
+    # `repr` asks the class, and the class of a dataset is TensorFlow's own.
+    methods = {"__repr__": _text, "_repr_html_": _page}
+    dataset.__class__ = type("Batches", (type(dataset),), methods)
+    return dataset
+
+
+def _text(dataset: Any) -> str:
+    spec, count = dataset.element_spec, int(dataset.cardinality())
+    size = next(iter(spec.values())).shape[0]
+    number = "endless" if count < 0 else f"{count:,} an epoch"
+    shapes = [
+        f"{name} {tuple(each.shape)} {each.dtype.name}"
+        for name, each in spec.items()
+    ]
+    sources = {
+        f"source {place}": source.summary().replace("\n  ", "; ")
+        for place, source in enumerate(dataset.about.sources, start=1)
+    }
+    rows = {"batches": f"{number}, of {size}", "each": ", ".join(shapes)}
+    return reprs.lines("Captioned images", rows | sources)
+
+
+def _page(dataset: Any) -> str:
+    """Returns the same, and the first images with their captions, as HTML."""
+    figures, examples = [], dataset.about.examples
+    for index in range(min(_IMAGES, len(examples))):
+        example = examples[index]
+        try:
+            image = read_image(example.image, (_SIDE, _SIDE)).copy()
+        except UnreadableImage:
+            continue
+        caption = html.escape(example.captions[0])
+        figures.append(
+            _FIGURE.format(side=_SIDE, data=_webp(image), caption=caption)
+        )
+    return f"<pre>{html.escape(repr(dataset))}</pre>{''.join(figures)}"
+
+
+def _webp(image: Any) -> str:
+    image.thumbnail((_SIDE, _SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=80)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
