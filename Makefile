@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-lowest test-jax lint format peers bench \
-  bench-full tables same fuzz crash memory parity learning docs clean
+  bench-full tables same fuzz crash memory memory-table parity learning docs clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -135,6 +135,9 @@ crash: install  ## End runs at random moments, resume and compare; 200 kills
 
 memory: install  ## What the estimate of memory says, against peaks
 	$(BIN)/python benchmarks/memory.py
+
+memory-table: install  ## Write the table of docs/memory.md; 6 GB
+	$(BIN)/python -m benchmarks.memory_table
 
 parity: install peers  ## Our networks against diffusers', at full size
 	$(BIN)/python -m benchmarks.parity

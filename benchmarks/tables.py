@@ -59,16 +59,16 @@ def documents(rows):
     }
 
 
-def replaced(path, tables):
+def replaced(path, tables, begin=BEGIN, end=END):
     """Returns a document's text with other tables between its marks."""
     text = path.read_text(encoding="utf-8")
-    pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
+    pattern = re.escape(begin) + ".*?" + re.escape(end)
     if len(re.findall(pattern, text, re.S)) != 1:
         raise ValueError(
-            f"{path}: expected the lines {BEGIN.strip()} and {END.strip()} "
+            f"{path}: expected the lines {begin.strip()} and {end.strip()} "
             "once, with the tables between them."
         )
-    new = f"{BEGIN}\n{tables}\n\n{END}"
+    new = f"{begin}\n{tables}\n\n{end}"
     return re.sub(pattern, lambda _: new, text, flags=re.S)
 
 
