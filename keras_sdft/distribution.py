@@ -6,6 +6,7 @@ only where they are needed. Must not know what is trained.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -16,6 +17,7 @@ import socket
 import sys
 import typing
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 from typing import Literal
 from typing import NamedTuple
@@ -28,6 +30,8 @@ StrategyName = Literal[
 ]
 STRATEGIES = typing.get_args(StrategyName)
 VARIABLE = "TF_CONFIG"
+# Of which processes that train may be, the one that writes first.
+_JOBS = ("chief", "worker")
 _OF_BACKEND = {
     "tensorflow": ("mirrored", "multi_worker"),
     "jax": devices_of_jax.JAX_STRATEGIES,
@@ -60,6 +64,10 @@ class DistributionOptions:
 
     def __post_init__(self) -> None:
         checks.one_of("strategy", self.strategy, STRATEGIES)
+
+
+class WorkerError(RuntimeError):
+    """Another worker could not go on, or was lost."""
 
 
 class Cluster(NamedTuple):
@@ -225,14 +233,13 @@ def read_cluster() -> Cluster | None:
             f"{type(error).__name__}: {error}. Received: {text[:200]}. "
             f"Expected: {_EXAMPLE}"
         ) from error
-    known = ("chief", "worker")
-    if set(jobs) - set(known) or kind not in jobs:
+    if set(jobs) - set(_JOBS) or kind not in jobs:
         raise ValueError(
-            f"{VARIABLE} must have the jobs {list(known)} alone, and the "
+            f"{VARIABLE} must have the jobs {list(_JOBS)} alone, and the "
             f"task's type among them. Received: jobs {sorted(jobs)}, type "
             f"{kind!r}. Expected: {_EXAMPLE}"
         )
-    tasks = [(job, i) for job in known for i in range(len(jobs.get(job, ())))]
+    tasks = _tasks(jobs)
     if (kind, index) not in tasks:
         raise ValueError(
             f"{VARIABLE} names a task that its cluster has not. Received: "
@@ -248,6 +255,11 @@ def read_cluster() -> Cluster | None:
                 f"{address!r}."
             )
     return Cluster(found, tasks.index((kind, index)))
+
+
+def _tasks(jobs: dict[str, Any]) -> list[tuple[str, int]]:
+    """Returns all jobs' names and numbers, in the order of the workers."""
+    return [(job, i) for job in _JOBS for i in range(len(jobs.get(job, ())))]
 
 
 def _check_port(cluster: Cluster) -> None:
@@ -286,12 +298,7 @@ def worker() -> tuple[int, int]:
     resolver = getattr(_strategy(), "cluster_resolver", None)
     if resolver is None:
         return 0, 1
-    jobs = resolver.cluster_spec().as_dict()
-    tasks = [
-        (job, index)
-        for job in ("chief", "worker")
-        for index in range(len(jobs.get(job, ())))
-    ]
+    tasks = _tasks(resolver.cluster_spec().as_dict())
     if len(tasks) < 2:
         return 0, 1
     return tasks.index((resolver.task_type, resolver.task_id)), len(tasks)
@@ -332,7 +339,7 @@ def on_chief(function: Callable[[], Any]) -> Any:
         What it returned; `None` on the other workers.
 
     Raises:
-        RuntimeError: On the other workers, if it failed on the first.
+        WorkerError: On the other workers, if it failed on the first.
     """
     return together(lambda: function() if is_chief() else None)
 
@@ -347,7 +354,7 @@ def together(function: Callable[[], Any]) -> Any:
         What it returned on this worker.
 
     Raises:
-        RuntimeError: On all others, if it failed on one.
+        WorkerError: On all others, if it failed on one.
     """
     if worker()[1] == 1:
         return function()
@@ -362,8 +369,38 @@ def together(function: Callable[[], Any]) -> Any:
         raise error
     for index, text in enumerate(told):
         if text:
-            raise RuntimeError(f"Worker {index} could not go on: {text}")
+            raise WorkerError(f"Worker {index} could not go on: {text}")
     return result
+
+
+@contextlib.contextmanager
+def naming_lost_workers(when: Callable[[], str]) -> Iterator[None]:
+    """Context manager that words the errors of a worker that was lost.
+
+    Args:
+        when: Function that returns what was done last: `"after step 3"`.
+    """
+    from tensorflow import errors
+
+    lost = (
+        errors.AbortedError,
+        errors.CancelledError,
+        errors.InternalError,
+        errors.UnavailableError,
+    )
+    try:
+        yield
+    except lost as error:
+        if worker()[1] == 1:
+            raise
+        lines = str(error).strip().splitlines()
+        told = [line for line in lines if "abort" in line] or lines[-1:]
+        raise WorkerError(
+            "Another worker was lost, or the connection to it, "
+            f"{when()}: {told[0][:300].rstrip(':. ')}. Training ends on all "
+            "of them. Start all again, as many or fewer, to go on from the "
+            "last checkpoint."
+        ) from error
 
 
 def check_alike(facts: dict[str, Any]) -> None:
@@ -444,7 +481,8 @@ def _gathered(text: str) -> list[str]:
     count = strategy.num_replicas_in_sync // worker()[1]
 
     def of_each(row: Any) -> Any:
-        return _gather(strategy)(tf.constant(row)).numpy()[::count]
+        with naming_lost_workers(lambda: "while all waited for each other"):
+            return _gather(strategy)(tf.constant(row)).numpy()[::count]
 
     values = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
     lengths = of_each(np.array([len(values)], np.int32))[:, 0]

@@ -1,4 +1,5 @@
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -74,6 +75,47 @@ def test_one_machine_without_gpus_trains_alone(monkeypatch):
     assert distribution.num_devices() == 1
     distribution.barrier()
     distribution.check_alike({"seed": 0})
+
+
+@pytest.fixture
+def two_workers(monkeypatch):
+    """Makes this process the first of two; returns what both tell."""
+    told = []
+
+    def gathered(text):
+        return [text, *told]
+
+    monkeypatch.setattr(distribution, "worker", lambda: (0, 2))
+    monkeypatch.setattr(distribution, "_gathered", gathered)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("name", "here", "there"),
+    [
+        ("seed", 0, 1),
+        ("versions", {"tensorflow": "2.20"}, {"tensorflow": "2.21"}),
+        ("the data", [{"images": 8}], [{"images": 7}]),
+        ("a flag of a later library", 1, None),
+    ],
+)
+def test_names_what_workers_do_not_share(two_workers, name, here, there):
+    facts = {} if there is None else {name: there}
+    two_workers.append(json.dumps({"same": 1, **facts}))
+    message = f"{name} is {here!r} on worker 0, and {there!r} on worker 1"
+    with pytest.raises(ValueError, match=re.escape(f"do not: {message}.")):
+        distribution.check_alike({"same": 1, name: here})
+
+
+def test_all_fail_if_one_does(two_workers):
+    two_workers.append("")
+    assert distribution.together(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        distribution.together(lambda: 1 / 0)
+    two_workers[0] = "OSError: no room"
+    message = "Worker 1 could not go on: OSError: no room"
+    with pytest.raises(distribution.WorkerError, match=message):
+        distribution.on_chief(lambda: 3)
 
 
 SCRIPT = """

@@ -33,7 +33,7 @@ from keras_sdft.cli.command import Options
 from keras_sdft.cli.parser import UsageError
 
 # What the user can correct: a wrong value, a missing or unwelcome file.
-_MENDABLE = (ValueError, OSError)
+_MENDABLE = (ValueError, OSError, keras_sdft.distribution.WorkerError)
 
 COMMANDS: dict[str, Command] = {
     command.name: command

@@ -54,11 +54,13 @@ def main(folder, case):
         # Each is told that it is the first worker.
         try:
             one.evaluate(part_of(whole, 0, count), verbose=0)
-        except (RuntimeError, ValueError) as error:
+        except (distribution.WorkerError, ValueError) as error:
             print(error)
-    history = callbacks.HistoryFile(folder / "history.csv")
+    # Where the second one cannot write: beneath a file.
+    output = folder / "output-0.txt" / "none" if index else folder
+    history = callbacks.HistoryFile(output / "history.csv")
     previews = callbacks.Previews(
-        ["a cat"], folder / "previews", every_steps=100, num_steps=1
+        ["a cat"], output / "previews", every_steps=100, num_steps=1
     )
     extra = [history, previews]
     if case == "lost":
@@ -72,10 +74,13 @@ def main(folder, case):
             if case == "signals":
                 extra = [history, previews, Signals(index, interruption)]
             keeper = callbacks.Checkpoint(
-                folder / "checkpoints", every_steps=1, interruption=interruption
+                output / "checkpoints", every_steps=1, interruption=interruption
             )
             start = train(one, epochs, start, [*extra, keeper])
-    one.export(folder / "weights")
+            if start is not None:
+                place = one.restore_checkpoint(folder / "checkpoints")
+                assert place[1:] == start
+    one.export(output / "weights")
     values = [v.numpy() for v in one.trainable_variables]
     with one.averaged_weights():
         values += [v.numpy() for v in one.trainable_variables]
@@ -100,8 +105,7 @@ def train(one, epochs, start, extra):
         step, *start = one.progress.position
         print(f"{error} after step {step}, batch {start}")
         distribution.barrier()
-        assert one.restore_checkpoint(extra[-1].directory) == (step, *start)
-        return start
+        return tuple(start)
     return None
 
 

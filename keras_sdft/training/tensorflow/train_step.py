@@ -32,13 +32,6 @@ from keras_sdft.training.tensorflow import replicas
 from keras_sdft.training.tensorflow.accumulation import accumulate
 from keras_sdft.training.tensorflow.step_function import step_function
 
-_LOST = (
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.InternalError,
-    tf.errors.UnavailableError,
-)
-
 
 class TrainStep(StepFunctionHook):
     """The training step of `Trainer` in TensorFlow, a base of it."""
@@ -151,25 +144,18 @@ class TrainStep(StepFunctionHook):
             self.optimizer.build(self.trainable_variables)
 
     def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """Trains, and words the error of gradients that are not finite."""
+        """Trains, and words errors that come from inside of a step."""
+
+        def when() -> str:
+            return f"after step {self.progress.position.step:,}"
+
         try:
-            return super().fit(*args, **kwargs)  # type: ignore[misc]
+            with self.devices_scope(), distribution.naming_lost_workers(when):
+                return super().fit(*args, **kwargs)  # type: ignore[misc]
         except tf.errors.InvalidArgumentError as error:
             if NOT_FINITE not in str(error):
                 raise
             raise not_finite_error() from error
-        except _LOST as error:
-            with self.devices_scope():
-                if distribution.worker()[1] == 1:
-                    raise
-            lines = str(error).strip().splitlines()
-            told = [line for line in lines if "abort" in line] or lines[-1:]
-            raise RuntimeError(
-                "Another worker was lost, or the connection to it, after "
-                f"step {self.progress.position.step:,}: {told[0][:300]}. "
-                "Training ends on all of them. Start all of them again, as "
-                "many or fewer, to go on from the last checkpoint."
-            ) from error
 
     def make_step_function(self: Any, step: Callable[[Any], Any]) -> Any:
         """Returns what `fit` and `evaluate` call for each batch."""
