@@ -113,7 +113,7 @@ $(PEERS)/.installed: requirements-peers.txt
 	@touch $@
 
 # BENCH_ARGS="--cases 1 3" takes some cases; --quick sees whether they run.
-bench: install peers  ## Time and memory against the peers, in an hour
+bench: install peers  ## Time and memory against the peers, in about an hour
 	$(BIN)/python -m benchmarks.speed $(BENCH_ARGS)
 
 bench-full: install peers  ## The same at the size of SD 1.5: hours, 19 GB

@@ -12,7 +12,9 @@ DIFFUSERS = ("diffusers", "diffusers, tuned")
 KERAS_CV = ("KerasCV", "KerasCV, graph, oneDNN")
 # torch.compile took 385 s on two cores and was slower after: only on demand.
 COMPILED = "diffusers, compiled"
-PEERS = (*DIFFUSERS, COMPILED, *KERAS_CV)
+# Not another library: the same training in one process on one core.
+ONE_PROCESS = "one process"
+PEERS = (*DIFFUSERS, COMPILED, *KERAS_CV, ONE_PROCESS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +199,24 @@ def _lora_cases():
                 )
 
 
+def _scale_cases():
+    """Weak scaling: with all there is to add, twice the images a second."""
+    lora = LORA | {"frozen_dtype": "float32"}
+    for size, more in (("tiny", {}), ("mid", {}), ("mid", lora)):
+        yield Case(
+            9,
+            f"scale-{'lora-' if more else ''}{size}",
+            f"two processes on two cores, batch 4 each, {size}"
+            + (", LoRA" if more else ""),
+            TRAIN[size] | more | {"command": "share", "workers": 1},
+            images_per_second,
+            "images/s",
+            (ONE_PROCESS,),
+            ours={"workers": 2},
+            better="higher",
+        )
+
+
 def _recipe_cases():
     sizes = {
         "tiny": (_files("recipe", "tiny", 128, 4, 20), "tiny, 128x128"),
@@ -312,6 +332,7 @@ CASES = {
         _input_cases(),
         _image_cases(),
         _lora_cases(),
+        _scale_cases(),
     )
     for case in cases
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 from benchmarks import _speed_child
+from benchmarks import _speed_workers
 from benchmarks._speed_sizes import GUIDANCE
 from benchmarks._speed_sizes import LORA_LEARNING_RATE
 from benchmarks._speed_sizes import PROMPT
@@ -29,6 +30,18 @@ def train(job):
     batches = tf.data.Dataset.from_tensors(ready_batch(job))
     fit(trainer, batches.repeat(clock.count), clock)
     return clock.result()
+
+
+def share(job):
+    """Steps of `fit` in several processes, each with a batch of its own."""
+    whole = job | {"batch": job["workers"] * job["batch"]}
+    with _speed_workers.joined(job):
+        import keras_sdft
+
+        keras_sdft.distribution.use("auto")
+        result = train(whole)
+        keras_sdft.distribution.barrier()
+    return result | {"batch": whole["batch"]}
 
 
 def recipe(job):
@@ -197,6 +210,7 @@ def cached_batches(model, job):
 
 COMMANDS = {
     "train": train,
+    "share": share,
     "recipe": recipe,
     "read": read,
     "start": start,

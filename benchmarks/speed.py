@@ -5,7 +5,7 @@ updated weights, reading alone, and generation; ours against the peers, on
 this machine. Prints one table of medians, ranges over the repeats, and ratios
 ours / peer, and merges it into `benchmarks/results.json`.
 
-    make bench                                       under an hour
+    make bench                                       about an hour
     make bench-full                                  SD 1.5's size too
     .venv/bin/python -m benchmarks.speed --cases 1 3 some groups
     .venv/bin/python -m benchmarks.speed --cases step-full-512
@@ -43,6 +43,7 @@ NOT_INHERITED = (
     "MKL_NUM_THREADS",
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
+    "TF_CONFIG",
     "TF_ENABLE_ONEDNN_OPTS",
     "TF_NUM_INTEROP_THREADS",
     "TF_NUM_INTRAOP_THREADS",
@@ -76,6 +77,7 @@ SIDES = {
     "KerasCV, graph, oneDNN": Side(
         OURS, "_speed_keras_cv", "graph", {"TF_ENABLE_ONEDNN_OPTS": "1"}
     ),
+    _speed_cases.ONE_PROCESS: Side(OURS, "_speed_ours"),
 }
 
 
