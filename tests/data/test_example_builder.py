@@ -6,7 +6,6 @@ from keras_sdft.data import Report
 from keras_sdft.data import read_examples
 from keras_sdft.data.batches import batched
 from keras_sdft.data.buckets import assign
-from keras_sdft.data.buckets import bucket_sizes
 from keras_sdft.data.captions import CaptionTokens
 from keras_sdft.data.dreambooth import PriorRecords
 from keras_sdft.data.epochs import EpochPlan
@@ -53,7 +52,7 @@ def make_parts(examples, tokenizer):
             **changed,
         }
         options = LoadOptions(**chosen)
-        assignment = assign(examples, bucket_sizes(options), options.size)
+        assignment = assign(examples, options)
         plan = EpochPlan(
             assignment.bucket_of, 2, seed=0, shuffle=True, remainder="fill"
         )
