@@ -176,6 +176,7 @@ def _not_uploaded(error: Exception, to: Address) -> Exception:
 def forget() -> None:
     """Asks the Hub again for what was asked for in this process."""
     _fetch.cache_clear()
+    _list.cache_clear()
 
 
 def _library() -> Any:
@@ -192,10 +193,12 @@ def _library() -> Any:
     return huggingface_hub
 
 
+@functools.cache
 def _list(address: Address) -> tuple[str, list[str], Exception | None]:
     """Returns the commit and the files of a repository, or of its cache.
 
-    And, of the cache, why the Hub could not be asked.
+    And, of the cache, why the Hub could not be asked. Once in a process, in
+    which an address so stands for one commit.
     """
     library = _library()
     failure: Exception = library.errors.OfflineModeIsEnabled(
@@ -295,6 +298,9 @@ def _told(error: Exception, address: Address) -> Exception:
         )
     if not _is_unreachable(error):
         return ValueError(f"The Hub refused {address}: {error}")
+    if isinstance(error, OSError) and error.errno:
+        # A full disk, for example.
+        return error
     return _not_here(address, error)
 
 

@@ -211,3 +211,24 @@ def test_two_commits_in_the_cache_are_not_guessed_between(
     (tmp_path / "hub_cache/models--me--it/refs").mkdir()
     (tmp_path / "hub_cache/models--me--it/refs/main").write_text("a" * 40)
     assert "a" * 40 in hub.local("hf://me/it")
+
+
+def test_a_full_disk_is_told_as_such(dogs, monkeypatch):
+    import errno
+
+    import huggingface_hub
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "/cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(OSError, match="No space left on device: '/cache'"):
+        hub.local("hf://me/dogs", "data")
+
+
+def test_without_the_package_it_says_what_to_install(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ValueError, match=r'`pip install "\.\[hub\]"`'):
+        hub.local("hf://me/it")
