@@ -257,6 +257,21 @@ def read_cluster() -> Cluster | None:
     return Cluster(found, tasks.index((kind, index)))
 
 
+def others(strategy: str) -> list[str]:
+    """Returns the addresses of the machines that `use(strategy)` waits for.
+
+    Raises:
+        ValueError: If `TF_CONFIG` is no description of machines.
+    """
+    if strategy not in ("auto", "multi_worker") or _backend() != "tensorflow":
+        return []
+    cluster = read_cluster()
+    if cluster is None:
+        return []
+    addresses, task = cluster
+    return [one for i, one in enumerate(addresses) if i != task]
+
+
 def _tasks(jobs: dict[str, Any]) -> list[tuple[str, int]]:
     """Returns all jobs' names and numbers, in the order of the workers."""
     return [(job, i) for job in _JOBS for i in range(len(jobs.get(job, ())))]

@@ -20,6 +20,8 @@ def test_reads_the_machines_with_the_chief_first(monkeypatch):
     assert distribution.read_cluster() is None
     monkeypatch.setenv("TF_CONFIG", config({"worker": HOSTS}, index=1))
     assert distribution.read_cluster() == (tuple(HOSTS), 1)
+    assert distribution.others("auto") == HOSTS[:1]
+    assert distribution.others("mirrored") == []
     jobs = {"worker": HOSTS, "chief": ["c:1"]}
     monkeypatch.setenv("TF_CONFIG", config(jobs))
     assert distribution.read_cluster() == (("c:1", *HOSTS), 1)

@@ -122,6 +122,9 @@ def run(command: Command, kind: type[Source], options: Options) -> None:
     kind.check(options, check_training(options))
     validates = getattr(options, kind.inputs[-1]) is not None
     options.of(training.CheckpointOptions).check_best(validates)
+    others = distribution.others(options.strategy)
+    if others:
+        print(f"Waiting for {', '.join(others)} to begin too", flush=True)
     distribution.use(options.strategy)
     options = resolve_defaults(options)
     saved = resolved(options, inputs, kind.made)
@@ -167,7 +170,7 @@ def _run(
     done, epoch, batch = content["position"]
     sd = load_for_training(options)
     source = kind(options, sd)
-    data = source.load((epoch, batch))
+    data = distribution.together(lambda: source.load((epoch, batch)))
     if done > data.steps:
         raise ValueError(
             f"The run is at step {done:,} already, beyond the {data.steps:,} "
@@ -180,7 +183,7 @@ def _run(
     # Before the trainer, which makes it a model that learns new words.
     words = runs.unknown_words(sd, data.report, options.preview_prompts or ())
     trainer = make_trainer(options, sd, data.steps)
-    runs.check_memory(trainer, data, source.run)
+    distribution.together(lambda: runs.check_memory(trainer, data, source.run))
     data = source.prepare(data, (epoch, batch))
     previews = options.of(runs.PreviewOptions)
     checkpoints = options.of(training.CheckpointOptions)

@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import functools
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,13 @@ from keras_sdft.encoding.store import LOCK
 from keras_sdft.encoding.store import Rows
 from keras_sdft.encoding.store import State
 from keras_sdft.encoding.store import read_state
+
+# What a disk raises that a process can only read.
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+# How long another worker may take to begin to fill the cache, and how often
+# one that cannot write looks whether it is filled.
+_PATIENCE_SECONDS = 60.0
+_POLL_SECONDS = 1.0
 
 
 @dataclasses.dataclass(eq=False)
@@ -206,7 +214,8 @@ class Cache:
 
         Raises:
             BlockingIOError: If another process fills the cache; one of
-                several workers waits for it instead.
+                several workers waits for it instead, also where it can only
+                read the disk.
             OSError: If the disk is full or cannot be written to.
             ValueError: If the cache has become stale, or if the encoders
                 give values that half precision does not hold.
@@ -221,24 +230,52 @@ class Cache:
         if self._waits:
             self.stable_diffusion.build_parts()
         path = os.path.join(self.directory, LOCK)
-        # One of several workers fills the cache, the others wait.
-        with files.Lock(path, "is filling the cache", wait=self._waits):
-            # Another process may have filled it since it was looked at.
-            state = self._valid_state()
-            self._check_disk(self._missing_bytes(state))
-            try:
-                state = state or self._begin()
-                if not state.complete:
-                    Filling(self, state).run()
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                text = (
-                    "The disk is full. What is encoded so far is kept; free "
-                    "some space and run this again, and it goes on from there"
-                )
-                raise OSError(error.errno, text, self.directory) from error
+        try:
+            # One of several workers fills the cache, the others wait.
+            with files.Lock(path, "is filling the cache", wait=self._waits):
+                state = self._filled()
+        except OSError as error:
+            if not self._waits or error.errno not in _READ_ONLY:
+                raise
+            state = self._filled_by_another(path, error)
         self._reader = CacheReader(self.directory, state, self.contents)
+
+    def _filled(self) -> State:
+        """Returns the state once this process, which has the lock, is done."""
+        # Another process may have filled it since it was looked at.
+        state = self._valid_state()
+        self._check_disk(self._missing_bytes(state))
+        try:
+            state = state or self._begin()
+            if not state.complete:
+                Filling(self, state).run()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            text = (
+                "The disk is full. What is encoded so far is kept; free "
+                "some space and run this again, and it goes on from there"
+            )
+            raise OSError(error.errno, text, self.directory) from error
+        return state
+
+    def _filled_by_another(self, path: str, error: OSError) -> State:
+        """Returns the state once a worker that can write has filled it.
+
+        Args:
+            path: Path of the lock.
+            error: What kept this worker from it, which is raised if none
+                fills the cache for a minute.
+        """
+        since = time.monotonic()
+        while time.monotonic() - since < _PATIENCE_SECONDS:
+            state = self._valid_state()
+            if state is not None and state.complete:
+                return state
+            if files.is_locked(path):
+                since = time.monotonic()
+            time.sleep(_POLL_SECONDS)
+        raise error
 
     def _valid_state(self) -> State | None:
         """Returns the state on the disk; `None` if there is no valid cache.

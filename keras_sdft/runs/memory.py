@@ -37,11 +37,11 @@ def check_memory(trainer: Any, data: RunData, options: RunOptions) -> None:
     estimate = trainer.memory_estimate(spec)
     where, available = available_memory()
     needed = estimate.on_device if where == "GPU" else estimate.total
-    print(estimate, flush=True)
+    if distribution.is_chief():
+        print(estimate, flush=True)
+        print(f"  {_available_text(where, available)}", flush=True)
     if available is None:
-        print(f"  what the {where} has is not known", flush=True)
         return
-    print(f"  {f'the {where} has':<30}{available / 1e9:8.2f} GB", flush=True)
     if needed <= available or not options.check_memory:
         return
     remedies = _remedies(trainer, estimate, options)
@@ -59,6 +59,12 @@ def check_memory(trainer: Any, data: RunData, options: RunOptions) -> None:
         f"alone. If memory runs out: {remedies}.",
         flush=True,
     )
+
+
+def _available_text(where: str, available: int | None) -> str:
+    if available is None:
+        return f"what the {where} has is not known"
+    return f"{f'the {where} has':<30}{available / 1e9:8.2f} GB"
 
 
 def _remedies(trainer: Any, estimate: Any, options: RunOptions) -> str:

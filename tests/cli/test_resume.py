@@ -94,6 +94,7 @@ def test_where_the_data_begins(saved, monkeypatch, position, starts):
     sd = types.SimpleNamespace(img_height=64)
     monkeypatch.setattr(run_module, "load_for_training", lambda options: sd)
     monkeypatch.setattr(run_module, "make_trainer", make_trainer)
+    monkeypatch.setattr(runs, "unknown_words", lambda *_: None)
     monkeypatch.setattr(Photos, "check", lambda *_: None)
     _, options = parse(["train", "--resume", str(saved), "--no_cache"])
     beyond = pytest.raises(ValueError, match="step 13 already, beyond the 12")

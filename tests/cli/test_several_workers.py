@@ -127,7 +127,7 @@ def test_a_killed_run_goes_on_with_two_workers_or_one(folder, alone):
         assert apart.mean() < 1e-7
 
 
-def test_a_signal_to_the_second_worker_ends_both_in_order(folder, alone):
+def test_a_signal_to_the_second_worker_ends_both_in_order(folder):
     both = start(folder, [*FLAGS, "--output_dir=told"], 2)
     wait_for(folder / "told/checkpoints/step_00000002", both)
     both[1].send_signal(signal.SIGTERM)

@@ -21,6 +21,7 @@ from keras_sdft.data.buckets import Assignment
 from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.options import LoadOptions
 from keras_sdft.encoding import Cache
+from keras_sdft.encoding import cache as cache_module
 from keras_sdft.encoding import filling
 from keras_sdft.encoding.store import read_state
 from keras_sdft.models.encoder_methods import EncoderMethods
@@ -786,3 +787,31 @@ def test_a_worker_waits_for_the_one_that_fills_the_cache(
     waits.start()
     load(noise(), tokenizer, cache=cache, worker=(1, 2), **OPTIONS)
     assert waits.finished.is_set() and cache.reader
+
+
+def test_a_worker_that_can_only_read_waits_for_one_that_writes(
+    noise, model, tokenizer, tmp_path, monkeypatch
+):
+    def load_as(index, cache):
+        load(noise(), tokenizer, cache=cache, worker=(index, 2), **OPTIONS)
+
+    class ReadOnly(files.Lock):
+        def __init__(self, path, *arguments, **options):
+            if threading.current_thread() is not first:
+                raise PermissionError(13, "Permission denied", str(path))
+            super().__init__(path, *arguments, **options)
+
+    monkeypatch.setattr(files, "Lock", ReadOnly)
+    monkeypatch.setattr(cache_module, "_POLL_SECONDS", 0.01)
+    directory = tmp_path / "cache"
+    first = threading.Thread(
+        target=load_as, args=(0, cache_of(directory, model))
+    )
+    first.start()
+    cache = cache_of(directory, model)
+    load_as(1, cache)
+    first.join()
+    assert cache.reader
+    monkeypatch.setattr(cache_module, "_PATIENCE_SECONDS", 0.05)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        load_as(1, cache_of(tmp_path / "none", model))
