@@ -24,12 +24,13 @@ from keras_sdft.data.sources.filenames import IMAGE_EXTENSIONS
 from keras_sdft.data.sources.filenames import extension
 from keras_sdft.data.sources.filenames import is_hidden
 from keras_sdft.data.sources.filenames import is_image
+from keras_sdft.data.sources.folders import SPLITS
+from keras_sdft.data.sources.folders import TABLES
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
 FOLDER = os.path.join("~", ".cache", "keras_sdft", "parquet")
-_TABLES = ("metadata.jsonl", "metadata.csv")
+_TABLE = TABLES["metadata_jsonl"]
 _ROWS = 64
 _SPLIT = re.compile(rf"(?:.*[/_-])?({'|'.join(SPLITS)})(?:[/_.-].*)")
 
@@ -47,7 +48,7 @@ def find_files(source: str | os.PathLike) -> list[str]:
     found = []
     for folder, _, names in os.walk(source):
         names = sorted(name for name in names if not is_hidden(name))
-        if any(is_image(name) or name in _TABLES for name in names):
+        if any(is_image(name) or name in TABLES.values() for name in names):
             return []
         found += [
             os.path.join(folder, name)
@@ -108,7 +109,7 @@ def unpack(
     ]
     digest = hashlib.sha256(json.dumps([told, column]).encode()).hexdigest()
     target = Path(FOLDER).expanduser() / digest[:20]
-    if not (target / _TABLES[0]).is_file():
+    if not (target / _TABLE).is_file():
         size = sum(state.st_size for state in states)
         what = "The data set, unpacked,"
         disk.check_space(target, size, what, "")
@@ -152,7 +153,7 @@ def _image_column(path: str, wanted: str | None) -> str:
 
 def _write(paths: list[str], column: str, folder: Path) -> None:
     count, without = 0, []
-    with open(folder / _TABLES[0], "w", encoding="utf-8") as table:
+    with open(folder / _TABLE, "w", encoding="utf-8") as table:
         for where, row in _rows(paths):
             image = row.pop(column)
             given = image if isinstance(image, dict) else {"bytes": image}
