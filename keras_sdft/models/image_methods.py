@@ -69,25 +69,18 @@ class ImageMethods(keras_cv_parts.KerasCVStableDiffusion):
         """
         if unconditional_guidance_scale is not None:
             guidance_scale = unconditional_guidance_scale
+        options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "num_steps": num_steps,
+            "guidance_scale": guidance_scale,
+            "guidance_rescale": guidance_rescale,
+            "seed": seed,
+            "sampler": sampler,
+        }
         # Before the text encoder is built.
-        check_options(
-            batch_size,
-            num_steps,
-            guidance_scale,
-            guidance_rescale,
-            seed,
-            sampler,
-        )
-        return self.generate_image(
-            self.encode_text(prompt),
-            negative_prompt=negative_prompt,
-            batch_size=batch_size,
-            num_steps=num_steps,
-            guidance_scale=guidance_scale,
-            seed=seed,
-            guidance_rescale=guidance_rescale,
-            sampler=sampler,
-        )
+        check_options(**options)
+        context = self.encode_text(prompt)
+        return self.generate_image(context, negative_prompt, **options)
 
     def encode_text(self, prompt: str | Sequence[str]) -> Any:
         """Encodes prompts to a context `(prompts, 77, D)`.
