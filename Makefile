@@ -14,6 +14,10 @@ BASE ?= main
 SAME_ARGS ?=
 FUZZ_ARGS ?=
 CRASH_ARGS ?=
+LEARNING_ARGS ?=
+PRETRAIN_ARGS ?=
+RESVG = $(BIN)/python -c 'import resvg_py' 2>/dev/null \
+  || $(BIN)/python -m pip install --quiet $(PIP_ARGS) resvg-py
 
 DEMO_DATA := examples/data/ink/train
 DEMO_RECIPE := keras_sdft/recipes/style.yaml
@@ -24,7 +28,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-lowest test-jax lint format peers bench \
-  bench-full tables same fuzz crash memory memory-table parity learning docs clean
+  bench-full tables same fuzz crash memory memory-table parity learning \
+  pretrain-tiny docs clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -51,14 +56,22 @@ demo: install  ## Fine-tune "tiny" on drawings in ink; shows before and after
 	$(BIN)/keras-sdft train --config $(DEMO_RECIPE) --overwrite
 	@echo $(DEMO_RUN)/previews/before_and_after.png
 
-learning: install build/icons/noto/metadata.jsonl  ## Measure what the demo learned
+learning: install build/judges/subject/names.json  ## Measure what the demo learned
 	test -d $(DEMO_RUN)/weights || $(MAKE) demo
-	$(BIN)/python -m benchmarks.learning --after $(DEMO_RUN)
+	$(BIN)/python -m benchmarks.learning --after $(DEMO_RUN) $(LEARNING_ARGS)
 
-# Needs npm, and resvg-py, which nothing else does.
-build/icons/noto/metadata.jsonl:
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) resvg-py
-	$(BIN)/python -m scripts.pretrain_tiny.icons
+build/judges/subject/names.json: build/tiny/ink.jsonl
+	$(BIN)/python -m benchmarks.judges
+
+# Needs npm, and resvg-py, which nothing else does. The last table it writes.
+build/tiny/ink.jsonl: | install
+	$(RESVG)
+	$(BIN)/python -m scripts.pretrain_tiny.pictures
+
+# PRETRAIN_ARGS="--minutes 150" stops in order; the same call goes on.
+pretrain-tiny: install  ## Train "tiny" from nothing, in 9 hours; goes on
+	$(RESVG)
+	$(BIN)/python -m scripts.pretrain_tiny $(PRETRAIN_ARGS)
 
 # Two processes: most of a test is tracing a graph, which is one thread.
 test: install lint  ## Lint, then every test that is not marked slow

@@ -1,131 +1,63 @@
-"""Classifiers of generated images: are they in ink, and what do they show?
+"""Classifiers of generated images: in which style are they, and of what?
 
-Both learn from real images alone. The style classifier is a logistic
-regression on a few statistics that anyone can check; the subject classifier a
-small convolutional network. Must not know the model that is measured.
+Small convolutional networks that learn from real images alone. Must not know
+the model that is measured.
 """
+
+import json
+import pathlib
 
 import numpy as np
 from PIL import Image
 
-#: What `statistics` counts, in order.
-STATISTICS = (
-    "dark share",
-    "white share",
-    "grey share",
-    "coloured share",
-    "mean saturation",
-    "mean steepness",
-    "steep share",
-)
-
-
-def statistics(images: np.ndarray) -> np.ndarray:
-    """A few numbers in [0, 1] about the look of images.
-
-    Args:
-        images: uint8 array `(N, H, W, 3)`.
-
-    Returns:
-        Float64 array `(N, 7)`, in the order of `STATISTICS`.
-    """
-    x = np.asarray(images, "float64") / 255.0
-    light = x @ [0.299, 0.587, 0.114]
-    saturation = x.max(-1) - x.min(-1)
-    across = np.abs(np.diff(light, axis=2))[:, 1:, :]
-    down = np.abs(np.diff(light, axis=1))[:, :, 1:]
-    steep = np.maximum(across, down)
-    columns = (
-        light < 0.3,
-        light > 0.92,
-        (light >= 0.3) & (light <= 0.92) & (saturation < 0.12),
-        saturation > 0.25,
-        saturation,
-        steep,
-        steep > 0.25,
-    )
-    return np.stack([column.mean(axis=(1, 2)) for column in columns], -1)
-
-
-class StyleClassifier:
-    """Tells two styles apart by `statistics`.
-
-    Args:
-        others: uint8 array `(N, H, W, 3)`, images of the other styles.
-        style: uint8 array `(M, H, W, 3)`, images of the style.
-        decay: Float > 0, the weight of the squared coefficients.
-        steps: Integer, steps of Newton's method.
-    """
-
-    def __init__(
-        self,
-        others: np.ndarray,
-        style: np.ndarray,
-        decay: float = 1e-2,
-        steps: int = 20,
-    ):
-        features = np.concatenate([statistics(others), statistics(style)])
-        self._mean, self._deviation = features.mean(0), features.std(0) + 1e-9
-        x = self._standardised(features)
-        answers = np.repeat([0.0, 1.0], [len(others), len(style)])
-        self._weights = np.zeros(x.shape[1])
-        penalty = decay * np.eye(x.shape[1])
-        # The intercept is free.
-        penalty[-1, -1] = 0.0
-        for _ in range(steps):
-            chances = self._chances(x)
-            slope = x.T @ (chances - answers) / len(x) + penalty @ self._weights
-            curve = (x.T * (chances * (1 - chances))) @ x / len(x) + penalty
-            self._weights -= np.linalg.solve(curve, slope)
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """The chance in [0, 1] that each image is of the style."""
-        return self._chances(self._standardised(statistics(images)))
-
-    def _standardised(self, features):
-        x = (features - self._mean) / self._deviation
-        return np.concatenate([x, np.ones((len(x), 1))], axis=1)
-
-    def _chances(self, x):
-        return 1.0 / (1.0 + np.exp(-np.clip(x @ self._weights, -30, 30)))
-
-
 SIDE = 64
 
 
-class SubjectClassifier:
-    """Names what an image shows, among the names it was trained on.
+class Classifier:
+    """Names what an image shows, among names that it was taught.
 
     Args:
-        images: uint8 array `(N, H, W, 3)`, real images of all styles.
-        names: List of `N` strings; a name may stand for several images.
-        epochs: Integer.
+        names: Iterable of strings.
         seed: Integer >= 0.
-        verbose: As for `keras.Model.fit`.
     """
 
-    def __init__(self, images, names, epochs=40, seed=0, verbose=2):
+    def __init__(self, names, seed=0):
         import keras
 
         keras.utils.set_random_seed(seed)
         self.names = sorted(set(names))
+        self.seed = seed
+        self.network = _network(len(self.names))
+
+    def fit(self, images, names, epochs, grey=True, verbose=2):
+        """Learns from images that are moved and blurred anew in each epoch.
+
+        Args:
+            images: uint8 array `(N, H, W, 3)`, real images.
+            names: List of `N` strings.
+            epochs: Integer.
+            grey: Boolean, whether half of them lose their colours, for what
+                must be told without.
+            verbose: As for `keras.Model.fit`.
+        """
+        import keras
+
         places = {name: place for place, name in enumerate(self.names)}
         answers = np.array([places[name] for name in names])
-        self._network = _network(len(self.names))
         steps = epochs * -(-len(images) // 64)
         rate = keras.optimizers.schedules.CosineDecay(
             0.0, steps, warmup_target=2e-3, warmup_steps=steps // 10
         )
-        self._network.compile(
+        self.network.compile(
             keras.optimizers.AdamW(rate, weight_decay=1e-2),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(self.seed)
         for epoch in range(epochs):
-            x = _scaled(_moved(images, generator))
+            x = _scaled(_moved(images, generator, grey))
             order = generator.permutation(len(x))
-            self._network.fit(
+            self.network.fit(
                 x[order],
                 answers[order],
                 batch_size=64,
@@ -134,7 +66,7 @@ class SubjectClassifier:
                 verbose=verbose,
             )
 
-    def rank(self, images: np.ndarray, names: "list[str]") -> np.ndarray:
+    def rank(self, images, names):
         """The place of the right name among all, 0 for the first.
 
         Args:
@@ -144,10 +76,43 @@ class SubjectClassifier:
         Returns:
             Int array `(N,)`.
         """
-        small = np.stack([_resized(image) for image in images])
-        logits = self._network.predict(_scaled(small), verbose=0)
+        logits = self._logits(images)
         right = [self.names.index(name) for name in names]
         return (logits > logits[np.arange(len(logits)), right][:, None]).sum(1)
+
+    def __call__(self, images):
+        """The name of each image, a list of strings."""
+        return [self.names[place] for place in self._logits(images).argmax(1)]
+
+    def _logits(self, images):
+        small = np.stack([_resized(image) for image in images])
+        return self.network.predict(_scaled(small), verbose=0)
+
+    def save(self, directory, notes):
+        """Writes the weights, the names and notes into a directory."""
+        directory = pathlib.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.network.save_weights(directory / "network.weights.h5")
+        text = json.dumps({"names": self.names, "notes": notes}, indent=1)
+        (directory / "names.json").write_text(text, encoding="utf-8")
+
+
+def load(directory):
+    """Reads what `Classifier.save` wrote.
+
+    Returns:
+        Tuple of the `Classifier` and its notes.
+    """
+    directory = pathlib.Path(directory)
+    if not (directory / "names.json").is_file():
+        raise FileNotFoundError(
+            f"There is no classifier in {directory}. Run `python -m "
+            "benchmarks.judges` first."
+        )
+    content = json.loads((directory / "names.json").read_text("utf-8"))
+    classifier = Classifier(content["names"])
+    classifier.network.load_weights(directory / "network.weights.h5")
+    return classifier, content["notes"]
 
 
 def _network(count):
@@ -177,14 +142,14 @@ def _scaled(images):
     return images.astype("float32") / 127.5 - 1.0
 
 
-def _moved(images, generator):
+def _moved(images, generator, grey):
     """Each image shifted, sized, turned, blurred, greyed, roughened."""
-    return np.stack([_moved_one(image, generator) for image in images])
+    return np.stack([_moved_one(image, generator, grey) for image in images])
 
 
-def _moved_one(image, generator):
-    image = Image.fromarray(image)
-    side = image.shape[0]
+def _moved_one(pixels, generator, grey):
+    image = Image.fromarray(pixels)
+    side = image.width
     scale = side / SIDE * generator.uniform(0.85, 1.2)
     angle = generator.normal(0.0, 0.1)
     turned = scale * np.array(
@@ -202,9 +167,10 @@ def _moved_one(image, generator):
         Image.AFFINE,
         matrix.tolist(),
         Image.BILINEAR,
-        fillcolor="white",
+        # The background, whatever colour it has.
+        fillcolor=tuple(int(value) for value in pixels[2, 2]),
     )
-    if generator.random() < 0.5:
+    if grey and generator.random() < 0.5:
         image = image.convert("L").convert("RGB")
     noise = generator.normal(0.0, generator.uniform(0, 24), (SIDE, SIDE, 3))
     return np.clip(np.asarray(image) + noise, 0, 255).astype("uint8")

@@ -4,12 +4,29 @@ One size, because another would be traced anew. Must not know what is
 measured.
 """
 
+import os
+import pathlib
+
 import numpy as np
 
+import keras_sdft
 from scripts.pretrain_tiny import dataset
 from scripts.pretrain_tiny import measures
+from scripts.pretrain_tiny import model
 
 CHUNK = 16
+
+
+def load(name):
+    """Loads a preset, a run, or a model of the pretraining before it ships.
+
+    Args:
+        name: String, as for `StableDiffusion.from_preset`, or the path of
+            what `scripts/pretrain_tiny/model.py` wrote.
+    """
+    if os.path.isfile(os.path.join(name, model.MERGES)):
+        return model.load(pathlib.Path(name))
+    return keras_sdft.StableDiffusion.from_preset(name)
 
 
 def generate(sd, prompts, num_steps=25, guidance_scale=3.0, seed=0):

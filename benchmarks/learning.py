@@ -1,13 +1,16 @@
-"""What a fine-tune of the embedded model learned, and what it forgot.
+"""What the embedded model knows, what a fine-tune learned, and what it forgot.
 
     make learning
     .venv/bin/python -m benchmarks.learning --after runs/demo
+    .venv/bin/python -m benchmarks.learning --before build/pretrain/all/model
 
-Generates the same prompts before and after, half of them of things that the
-fine-tune never saw; classifiers that learned from real images alone say whether
-they are in ink and what they show. Also the denoising error of
-held-out images, in the new style and in the old one. Needs `build/icons`
-(`python -m scripts.pretrain_tiny.icons`).
+Two judges that learned from real images alone (`benchmarks/judges.py`) say in
+which style generated images are and what they show. Of the model as it is:
+pairs of thing and style, and of thing and colour, that it never saw; all
+names; how much images of one prompt differ. Before and after a fine-tune, for
+things that it was trained on and others: the share in ink, and of the right
+thing; and the denoising error of held-out images. Prompts and seeds are fixed.
+Needs `build/tiny` and `build/judges`.
 """
 
 import argparse
@@ -17,112 +20,68 @@ import json
 import pathlib
 
 import numpy as np
+from PIL import Image
 
-import keras_sdft
 from benchmarks import _classifiers
 from benchmarks import _tiny_images
+from benchmarks import judges
 from keras_sdft.callbacks.grid import image_grid
 from keras_sdft.diffusion import NoiseSchedule
-from keras_sdft.models import PRESETS
-from keras_sdft.models import packaged
 from scripts.pretrain_tiny import captions
 from scripts.pretrain_tiny import colours
 from scripts.pretrain_tiny import dataset
 from scripts.pretrain_tiny import ink
 from scripts.pretrain_tiny import measures
 
-INK = "fluent-emoji-high-contrast"
-STYLES = ("noto", "fluent-emoji-flat", INK)
 SUFFIX = " in ink style"
+#: What the distance between images of one prompt is measured with.
+SEVERAL = ("cat", "dog", "house", "tree", "car", "fish")
+SEEDS = 16
 
 
-class Icons:
-    """The real images, and which of them the demo is trained on.
+class Things:
+    """The things that the fine-tune is trained on, and others.
 
     Args:
-        icons: Path of the directory that `icons.py` wrote.
+        root: Path of the data set.
     """
 
-    def __init__(self, icons: pathlib.Path):
-        self.sets = {name: dataset.read(name, icons) for name in STYLES}
-        names = [
-            {row["name"] for row in images.rows}
-            for images in self.sets.values()
-        ]
+    def __init__(self, root: pathlib.Path):
+        self.root = root
+        self.rows = {
+            table: dataset.read_rows(table, root)
+            for table in ("train", "pairs", "colours", "ink")
+        }
+        self.things = {
+            row["name"]: row["thing"]
+            for row in self.rows["ink"]
+            if row["file_name"].endswith("-1.png")
+        }
         tuned = set(ink.SPLITS["train"]) | set(ink.SPLITS["validation"])
-        self.tuned = sorted(set(ink.SPLITS["train"]) & set.intersection(*names))
-        rows = self.sets["noto"].rows
-        self.known = dataset.taught_names(icons, _names_of_package())
-        self.other = sorted(set.intersection(self.known, *names) - tuned)
-        self.things = {row["name"]: row["thing"] for row in rows}
+        self.tuned = sorted(set(ink.SPLITS["train"]) & set(self.things))
+        self.other = sorted(set(self.things) - tuned)
 
     def some(self, tuned: bool, count: int) -> "list[str]":
         """Names of the fine-tune or outside it, always the same."""
-        names = self.tuned if tuned else self.other
-        order = np.random.default_rng(1).permutation(len(names))
-        return [names[index] for index in order[:count]]
+        return _some(self.tuned if tuned else self.other, count)
 
-    def images(self, style: str, names: "list[str]") -> np.ndarray:
-        """The images of names in a style."""
-        found = self.sets[style]
-        places = {row["name"]: i for i, row in enumerate(found.rows)}
-        return found.images[[places[name] for name in names]]
+    def images(self, table: str, look: str, names: "list[str]") -> np.ndarray:
+        """The first image of each name in a look."""
+        places: dict[str, dict] = {}
+        for row in self.rows[table]:
+            if row["look"] == look:
+                places.setdefault(row["name"], row)
+        rows = [places[name] for name in names]
+        return dataset.read_images(rows, self.root)
 
     def prompt(self, name: str, suffix: str = "") -> str:
         """What a thing is asked for with."""
         return captions.with_article(self.things[name]) + suffix
 
 
-def _names_of_package():
-    path = PRESETS["tiny"].weights / packaged.CHECKSUMS
-    return json.loads(path.read_text(encoding="utf-8"))["names"]
-
-
-# === Classifiers ===
-
-
-def style_classifier(
-    icons: Icons, sd
-) -> "tuple[_classifiers.StyleClassifier, dict]":
-    """A classifier of ink, trained on four of five images, and its accuracy.
-
-    It sees images as they are and as the model's autoencoder gives them
-    back: generated images have passed the decoder too.
-    """
-    parts = {name: icons.sets[name].images for name in STYLES}
-    kept, asked = {}, {}
-    for name, images in parts.items():
-        few = images[:: max(1, len(images) // 300)]
-        both = np.concatenate([few, _tiny_images.through_autoencoder(sd, few)])
-        test = np.arange(len(both)) % 5 == 0
-        kept[name], asked[name] = both[~test], both[test]
-    classifier = _classifiers.StyleClassifier(
-        np.concatenate([kept["noto"], kept["fluent-emoji-flat"]]), kept[INK]
-    )
-    right = [
-        (classifier(images) > 0.5) == (name == INK)
-        for name, images in asked.items()
-    ]
-    return classifier, {"style_classifier": float(np.concatenate(right).mean())}
-
-
-def subject_classifier(icons: Icons, sd, epochs) -> "tuple":
-    """A classifier of subjects, and its accuracy on blurred images."""
-    names = icons.tuned + icons.other
-    images = np.concatenate([icons.images(style, names) for style in STYLES])
-    things = [icons.things[name] for name in names] * len(STYLES)
-    classifier = _classifiers.SubjectClassifier(images, things, epochs)
-    few = slice(None, None, max(1, len(images) // 300))
-    rank = classifier.rank(
-        _tiny_images.through_autoencoder(sd, images[few]), things[few]
-    )
-    return classifier, {
-        "subject_classifier": float((rank < 1).mean()),
-        "subjects": len(classifier.names),
-    }
-
-
-# === One model ===
+def _some(items, count):
+    order = np.random.default_rng(1).permutation(len(items))
+    return [items[index] for index in order[:count]]
 
 
 def generate(sd, prompts, options) -> np.ndarray:
@@ -136,34 +95,154 @@ def generate(sd, prompts, options) -> np.ndarray:
     )
 
 
+# === The model as it is ===
+
+
+def pairs(sd, things, style, subject, options) -> "tuple[dict, np.ndarray]":
+    """Styles and things that were never seen together; the images."""
+    rows = [
+        row
+        for row in _some(things.rows["pairs"], options.pairs)
+        if row["thing"] in subject.names
+    ]
+    images = generate(sd, [row["text"][0] for row in rows], options)
+    looks = np.array([row["look"] for row in rows])
+    in_style = np.array(style(images)) == looks
+    right = subject.rank(images, [row["thing"] for row in rows]) < 1
+    # What the judge says of the real image of each pair.
+    real = dataset.read_images(rows, things.root)
+    known = subject.rank(real, [row["thing"] for row in rows]) < 1
+    result = {
+        "pairs": len(rows),
+        "pairs_style": float(in_style.mean()),
+        "pairs_top1": float(right.mean()),
+        "pairs_top1_of_real_images": float(known.mean()),
+    }
+    for look in sorted(set(looks)):
+        result[f"pairs_style_{look}"] = float(in_style[looks == look].mean())
+        result[f"pairs_top1_{look}"] = float(right[looks == look].mean())
+    return result, images
+
+
+def retrieval(sd, things, style, subject, options) -> "dict[str, float]":
+    """Every thing, or some, by its name alone."""
+    names = sorted({row["thing"] for row in things.rows["train"]})
+    names = _some(names, options.names)
+    prompts = [captions.with_article(name) for name in names]
+    images = generate(sd, prompts, options)
+    rank = subject.rank(images, names)
+    plain = np.array(style(images)) == "default"
+    return {
+        "names": len(names),
+        "names_top1": float((rank < 1).mean()),
+        "names_top5": float((rank < 5).mean()),
+        "names_default_look": float(plain.mean()),
+    }
+
+
+def spread(images: np.ndarray) -> float:
+    """Mean distance of pairs of images, of pixels at a quarter of the size.
+
+    Args:
+        images: uint8 array `(N, H, W, 3)`.
+
+    Returns:
+        Float, the root of the mean squared difference, mean of all pairs.
+    """
+    small = np.stack(
+        [
+            np.asarray(Image.fromarray(image).reduce(4), "float64")
+            for image in images
+        ]
+    )
+    differences = [
+        np.sqrt(np.mean((small[i] - small[j]) ** 2))
+        for i in range(len(small))
+        for j in range(i)
+    ]
+    return float(np.mean(differences))
+
+
+def distinctness(sd, things, options) -> "tuple[dict, np.ndarray]":
+    """How much seeds differ, against real images of one thing."""
+    ratios, rows = [], []
+    for thing in SEVERAL:
+        prompt = captions.with_article(thing)
+        real = [
+            row
+            for row in things.rows["train"]
+            if row["look"] == "default" and row["text"][0] == prompt
+        ]
+        images = generate(sd, [prompt] * SEEDS, options)
+        rows.append(images[:8])
+        wanted = spread(dataset.read_images(real, things.root))
+        ratios.append(spread(images) / wanted)
+    return {"distinct": float(np.mean(ratios))}, np.concatenate(rows)
+
+
+def composed(sd, things, subject, options) -> "dict[str, float]":
+    """Colours of things that were never seen together."""
+    pairs = sorted(
+        {
+            (row["colour"], row["thing"])
+            for row in things.rows["colours"]
+            if row["thing"] in subject.names
+        }
+    )
+    pairs = _some(pairs, options.prompts)
+    prompts = [
+        captions.with_article(f"{colour} {thing}") for colour, thing in pairs
+    ]
+    images = generate(sd, prompts, options)
+    rank = subject.rank(images, [thing for _, thing in pairs])
+    found = [colours.name_colours(image) for image in images]
+    coloured = np.array(
+        [pair[0] in said for pair, said in zip(pairs, found, strict=True)]
+    )
+    return {
+        "composed": len(pairs),
+        "composed_colour": float(coloured.mean()),
+        "composed_top1": float((rank < 1).mean()),
+        "composed_top5": float((rank < 5).mean()),
+        "composed_both": float((coloured & (rank < 5)).mean()),
+    }
+
+
+# === Before and after a fine-tune ===
+
+
 def generated_numbers(
-    sd, icons, style, subject, options
+    sd, things, style, subject, options
 ) -> "tuple[dict, dict]":
     """Ink share and subject accuracy by group of prompts; the images."""
     numbers, generated = {}, {}
     for group, tuned in (("seen", True), ("unseen", False)):
-        names = icons.some(tuned, options.prompts)
-        things = [icons.things[name] for name in names]
+        names = things.some(tuned, options.prompts)
+        nouns = [things.things[name] for name in names]
         for label, suffix in (("ink", SUFFIX), ("plain", "")):
-            prompts = [icons.prompt(name, suffix) for name in names]
+            prompts = [things.prompt(name, suffix) for name in names]
             images = generate(sd, prompts, options)
-            rank = subject.rank(images, things)
+            rank = subject.rank(images, nouns)
             key = f"{group}_{label}"
             generated[key] = images
-            numbers[f"{key}_ink_share"] = float((style(images) > 0.5).mean())
+            is_ink = np.array(style(images)) == "ink"
+            numbers[f"{key}_ink_share"] = float(is_ink.mean())
             numbers[f"{key}_top1"] = float((rank < 1).mean())
             numbers[f"{key}_top5"] = float((rank < 5).mean())
     return numbers, generated
 
 
-def denoising(sd, icons: Icons) -> "dict[str, float]":
+def denoising(sd, things: Things) -> "dict[str, float]":
     """Denoising error by quarter of the schedule, on images not trained on."""
-    names = icons.some(False, 128)
+    names = things.some(False, 128)
     result = {}
-    for label, style, suffix in (("ink", INK, SUFFIX), ("base", "noto", "")):
-        images = icons.images(style, names)
+    for label, table, look, suffix in (
+        ("ink", "ink", "ink", SUFFIX),
+        ("base", "train", "default", ""),
+    ):
+        images = things.images(table, look, names)
         latents = _tiny_images.encode(sd, images)
-        prompts = [icons.prompt(name, suffix) for name in names]
+        prompts = [things.prompt(name, suffix) for name in names]
         context = np.asarray(sd.encode_text(prompts), "float32")
         errors = measures.bucket_errors(
             sd.diffusion_model, NoiseSchedule(), latents, context
@@ -173,36 +252,6 @@ def denoising(sd, icons: Icons) -> "dict[str, float]":
             for key, value in errors.items()
         }
     return result
-
-
-def composed(sd, subject, options) -> "dict[str, float]":
-    """Colours of things that were never seen together."""
-    rows = dataset.read_rows("noto-composition", options.icons)
-    pairs = sorted(
-        {
-            (tuple(row["colours"]), row["thing"])
-            for row in rows
-            if len(row["colours"]) == 1 and row["thing"] in subject.names
-        }
-    )
-    order = np.random.default_rng(2).permutation(len(pairs))
-    pairs = [pairs[index] for index in order[: options.prompts]]
-    prompts = [
-        captions.with_article(f"{colour} {thing}") for (colour,), thing in pairs
-    ]
-    images = generate(sd, prompts, options)
-    rank = subject.rank(images, [thing for _, thing in pairs])
-    found = [colours.name_colours(image) for image in images]
-    coloured = np.array(
-        [pair[0][0] in said for pair, said in zip(pairs, found, strict=True)]
-    )
-    return {
-        "composed": len(pairs),
-        "composed_colour": float(coloured.mean()),
-        "composed_top1": float((rank < 1).mean()),
-        "composed_top5": float((rank < 5).mean()),
-        "composed_both": float((coloured & (rank < 5)).mean()),
-    }
 
 
 # === The report ===
@@ -242,48 +291,64 @@ def table(before: dict, after: dict) -> str:
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--before", default="tiny")
-    parser.add_argument("--after", default="runs/demo")
-    parser.add_argument("--icons", type=pathlib.Path, default=dataset.ICONS)
+    parser.add_argument("--after", help="a run; without, the model alone")
+    parser.add_argument("--data", type=pathlib.Path, default=dataset.ROOT)
+    parser.add_argument("--judges", type=pathlib.Path, default=judges.DIRECTORY)
     parser.add_argument("--output", type=pathlib.Path, default="build/learning")
     parser.add_argument("--prompts", type=int, default=48)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--pairs", type=int, default=160)
+    parser.add_argument("--names", type=int, default=320)
     parser.add_argument("--num_steps", type=int, default=25)
     parser.add_argument("--guidance_scale", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
-    icons = Icons(options.icons)
-    sd = keras_sdft.StableDiffusion.from_preset(options.before)
-    style, notes = style_classifier(icons, sd)
-    subject, accuracy = subject_classifier(icons, sd, options.epochs)
-    notes |= accuracy
-    notes |= composed(sd, subject, options)
-    results, generated = {}, {}
-    for key, name in (("before", options.before), ("after", options.after)):
-        sd = keras_sdft.StableDiffusion.from_preset(name)
-        numbers, generated[key] = generated_numbers(
-            sd, icons, style, subject, options
-        )
-        results[key] = denoising(sd, icons) | numbers
-    grid(generated["before"], generated["after"]).save(
-        options.output / "grid.png"
-    )
+    things = Things(options.data)
+    style, style_notes = _classifiers.load(options.judges / "style")
+    subject, subject_notes = _classifiers.load(options.judges / "subject")
     report = {
         "date": datetime.date.today().isoformat(),
         "versions": {
             name: importlib.metadata.version(name)
             for name in ("tensorflow", "keras", "keras-cv")
         },
-        "prompts": options.prompts,
-        "classifiers_and_base": notes,
-        **results,
+        "judges": {"style": style_notes, "subject": subject_notes},
+        "base": base_numbers(things, style, subject, options),
     }
+    for name, value in report["base"].items():
+        print(f"{name:28} {value:.3f}")
+    if options.after:
+        report |= compare(things, style, subject, options)
+        print(table(report["before"], report["after"]))
     path = options.output / "learning.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    for name, value in notes.items():
-        print(f"{name:24} {value:.3f}")
-    print(table(results["before"], results["after"]))
-    print(f"{path}\n{options.output / 'grid.png'}")
+    print(path)
+
+
+def base_numbers(things, style, subject, options) -> "dict[str, float]":
+    """The figures of the model before a fine-tune; writes two grids."""
+    sd = _tiny_images.load(options.before)
+    result, images = pairs(sd, things, style, subject, options)
+    image_grid(images[:64], columns=8).save(options.output / "pairs.png")
+    different, images = distinctness(sd, things, options)
+    image_grid(images, columns=8).save(options.output / "seeds.png")
+    result |= different
+    result |= retrieval(sd, things, style, subject, options)
+    return result | composed(sd, things, subject, options)
+
+
+def compare(things, style, subject, options) -> "dict[str, dict]":
+    """The figures before and after a fine-tune; writes a grid."""
+    results, generated = {}, {}
+    for key, name in (("before", options.before), ("after", options.after)):
+        sd = _tiny_images.load(name)
+        numbers, generated[key] = generated_numbers(
+            sd, things, style, subject, options
+        )
+        results[key] = denoising(sd, things) | numbers
+    sheet = grid(generated["before"], generated["after"])
+    sheet.save(options.output / "grid.png")
+    return results
 
 
 if __name__ == "__main__":

@@ -1,143 +1,71 @@
-"""Measures the trained embedded model and draws with it.
+"""Measures the trained embedded model without a judge, and draws with it.
 
-`python -m scripts.pretrain_tiny.evaluate` writes `evaluation.json` and
-grids. Reads the training runs, or with `--package` what `package.py`
-wrote. Must not know how training went.
+`python -m scripts.pretrain_tiny.evaluate` writes `evaluation.json` and grids.
+What the pictures show is judged by `benchmarks/learning.py`. Must not know how
+training went.
 """
 
 import argparse
 import json
 import pathlib
 from typing import Any
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from keras_sdft.diffusion import NoiseSchedule
-from keras_sdft.models import packaged
 from scripts.pretrain_tiny import autoencoder
 from scripts.pretrain_tiny import dataset
 from scripts.pretrain_tiny import measures
-from scripts.pretrain_tiny import networks
+from scripts.pretrain_tiny import model
 from scripts.pretrain_tiny import prompts
 from scripts.pretrain_tiny import text_to_image
 
 DIRECTORY = pathlib.Path("build/pretrain/evaluation")
+MODEL = pathlib.Path("build/pretrain/all/model")
 COLUMNS = 8
-
-
-class Model(NamedTuple):
-    """The networks of the model, and its latent scale."""
-
-    text_encoder: Any
-    diffusion_model: Any
-    moments: Any
-    decoder: Any
-    scale: float
-
-    def latents(self, images: np.ndarray) -> np.ndarray:
-        """Scaled means of the latents of uint8 images."""
-        moments = autoencoder.encode(self.moments, images)
-        return np.split(moments, 2, axis=-1)[0] * self.scale
-
-    def draw(self, token_ids, empty, guidance, seed=0) -> np.ndarray:
-        """Latents `(N, 16, 16, 4)` drawn for token ids `(N, 77)`."""
-        return measures.draw_latents(
-            self.diffusion_model,
-            NoiseSchedule(),
-            measures.encode_tokens(self.text_encoder, token_ids),
-            measures.encode_tokens(self.text_encoder, empty),
-            (16, 16, self.diffusion_model.spec.latent_channels),
-            guidance,
-            seed=seed,
-        )
-
-    def pictures(self, latents: np.ndarray) -> np.ndarray:
-        """uint8 images of latents."""
-        decoded = measures.in_chunks(
-            self.decoder.predict_on_batch, latents, size=16
-        )
-        return measures.to_uint8(decoded)
-
-
-def load(options: Any) -> Model:
-    """The model of the training runs, or the packaged one."""
-    spec = networks.tiny_spec(options.blocks)
-    scale = spec.autoencoder.latent_scale
-    if options.package is None:
-        model = Model(
-            *text_to_image.load(spec, options.text_to_image),
-            *autoencoder.load(spec, options.autoencoder),
-            scale,
-        )
-    else:
-        model = Model(
-            *networks.build_text_to_image(spec),
-            *networks.build_autoencoder(spec),
-            scale,
-        )
-        for part, network in parts(model).items():
-            packaged.read(options.package, part, network)
-    return model
-
-
-def parts(model: Model) -> "dict[str, Any]":
-    """The networks by the library's names."""
-    return {
-        "text_encoder": model.text_encoder,
-        # The same weights: the layer left out has none.
-        "image_encoder": model.moments,
-        "decoder": model.decoder,
-        "diffusion_model": model.diffusion_model,
-    }
+CHUNK = 16
+GRIDS = ("things", "everyday", "coloured", "styled", "unknown")
 
 
 # === Numbers ===
 
 
-def reconstruction(model: Model, icons: pathlib.Path) -> "dict[str, float]":
-    """PSNR in dB of pictures whose names the autoencoder never saw."""
-    result = {}
-    for name, images in autoencoder.held_out_sets(icons).items():
-        again = measures.reconstruct(
-            model.moments, model.decoder, images, model.scale
-        )
-        result[f"psnr_{name}"] = measures.psnr(images, again)
-    return result
+def latents_of(sd: Any, images: np.ndarray) -> np.ndarray:
+    """Scaled means of the latents of uint8 images."""
+    moments = autoencoder.encode(sd.moments_model, images)
+    return np.split(moments, 2, axis=-1)[0] * sd.spec.autoencoder.latent_scale
 
 
-def heeding(model: Model, latents, token_ids) -> "dict[str, float]":
-    """Wrong-caption to right-caption denoising error."""
-    context = measures.encode_tokens(model.text_encoder, token_ids)
-    return measures.conditioning(
-        model.diffusion_model,
-        NoiseSchedule(),
-        latents,
-        context,
-        (200, 500, 800, 950),
-    )
-
-
-def composition(model: Model, tokens, icons, names) -> "dict[str, float]":
-    """Denoising of colours and things never trained on together."""
-    pictures = dataset.read(text_to_image.VALIDATION, icons)
-    pictures = pictures.where(lambda row: row["name"] in names)
-    context = measures.encode_tokens(
-        model.text_encoder, tokens(pictures.captions)
-    )
-    latents = model.latents(pictures.images)
-    schedule = NoiseSchedule()
-    unet = model.diffusion_model
-    return {
-        **measures.bucket_errors(unet, schedule, latents, context),
-        **{
-            f"composition_{name}": value
-            for name, value in measures.conditioning(
-                unet, schedule, latents, context
-            ).items()
-        },
+def heeding(sd: Any, root: pathlib.Path, count: int) -> "dict[str, float]":
+    """Denoising error with a wrong thing, and style, over the right ones."""
+    rows = dataset.some(dataset.read_rows("known", root), count)
+    latents = latents_of(sd, dataset.read_images(rows, root))
+    texts = {
+        "right": [row["text"][0] for row in rows],
+        "thing": text_to_image.wrong_things(rows),
+        "style": text_to_image.wrong_styles(rows),
     }
+    return text_to_image.heeding(sd, latents, texts)
+
+
+def unseen(sd: Any, root: pathlib.Path, count: int) -> "dict[str, float]":
+    """Denoising error of what was never shown together.
+
+    Styles and things (`pairs_`), colours and things (`colours_`), by quarter
+    of the schedule.
+    """
+    result = {}
+    for table in ("pairs", "colours"):
+        rows = dataset.some(dataset.read_rows(table, root), count)
+        latents = latents_of(sd, dataset.read_images(rows, root))
+        token_ids = sd.tokenizer([row["text"][0] for row in rows])
+        context = measures.encode_tokens(sd.text_encoder, token_ids)
+        errors = measures.bucket_errors(
+            sd.diffusion_model, NoiseSchedule(), latents, context
+        )
+        result |= {f"{table}_{key}": value for key, value in errors.items()}
+    return result
 
 
 # === Pictures ===
@@ -155,76 +83,67 @@ def grid(images: np.ndarray, columns: int = COLUMNS) -> Image.Image:
     return sheet
 
 
-def draw_grids(model: Model, tokens, directory, guidance, seed) -> None:
+def draw_grids(sd: Any, directory: pathlib.Path, options: Any) -> None:
     """Draws every group of `prompts`, a grid each."""
-    for name in ("THINGS", "COLOURED", "STYLED", "UNKNOWN"):
-        texts = list(getattr(prompts, name))
-        latents = model.draw(tokens(texts), tokens([""]), guidance, seed)
-        path = directory / f"{name.lower()}.png"
-        grid(model.pictures(latents)).save(path)
+    for name in GRIDS:
+        texts = list(getattr(prompts, name.upper()))
+        parts = [
+            sd.text_to_image(
+                texts[begin : begin + CHUNK],
+                num_steps=25,
+                guidance_scale=options.guidance,
+                seed=options.seed + begin,
+            )
+            for begin in range(0, len(texts), CHUNK)
+        ]
+        path = directory / f"{name}.png"
+        grid(np.concatenate(parts)).save(path)
         print(f"{path}: {', '.join(texts)}", flush=True)
 
 
-def draw_reconstructions(model: Model, directory, icons) -> None:
-    """Held-out pictures above their reconstructions."""
-    images = autoencoder.held_out_sets(icons)[dataset.BASE][:COLUMNS]
+def draw_reconstructions(sd: Any, directory, root) -> None:
+    """A held-out picture of each look above its reconstruction."""
+    sets = autoencoder.held_out_sets(root)
+    images = np.concatenate([images[:1] for images in sets.values()])
     again = measures.reconstruct(
-        model.moments, model.decoder, images, model.scale
+        sd.moments_model,
+        sd.decoder,
+        images,
+        sd.spec.autoencoder.latent_scale,
     )
     both = np.concatenate([images, again])
-    grid(both).save(directory / "reconstructions.png")
+    grid(both, len(images)).save(directory / "reconstructions.png")
+
+
+def evaluate(sd: Any, options: Any) -> "dict[str, float]":
+    """All numbers."""
+    results = autoencoder.reconstruction(
+        sd.moments_model,
+        sd.decoder,
+        autoencoder.held_out_sets(options.data),
+        sd.spec.autoencoder.latent_scale,
+    )
+    results |= heeding(sd, options.data, options.pictures)
+    return results | unseen(sd, options.data, options.pictures)
 
 
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--icons", type=pathlib.Path, default=dataset.ICONS)
-    parser.add_argument("--tokens", type=pathlib.Path, default=dataset.TOKENS)
+    parser.add_argument("--model", type=pathlib.Path, default=MODEL)
+    parser.add_argument("--data", type=pathlib.Path, default=dataset.ROOT)
     parser.add_argument("--directory", type=pathlib.Path, default=DIRECTORY)
-    add_model_arguments(parser)
-    parser.add_argument("--package", type=pathlib.Path)
-    parser.add_argument("--names", type=int, help="at most so many names")
-    parser.add_argument("--prompts", type=int, default=446)
+    parser.add_argument("--pictures", type=int, default=192)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     options.directory.mkdir(parents=True, exist_ok=True)
-    model = load(options)
-    tokens = dataset.read_tokens(options.tokens)
-    draw_reconstructions(model, options.directory, options.icons)
-    draw_grids(model, tokens, options.directory, options.guidance, options.seed)
-    results = evaluate(model, tokens, options)
+    sd = model.load(options.model)
+    draw_reconstructions(sd, options.directory, options.data)
+    draw_grids(sd, options.directory, options)
+    results = evaluate(sd, options)
     path = options.directory / "evaluation.json"
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(results, indent=2))
-
-
-def add_model_arguments(parser: Any) -> None:
-    """Adds the options that say where the runs are."""
-    parser.add_argument(
-        "--autoencoder", type=pathlib.Path, default=autoencoder.DIRECTORY
-    )
-    parser.add_argument(
-        "--text_to_image", type=pathlib.Path, default=text_to_image.DIRECTORY
-    )
-    parser.add_argument("--blocks", type=int, help="U-Net blocks per level")
-
-
-def evaluate(model: Model, tokens: Any, options: Any) -> "dict[str, Any]":
-    """All numbers; retrieval over `options.prompts` of the names."""
-    names = dataset.taught_names(options.icons, options.names)
-    base = dataset.read(dataset.BASE, options.icons)
-    base = base.where(lambda row: row["name"] in names)
-    latents, token_ids = model.latents(base.images), tokens(base.captions)
-    order = np.random.default_rng(0).permutation(len(latents))
-    some, asked = order[:192], order[: options.prompts]
-    results = reconstruction(model, options.icons)
-    results |= heeding(model, latents[some], token_ids[some])
-    results |= composition(model, tokens, options.icons, names)
-    drawn = model.draw(
-        token_ids[asked], tokens([""]), options.guidance, options.seed
-    )
-    results |= {"prompts": len(asked), "gallery": len(latents)}
-    return results | measures.retrieval(drawn, latents, asked)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def make_optimizer(learning_rate: Any, weight_decay: float = 1e-2) -> Any:
     Under TensorFlow it is the library's own, whose graph is much smaller.
     """
     if keras.backend.backend() == "tensorflow":
-        from keras_sdft.training.optimizers import AdamW
+        from keras_sdft.training import AdamW
     else:
         AdamW = keras.optimizers.AdamW
     return AdamW(

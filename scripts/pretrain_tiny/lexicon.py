@@ -38,6 +38,9 @@ KEPT = frozenset(
     footprints genie lungs mage mechanical-arm mermaid mouth ninja nose
     person-running prince princess robot santa-claus snowboarder tooth troll
     vampire zombie
+    baby boy child girl man woman old-man old-woman cook farmer firefighter
+    pilot police-officer detective foot leg raised-hand thumbs-up handshake
+    alarm-clock prince princess fork-and-knife-with-plate
     red-circle orange-circle yellow-circle green-circle blue-circle
     purple-circle brown-circle black-circle
     red-square orange-square yellow-square green-square blue-square
@@ -155,6 +158,7 @@ SPOKEN = {
     "flying-saucer": ["flying saucer", "ufo"],
     "folding-hand-fan": ["fan"],
     "fork-and-knife": ["fork and knife"],
+    "fork-and-knife-with-plate": ["plate", "dinner plate"],
     "front-facing-baby-chick": ["front facing chick"],
     "gem-stone": ["diamond", "gem"],
     "globe-showing-europe-africa": ["globe"],
@@ -203,6 +207,141 @@ SPOKEN = {
     "womans-hat": ["sun hat"],
     "womans-sandal": ["sandal"],
     "wrapped-gift": ["gift", "present"],
+}
+
+#: Everyday words for a thing beside its own names. Each is of one thing.
+ALSO = {
+    "airplane": ["plane", "aeroplane"],
+    "alarm-clock": ["clock"],
+    "automobile": ["automobile"],
+    "baby-chick": ["chick"],
+    "backpack": ["rucksack", "school bag"],
+    "beer-mug": ["beer"],
+    "bicycle": ["bike"],
+    "birthday-cake": ["cake"],
+    "blossom": ["flower"],
+    "bowl-with-spoon": ["bowl"],
+    "bread": ["loaf of bread"],
+    "bus": ["coach"],
+    "candy": ["sweet"],
+    "carpentry-saw": ["saw"],
+    "cat": ["kitten", "kitty"],
+    "christmas-tree": ["xmas tree"],
+    "cookie": ["biscuit"],
+    "couch-and-lamp": ["sofa", "couch"],
+    "crescent-moon": ["moon"],
+    "deciduous-tree": ["leafy tree"],
+    "desktop-computer": ["pc"],
+    "dog": ["puppy"],
+    "droplet": ["drop", "water drop"],
+    "envelope": ["letter", "mail"],
+    "evergreen-tree": ["pine", "fir tree"],
+    "fallen-leaf": ["leaf", "autumn leaf"],
+    "fire": ["flame"],
+    "fire-engine": ["fire brigade truck"],
+    "fishing-pole": ["fishing rod"],
+    "foot": ["bare foot"],
+    "french-fries": ["fries", "chips"],
+    "gem-stone": ["jewel"],
+    "glass-of-milk": ["milk", "glass"],
+    "globe-showing-europe-africa": ["earth", "world"],
+    "hamburger": ["burger"],
+    "handbag": ["bag"],
+    "horse": ["pony"],
+    "hot-beverage": ["cup", "mug"],
+    "hot-dog": ["sausage in a bun"],
+    "house": ["home"],
+    "jeans": ["trousers", "pants"],
+    "kitchen-knife": ["knife"],
+    "laptop": ["notebook computer"],
+    "light-bulb": ["bulb"],
+    "mans-shoe": ["leather shoe"],
+    "mobile-phone": ["smartphone", "cell phone"],
+    "money-bag": ["sack of money"],
+    "motorcycle": ["motorbike"],
+    "musical-note": ["note", "music"],
+    "office-building": ["skyscraper", "office"],
+    "old-key": ["rusty key"],
+    "open-book": ["reading book"],
+    "package": ["box", "parcel"],
+    "palm-tree": ["palm"],
+    "paw-prints": ["paws"],
+    "pizza": ["slice of pizza"],
+    "police-car": ["police"],
+    "potted-plant": ["plant", "houseplant"],
+    "rabbit": ["bunny"],
+    "raised-hand": ["hand"],
+    "red-heart": ["love heart"],
+    "ringed-planet": ["planet", "saturn"],
+    "rocket": ["spaceship"],
+    "running-shoe": ["sneaker", "trainer"],
+    "sailboat": ["boat", "sailing boat"],
+    "shortcake": ["piece of cake"],
+    "smiling-face": ["smile", "smiley", "face"],
+    "soccer-ball": ["football", "ball"],
+    "soft-ice-cream": ["ice cream cone"],
+    "spaghetti": ["pasta", "noodles"],
+    "sports-medal": ["medal"],
+    "t-shirt": ["shirt", "tee shirt"],
+    "taxi": ["cab"],
+    "teacup-without-handle": ["tea"],
+    "television": ["tv"],
+    "top-hat": ["hat"],
+    "umbrella": ["parasol"],
+    "vertical-traffic-light": ["traffic light"],
+    "water-wave": ["wave", "sea"],
+    "wine-glass": ["glass of wine", "wine"],
+    "woman": ["lady"],
+    "wrapped-gift": ["birthday present"],
+    "wrench": ["spanner"],
+}
+
+#: Things of two words and more that text to image is taught, beside those of
+#: one word.
+EVERYDAY = frozenset(
+    """
+    alarm-clock american-football angry-face baby-bottle baby-chick bell-pepper
+    beer-mug billed-cap birthday-cake boxing-glove broken-heart bullet-train
+    bow-and-arrow bowl-with-spoon carpentry-saw cherry-blossom chocolate-bar
+    christmas-tree clown-face cloud-with-rain cooked-rice cooking
+    couch-and-lamp crescent-moon crying-face crystal-ball desert-island
+    electric-plug evergreen-tree fallen-leaf ferris-wheel fire-engine
+    fire-extinguisher fishing-pole floppy-disk flying-saucer
+    fork-and-knife-with-plate fortune-cookie four-leaf-clover french-fries
+    glass-of-milk 1st-place-medal graduation-cap high-heeled-shoe hiking-boot
+    honey-pot hot-beverage hot-dog hot-pepper house-with-garden ice-cream
+    ice-skate jack-o-lantern kitchen-knife light-bulb magic-wand
+    magnifying-glass-tilted-left maple-leaf money-bag motor-boat mount-fuji
+    musical-note office-building old-key open-book palm-tree paw-prints
+    police-car polar-bear post-office potted-plant poultry-leg puzzle-piece
+    racing-car raised-hand rice-ball ringed-planet roll-of-paper roller-skate
+    running-shoe santa-claus shooting-star shopping-cart smiling-face
+    snow-capped-mountain soccer-ball spider-web spouting-whale steaming-bowl
+    sun-behind-cloud roasted-sweet-potato t-rex t-shirt
+    teacup-without-handle teddy-bear tennis test-tube thumbs-up top-hat
+    treasure-chest tropical-fish vertical-traffic-light video-camera
+    video-game wastebasket water-wave wine-glass womans-hat
+    """.split()
+)
+
+#: Of one word, and not told by their pictures.
+NOT_TAUGHT = frozenset({"white-flower"})
+
+#: Plurals that are not made with an "s".
+PLURALS = {
+    "child": "children",
+    "fish": "fish",
+    "fox": "foxes",
+    "foot": "feet",
+    "goose": "geese",
+    "knife": "knives",
+    "leaf": "leaves",
+    "man": "men",
+    "mouse": "mice",
+    "sheep": "sheep",
+    "tooth": "teeth",
+    "wolf": "wolves",
+    "woman": "women",
 }
 
 #: Things whose name says the colour that everyone expects: "apple" will do.
@@ -358,4 +497,16 @@ def spoken(name: str) -> list:
     Returns:
         Non-empty list of strings without hyphens.
     """
-    return SPOKEN.get(name) or [name.replace("-", " ")]
+    ways = SPOKEN.get(name) or [name.replace("-", " ")]
+    return ways + [way for way in ALSO.get(name, ()) if way not in ways]
+
+
+def plural(noun: str) -> str:
+    """Returns the plural of a noun of one word."""
+    if noun in PLURALS:
+        return PLURALS[noun]
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return noun + "es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + "s"

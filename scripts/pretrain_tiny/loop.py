@@ -194,7 +194,6 @@ def _trim(path, step):
 
 def add_arguments(parser: Any, steps: int) -> None:
     """Adds the options that both trainings have."""
-    parser.add_argument("--icons", type=pathlib.Path, default="build/icons")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--save_minutes", type=float, default=4.0)

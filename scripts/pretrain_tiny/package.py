@@ -1,8 +1,9 @@
 """Writes the trained model where the library looks for it.
 
 `python -m scripts.pretrain_tiny.package --output keras_sdft/models/tiny`:
-weights in half precision with their checksums, curves and the model card.
-Run `evaluate.py` first. Must not know how training went, only its logs.
+weights in half precision with their checksums, vocabulary, words, curves and
+the model card. Run `evaluate.py` first. Must not know how training went, only
+its logs.
 """
 
 import argparse
@@ -12,15 +13,20 @@ import shutil
 from typing import Any
 
 from keras_sdft.models import packaged
+from keras_sdft.models import words as words_
 from scripts.pretrain_tiny import checkpoints
 from scripts.pretrain_tiny import curves
+from scripts.pretrain_tiny import dataset
 from scripts.pretrain_tiny import evaluate
 from scripts.pretrain_tiny import icons
+from scripts.pretrain_tiny import model as model_
 from scripts.pretrain_tiny import networks
+from scripts.pretrain_tiny import words
 
+RUNS = pathlib.Path("build/pretrain")
 CARD = "MODEL_CARD.md"
 LIMIT_MIB = 36.0
-GRIDS = ("things", "coloured", "styled", "unknown", "reconstructions")
+GRIDS = (*evaluate.GRIDS, "reconstructions")
 
 TEMPLATE = """# The embedded model
 
@@ -37,23 +43,30 @@ by `scripts/pretrain_tiny` for demonstrations and tests. Apache-2.0.
 
 {data}
 
-The scripts changed the hue of some images and wrote the captions.
-Images of the `*-composition` folders and the ink style were not trained
-on by the diffusion model.
+The scripts placed, turned and recoloured the drawings, made styles of them
+(`scripts/pretrain_tiny/styles.py`) and wrote the captions. The diffusion model
+saw no image of `fluent-emoji-high-contrast`, which is the demo's ink style, nor
+one of eight of the pairs of thing and style, and of thing and colour.
+
+## Words
+
+It knows {num_words} words; `keras-sdft inspect tiny` lists them.
+
+- **Styles**, as in "a cat in outline style": {styles}. Without one it generates
+  its default look.
+- **Colours**: {colours}.
+- **Things** ({num_things}): {things}.
 
 ## Training
 
-| | steps | minutes |
-|---|---|---|
-| image encoder and decoder | {autoencoder_steps} | {autoencoder_minutes} |
-| text encoder and U-Net | {steps} (batch {batch_size}) | {minutes} |
-
-The text encoder and the U-Net were trained on {examples} images with
-{captions} first captions; the autoencoder on all of them.
+{training}
 {remark}
-![loss by quarter of the schedule](curves.svg)
+![loss, and loss of pairs never seen, by step](curves.svg)
 
 {measures}
+
+`thing_t`, `style_t`: denoising error with a caption of another thing, or of
+another style, over that with the right one, at timestep t.
 
 ## Measured
 
@@ -61,60 +74,69 @@ The text encoder and the U-Net were trained on {examples} images with
 |---|---|
 {results}
 
-`psnr_*`: dB, of images whose names were not trained on. `ratio_t`: denoising
-error with a wrong caption over that with the right one, at timestep t.
-`val_*`: denoising error on colours and things never seen together, by quarter
-of the schedule. `top1`, `top5`: whether the nearest of
-`gallery` real images to a generated one is the one asked for.
+`psnr_*`: dB, of things that the autoencoder was not trained on. `pairs_*`,
+`colours_*`: denoising error on things and styles, or colours, never seen
+together, by quarter of the schedule.
 
 {grids}
 
 ## Limits
 
 It generates the things it was trained on, somewhat blurred: small eyes,
-letters and thin lines are lost. It can neither count nor compose scenes.
-Sizes other than 128x128 repeat or stretch things. Words outside its
-vocabulary are split into bytes and have little effect. It is meant for
-learning and testing only.
+letters and thin lines are lost. It composes no scenes. Sizes other than
+128x128 repeat or stretch things. Words outside its vocabulary are split into
+bytes and have little effect. It is meant for learning and testing only.
 """
 
 
-def card(model: Any, directory: pathlib.Path, options: Any) -> str:
+def card(sd: Any, directory: pathlib.Path, options: Any) -> str:
     """The model card's text."""
-    notes = {
-        name: checkpoints.read_notes(path / "weights.npz")
-        for name, path in (
-            ("autoencoder", options.autoencoder),
-            ("text_to_image", options.text_to_image),
-        )
-    }
     path = options.evaluation / "evaluation.json"
     results = json.loads(path.read_text(encoding="utf-8"))
+    known = words_.read(directory / words_.FILE)
     return TEMPLATE.format(
         parts="\n".join(
             f"| {part} | {network.count_params():,} "
             f"| {packaged.file_of(directory, part).stat().st_size:,} |"
-            for part, network in evaluate.parts(model).items()
+            for part, network in model_.parts(sd).items()
         ),
         data="\n".join(
             f"- npm `@iconify-json/{name}` {icon_set.version}, "
             f"{icon_set.licence}"
             for name, icon_set in icons.SETS.items()
         ),
-        autoencoder_steps=notes["autoencoder"]["step"],
-        autoencoder_minutes=round(notes["autoencoder"]["minutes"]),
-        steps=notes["text_to_image"]["step"],
-        minutes=round(notes["text_to_image"]["minutes"]),
-        batch_size=notes["text_to_image"]["batch_size"],
-        examples=notes["text_to_image"]["examples"],
-        captions=notes["text_to_image"]["captions"],
+        num_words=len(
+            {w for g in known.values() for p in g for w in p.split()}
+        ),
+        styles=", ".join(known["styles"]),
+        colours=", ".join(known["colours"]),
+        num_things=len(known["things"]),
+        things=", ".join(known["things"]),
+        training=training_table(options.runs),
         remark=f"\n{options.remark}\n" if options.remark else "",
-        measures=_table(options.text_to_image / "measures.csv"),
+        measures=_table(options.runs / "all" / "measures.csv"),
         results="\n".join(
             f"| {name} | {value:.4g} |" for name, value in results.items()
         ),
         grids="\n".join(f"![{name}]({name}.png)" for name in GRIDS),
     )
+
+
+def training_table(runs: pathlib.Path) -> str:
+    """Steps of each stage, and of the autoencoder."""
+    rows = ["| | steps |", "|---|---|"]
+    weights = runs / "autoencoder" / "weights.npz"
+    if weights.is_file():
+        step = checkpoints.read_notes(weights)["step"]
+        rows.append(f"| image encoder and decoder | {step:,} |")
+    for stage in ("few", "all"):
+        path = runs / stage / "model" / packaged.CHECKSUMS
+        if path.is_file():
+            step = json.loads(path.read_text(encoding="utf-8"))["step"]
+            rows.append(
+                f"| text encoder and U-Net, {stage} things | {step:,} |"
+            )
+    return "\n".join(rows)
 
 
 def _table(path, rows=12):
@@ -128,30 +150,28 @@ def _table(path, rows=12):
 
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    evaluate.add_model_arguments(parser)
+    parser.add_argument("--runs", type=pathlib.Path, default=RUNS)
+    parser.add_argument("--data", type=pathlib.Path, default=dataset.ROOT)
     parser.add_argument(
         "--evaluation", type=pathlib.Path, default=evaluate.DIRECTORY
     )
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument("--names", type=int, help="as it was trained with")
     parser.add_argument("--remark", help="what the card says of the training")
     options = parser.parse_args(arguments)
-    options.package = None
-    model, output = evaluate.load(options), options.output
-    notes = {
-        "spec": networks.tiny_spec(options.blocks).to_dict(),
-        # Of `dataset.taught_names`; null for all of them.
-        "names": options.names,
-    }
-    packaged.write(output, evaluate.parts(model), notes=notes)
-    log = curves.read(options.text_to_image / "log.csv")
-    names = tuple(name for name in log if name.startswith("mse_"))
-    (output / "curves.svg").write_text(curves.draw(log, names))
+    start, output = options.runs / "all" / "model", options.output
+    sd = model_.load(start)
+    notes = {"spec": networks.tiny_spec().to_dict()}
+    model_.write(
+        output, model_.parts(sd), start / model_.MERGES, "float16", notes
+    )
+    words.write(dataset.read_rows("train", options.data), output / words_.FILE)
+    log = curves.read(options.runs / "all" / "history.csv")
+    (output / "curves.svg").write_text(curves.draw(log, ("loss", "val_loss")))
     for name in GRIDS:
         shutil.copyfile(
             options.evaluation / f"{name}.png", output / f"{name}.png"
         )
-    (output / CARD).write_text(card(model, output, options), encoding="utf-8")
+    (output / CARD).write_text(card(sd, output, options), encoding="utf-8")
     files = list(output.glob("*.safetensors"))
     size = sum(file.stat().st_size for file in files) / 2**20
     print(f"{size:.1f} MiB of weights in {output}")

@@ -1,4 +1,4 @@
-"""Prompts that are drawn to look at the model while it learns."""
+"""Prompts that are drawn to look at the model; fixed beforehand."""
 
 #: Plain things, each the name of a picture.
 THINGS = tuple(
@@ -8,6 +8,18 @@ THINGS = tuple(
         "butterfly bicycle guitar fire strawberry cactus owl flamingo frog "
         "giraffe house ghost banana snowman octopus"
     ).split()
+)
+
+#: Everyday words that are no picture's own name.
+EVERYDAY = (
+    "a cup",
+    "a dog",
+    "two dogs",
+    "a flower",
+    "a boat",
+    "a boy",
+    "a mountain",
+    "a plant",
 )
 
 #: Colours and things; several pairs are in no picture.
@@ -22,15 +34,42 @@ COLOURED = (
     "a blue strawberry",
 )
 
-#: Words that mean nothing to the model before it is fine-tuned.
-STYLED = (
-    "a cat in ink style",
-    "an apple in ink style",
-    "a rocket in ink style",
-    "a cat in sks style",
+#: Eight things in each of eight styles; one pair of eight is in no picture.
+STYLED = tuple(
+    f"{thing} in {style} style"
+    for style in (
+        "flat",
+        "glossy",
+        "outline",
+        "silhouette",
+        "pastel",
+        "duotone",
+        "mosaic",
+        "chalk",
+    )
+    for thing in (
+        "a cat",
+        "an octopus",
+        "a rocket",
+        "a house",
+        "a mushroom",
+        "a guitar",
+        "a car",
+        "a tree",
+    )
 )
 
 #: Words that no caption holds.
-UNKNOWN = ("a zeppelin", "two cats", "a cat with a hat", "")
+UNKNOWN = (
+    "a cat in ink style",
+    "an apple in ink style",
+    "a sks cat",
+    "a zeppelin",
+    "a cat with a hat",
+    "",
+    "",
+    "",
+)
 
-ALL = THINGS + COLOURED + STYLED + UNKNOWN
+#: What is drawn while training.
+PREVIEWS = (*THINGS[:8], *STYLED[:64:9])

@@ -1,45 +1,75 @@
 """Trains the embedded model's text encoder and U-Net together.
 
-`python -m scripts.pretrain_tiny.text_to_image`, after `autoencoder`; again
-to go on where it stopped. The library's `Trainer` trains the diffusion
-model alone and on TensorFlow alone; here the text encoder learns too, on
-any Keras backend, with the same objective and the same draws. Must not
-know pictures' files or how latents were made.
+`python -m scripts.pretrain_tiny` calls it, a stage at a time. The library does
+all of it: `data.load` with a cache, `Trainer`, its checkpoints and callbacks.
+What is not in the library is here: weights that begin with nothing
+(`networks.py`), the weighting of timesteps, and timesteps that are spread over
+each batch, which `Trainer.noise_sampler` may be replaced for. Must not know
+pixels.
 """
 
-import argparse
+import csv
+import dataclasses
+import json
 import pathlib
+import signal
+import time
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+import keras_sdft
+from keras_sdft import callbacks
+from keras_sdft.callbacks.steps import StepCallback
 from keras_sdft.diffusion import NoiseSchedule
-from keras_sdft.diffusion import gaussian
 from keras_sdft.diffusion import stateless_seed
-from keras_sdft.diffusion import timestep_embedding
-from keras_sdft.encoding import sample_latents
-from keras_sdft.models import StableDiffusionSpec
-from keras_sdft.training.denoising import DenoisingLoss
-from keras_sdft.training.denoising import squared_error
-from keras_sdft.training.objective import Objective
-from keras_sdft.training.weight_average import WeightAverage
-from scripts.pretrain_tiny import autoencoder
-from scripts.pretrain_tiny import checkpoints
+from keras_sdft.encoding import Cache
+from keras_sdft.training import Noise
+from keras_sdft.training import Objective
+from keras_sdft.training import checkpoint_files
+from keras_sdft.training.noise_sampler import NoiseSampler
 from scripts.pretrain_tiny import dataset
 from scripts.pretrain_tiny import gradients
-from scripts.pretrain_tiny import loop
 from scripts.pretrain_tiny import measures
-from scripts.pretrain_tiny import networks
-from scripts.pretrain_tiny.examples import Examples
-from scripts.pretrain_tiny.examples import read_examples
+from scripts.pretrain_tiny import model
+from scripts.pretrain_tiny import prompts
 
-DIRECTORY = pathlib.Path("build/pretrain/text_to_image")
-SETS = "noto:1,noto-recoloured:0.25"
-VALIDATION = "noto-composition"
-STEPS = 16000
 GAMMA = 5.0
+CAPTION_DROPOUT = 0.1
+CHECKPOINT_MINUTES = 5.0
+#: Epochs between two sheets of pictures.
+PREVIEW_EPOCHS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One training, from a model in a directory to another one.
+
+    Attributes:
+        name: String, of its directory and its table.
+        epochs: Integer.
+        learning_rate: Float, of the flat part.
+        flat: Float in [0, 1), share of the steps before the rate falls.
+        names: Integer, at most so many things, those of the demo first;
+            `None` for all.
+        batch_size: Integer.
+        ema_decay: Float.
+        measure_epochs: Integer, epochs between two validations.
+    """
+
+    name: str
+    epochs: int
+    learning_rate: float
+    flat: float
+    names: "int | None" = None
+    batch_size: int = 32
+    ema_decay: float = 0.999
+    measure_epochs: int = 1
+
+
+# === The objective ===
 
 
 def weighting(snr: np.ndarray, prediction_type: str) -> np.ndarray:
@@ -64,7 +94,7 @@ def weighting(snr: np.ndarray, prediction_type: str) -> np.ndarray:
     return (np.minimum(snr + 1.0, GAMMA) / snr).astype("float32")
 
 
-def spread_timesteps(batch_size: int, seed: Any, num_timesteps: int) -> Any:
+def spread_timesteps(batch_size: Any, seed: Any, num_timesteps: int) -> Any:
     """One timestep for each example, one from each of as many equal ranges.
 
     Args:
@@ -76,272 +106,323 @@ def spread_timesteps(batch_size: int, seed: Any, num_timesteps: int) -> Any:
         Int32 tensor `(B,)` in `[0, T)`, rising.
     """
     place = keras.random.uniform((batch_size,), dtype="float32", seed=seed)
-    share = (ops.arange(batch_size, dtype="float32") + place) / batch_size
+    ranges = ops.cast(ops.arange(batch_size), "float32")
+    share = (ranges + place) / ops.cast(batch_size, "float32")
     timesteps = ops.cast(ops.floor(share * num_timesteps), "int32")
     return ops.clip(timesteps, 0, num_timesteps - 1)
 
 
-class Training:
-    """The text encoder and the U-Net, and what a step does.
+class SpreadNoise(NoiseSampler):
+    """Samples as the library does, and timesteps by `spread_timesteps`."""
+
+    def __call__(self, shape, step):
+        seed = stateless_seed(self.seed, "timesteps", step)
+        timesteps = spread_timesteps(shape[0], seed, self.num_train_timesteps)
+        return {**super().__call__(shape, step), "timesteps": timesteps}
+
+
+def make_trainer(sd: Any, stage: Stage, num_steps: int, seed: int = 0) -> Any:
+    """A compiled `Trainer` of both networks.
 
     Args:
-        spec: A `StableDiffusionSpec`.
-        limits: `loop.Limits`.
-        examples: `Examples` to train on.
-        directory: Path of the run.
-        batch_size: Integer.
-        learning_rate: Float.
-        ema_decay: Float.
+        sd: A `keras_sdft.StableDiffusion`.
+        stage: `Stage`.
+        num_steps: Integer, optimizer steps of the stage.
         seed: Integer >= 0.
-        dtype: Name of a dtype policy, or `None`.
-        measure: Function of this object, or `None`.
-        jit_compile: Boolean.
+
+    Returns:
+        A `keras_sdft.Trainer`.
     """
-
-    def __init__(
-        self,
-        spec: StableDiffusionSpec,
-        limits: loop.Limits,
-        examples: Examples,
-        directory: pathlib.Path = DIRECTORY,
-        batch_size: int = 32,
-        learning_rate: float = 5e-4,
-        ema_decay: float = 0.999,
-        seed: int = 0,
-        dtype: "str | None" = None,
-        measure: Any = None,
-        jit_compile: bool = False,
-    ):
-        self.spec, self.examples, self.seed = spec, examples, seed
-        self.directory, self.batch_size = directory, batch_size
-        self.schedule = NoiseSchedule()
-        self.objective = DenoisingLoss(
-            Objective(weighting=weighting), spec.prediction_type
-        )
-        self.text_encoder, self.unet = networks.build_text_to_image(
-            spec, seed, dtype
-        )
-        variables = (
-            self.text_encoder.trainable_variables
-            + self.unet.trainable_variables
-        )
-        self.average = WeightAverage(variables, ema_decay)
-        optimizer = gradients.make_optimizer(
-            gradients.FlatThenCosine(learning_rate, limits.steps, flat=0.8)
-        )
-        step = gradients.make_step(
-            self.loss, variables, optimizer, self.average, jit_compile
-        )
-        groups = {
-            "text_encoder": self.text_encoder.variables,
-            "diffusion_model": self.unet.variables,
-            "optimizer": optimizer.variables,
-            "average": self.average.variables,
-        }
-        self.run = loop.Run(
-            directory,
-            step,
-            self.batch,
-            groups,
-            limits,
-            _summary,
-            None if measure is None else lambda: measure(self),
-            self.average,
-        )
-
-    def batch(self, step: int) -> dict:
-        """The examples of a step, a pure function of it."""
-        generator = np.random.default_rng([self.seed, step])
-        return self.examples.draw(self.batch_size, generator)
-
-    def loss(self, batch: dict) -> "tuple[Any, dict]":
-        """The denoising loss of a batch of `moments` and `token_ids`."""
-        step = batch["step"]
-        shape = (*ops.shape(batch["moments"])[:3], self._channels)
-        timesteps = spread_timesteps(
-            self.batch_size,
-            stateless_seed(self.seed, "timesteps", step),
-            self.schedule.num_train_timesteps,
-        )
-        latents = sample_latents(
-            batch["moments"],
-            gaussian(shape, stateless_seed(self.seed, "latents", step)),
-            self.spec.autoencoder.latent_scale,
-        )
-        noise = gaussian(shape, stateless_seed(self.seed, "noise", step))
-        noised, target = self.objective.noised_example(
-            latents, noise, timesteps
-        )
-        prediction = self._predict(noised, timesteps, batch["token_ids"])
-        losses = self.objective.losses(prediction, target, timesteps)
-        return ops.mean(losses), {
-            "errors": squared_error(prediction, target),
-            "timesteps": timesteps,
-        }
-
-    def _predict(self, noised: Any, timesteps: Any, token_ids: Any) -> Any:
-        length = self.spec.text_encoder.max_length
-        positions = ops.broadcast_to(
-            ops.arange(length, dtype="int32"), ops.shape(token_ids)
-        )
-        context = self.text_encoder(
-            {"tokens": token_ids, "positions": positions}, training=True
-        )
-        width = self.spec.diffusion_model.timestep_width
-        return self.unet(
-            {
-                "latent": noised,
-                "timestep_embedding": timestep_embedding(timesteps, width),
-                "context": context,
-            },
-            training=True,
-        )
-
-    @property
-    def _channels(self) -> int:
-        return self.spec.autoencoder.latent_channels
-
-    def finish(self) -> None:
-        """Writes the averaged weights to `weights.npz`."""
-        self.run.step_function.sync()
-        with self.average.swapped_in():
-            groups = {
-                "text_encoder": self.text_encoder.variables,
-                "diffusion_model": self.unet.variables,
-            }
-            notes = {
-                "step": self.run.step,
-                "minutes": self.run.seconds / 60,
-                "batch_size": self.batch_size,
-                "examples": len(self.examples),
-                "captions": len({c[0] for c in self.examples.captions}),
-                "blocks": self.spec.diffusion_model.blocks,
-            }
-            path = self.directory / "weights.npz"
-            checkpoints.save(path, groups, notes)
-
-
-def _summary(reports):
-    errors = np.concatenate(reports["errors"])
-    timesteps = np.concatenate(reports["timesteps"])
-    means = measures.by_bucket(errors, timesteps)
-    return {f"mse_{index}": mean for index, mean in enumerate(means)}
-
-
-def load(spec: StableDiffusionSpec, directory: pathlib.Path = DIRECTORY):
-    """The trained text encoder and diffusion model."""
-    text_encoder, unet = networks.build_text_to_image(spec)
-    groups = {
-        "text_encoder": text_encoder.variables,
-        "diffusion_model": unet.variables,
-    }
-    checkpoints.load(directory / "weights.npz", groups)
-    return text_encoder, unet
+    trainer = keras_sdft.Trainer(
+        sd,
+        train=["diffusion_model", "text_encoder"],
+        objective=Objective(weighting=weighting),
+        ema_decay=stage.ema_decay,
+        validation_timesteps=2,
+        seed=seed,
+    )
+    total = trainer.noise_sampler.num_train_timesteps
+    trainer.noise_sampler = SpreadNoise(Noise(), seed, total)
+    schedule = gradients.FlatThenCosine(
+        stage.learning_rate, num_steps, flat=stage.flat
+    )
+    trainer.compile(gradients.make_optimizer(schedule))
+    return trainer
 
 
 # === What is measured on the way ===
 
 
-def make_measure(
-    base: Examples, validation: Examples, num_prompts: int = 48, count: int = 96
-) -> Any:
-    """A function that asks whether captions are heeded.
+class Measures(StepCallback):
+    """Asks, after an epoch, whether words are heeded; draws now and then.
 
     Args:
-        base: `Examples` that retrieval searches, all of them trained on.
-        validation: `Examples` that are not trained on.
-        num_prompts: Integer, prompts of the retrieval.
-        count: Integer, pictures for the conditioning ratio.
+        run: Path of the stage's directory, which gets `measures.csv` and
+            `previews/`.
+        root: Path of the data set.
+        every: Integer, epochs between two measures.
+        count: Integer, pictures that are asked about.
+    """
+
+    def __init__(
+        self,
+        run: pathlib.Path,
+        root: pathlib.Path,
+        every: int = 1,
+        count: int = 96,
+    ):
+        super().__init__()
+        self.run, self.root = run, root
+        self.every, self.count = every, count
+        self._latents: Any = None
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        if (epoch + 1) % self.every:
+            return
+        trainer = self.model
+        with trainer.averaged_weights():
+            values = self._measure(trainer.stable_diffusion)
+            if (epoch + 1) % PREVIEW_EPOCHS == 0:
+                self._draw(trainer.stable_diffusion)
+        row = {"epoch": epoch + 1, "step": self.step, **values}
+        _append(self.run / "measures.csv", row)
+
+    def _measure(self, sd):
+        if self._latents is None:
+            rows = dataset.read_rows("known", self.root)
+            kept = {r["file_name"] for r in dataset.some(rows, self.count)}
+            found = dataset.read(
+                "known", self.root, lambda row: row["file_name"] in kept
+            )
+            moments = measures.in_chunks(
+                sd.moments_model.predict_on_batch,
+                dataset.to_float(found.images),
+            )
+            scale = sd.spec.autoencoder.latent_scale
+            self._latents = np.split(moments, 2, axis=-1)[0] * scale
+            self._texts = {
+                "right": found.captions,
+                "thing": wrong_things(found.rows),
+                "style": wrong_styles(found.rows),
+            }
+        return heeding(sd, self._latents, self._texts)
+
+    def _draw(self, sd):
+        from keras_sdft.callbacks import image_grid
+
+        folder = self.run / "previews"
+        folder.mkdir(parents=True, exist_ok=True)
+        texts = list(prompts.PREVIEWS)
+        images = sd.text_to_image(
+            texts, num_steps=25, guidance_scale=3.0, seed=0
+        )
+        grid = image_grid(images, columns=8)
+        grid.save(folder / f"step_{self.step:06d}.png")
+
+
+def wrong_things(rows: "list[dict]") -> "list[str]":
+    """Captions that name the look of each row, and the next one's thing."""
+    others = rows[1:] + rows[:1]
+    return [
+        _caption(o["text"][0], o["look"], row["look"])
+        for row, o in zip(rows, others, strict=True)
+    ]
+
+
+def wrong_styles(rows: "list[dict]") -> "list[str]":
+    """Captions that name the thing of each row, in another look."""
+    looks = sorted({row["look"] for row in rows})
+    places = {look: index for index, look in enumerate(looks)}
+    return [
+        _caption(
+            row["text"][0],
+            row["look"],
+            looks[(places[row["look"]] + 1) % len(looks)],
+        )
+        for row in rows
+    ]
+
+
+def _caption(text, look, other):
+    """A first caption, in another look."""
+    plain = text.removesuffix(f" in {look} style")
+    return plain if other == "default" else f"{plain} in {other} style"
+
+
+def heeding(
+    sd: Any, latents: np.ndarray, texts: "dict[str, list[str]]"
+) -> "dict[str, float]":
+    """Denoising error with wrong captions over that with the right ones.
+
+    Args:
+        sd: A `keras_sdft.StableDiffusion`.
+        latents: Float32 array `(N, h, w, C)`.
+        texts: Dictionary of `"right"` captions and of wrong ones by what is
+            wrong.
 
     Returns:
-        Function of a `Training` that returns numbers by column.
+        Dictionary of the ratio by `"<what>_<timestep>"`.
     """
-    generator = np.random.default_rng(0)
-    order = generator.permutation(len(base))
-    asked, pictures = order[:num_prompts], order[:count]
-
-    def measure(training):
-        scale = training.spec.autoencoder.latent_scale
-        schedule, unet = training.schedule, training.unet
-        latents = base.latents(scale)
-        token_ids = base.first_token_ids()
-
-        def encode(ids):
-            return measures.encode_tokens(training.text_encoder, ids)
-
-        result = measures.bucket_errors(
-            unet,
-            schedule,
-            validation.latents(scale),
-            encode(validation.first_token_ids()),
-        )
-        context = encode(token_ids[pictures])
-        result |= measures.conditioning(
-            unet, schedule, latents[pictures], context
-        )
-        drawn = measures.draw_latents(
-            unet,
-            schedule,
-            encode(token_ids[asked]),
-            encode(base.tokens([""])),
-            latents.shape[1:],
-        )
-        return result | measures.retrieval(drawn, latents, asked)
-
-    return measure
+    schedule, result = NoiseSchedule(), {}
+    for timestep in (500, 800):
+        at = np.full(len(latents), timestep)
+        errors = {
+            name: measures.denoising_error(
+                sd.diffusion_model,
+                schedule,
+                latents,
+                measures.encode_tokens(sd.text_encoder, sd.tokenizer(captions)),
+                at,
+            ).mean()
+            for name, captions in texts.items()
+        }
+        for name in texts:
+            if name != "right":
+                ratio = float(errors[name] / errors["right"])
+                result[f"{name}_{timestep}"] = round(ratio, 4)
+    return result
 
 
-def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    loop.add_arguments(parser, STEPS)
-    parser.add_argument("--directory", type=pathlib.Path, default=DIRECTORY)
-    parser.add_argument(
-        "--autoencoder", type=pathlib.Path, default=autoencoder.DIRECTORY
+def _append(path, row):
+    rows = []
+    if path.is_file():
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    # What a checkpoint before it goes on from is measured again.
+    rows = [r for r in rows if int(r["step"]) < row["step"]] + [row]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+
+
+class TimeLimit(keras.callbacks.Callback):
+    """Ends training with a checkpoint, as a signal would, at a time.
+
+    Args:
+        interruption: `keras_sdft.callbacks.Interruption`.
+        end: Float, of `time.monotonic`.
+    """
+
+    def __init__(self, interruption: Any, end: float):
+        super().__init__()
+        self.interruption, self.end = interruption, end
+
+    def on_train_batch_begin(self, batch, logs=None) -> None:
+        if time.monotonic() > self.end and self.interruption.signal is None:
+            self.interruption.signal = signal.SIGINT
+
+
+# === A stage ===
+
+
+def write_table(stage: Stage, root: pathlib.Path) -> pathlib.Path:
+    """Writes the table of the pictures that a stage is shown.
+
+    Args:
+        stage: `Stage`.
+        root: Path of the data set.
+
+    Returns:
+        Path of the table, beside the others.
+    """
+    from scripts.pretrain_tiny import pictures
+
+    if stage.names is None:
+        return root / "train.jsonl"
+    rows = dataset.read_rows("train", root)
+    names = set(pictures.demo_first({r["name"] for r in rows})[: stage.names])
+    lines = [json.dumps(row) for row in rows if row["name"] in names]
+    path = root / f"train-{stage.name}.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def train(
+    stage: Stage,
+    start: pathlib.Path,
+    run: pathlib.Path,
+    root: pathlib.Path,
+    end: float = float("inf"),
+    seed: int = 0,
+) -> None:
+    """Trains a stage to its end, from its last checkpoint if there is one.
+
+    Args:
+        stage: `Stage`.
+        start: Path of the model that it begins with, see `model.py`.
+        run: Path of the stage's directory. Gets `model/` when all is trained.
+        root: Path of the data set.
+        end: Float, time of `time.monotonic` to stop at.
+        seed: Integer >= 0.
+
+    Raises:
+        keras_sdft.training.Interrupted: If a signal or the time ended it.
+            The same call goes on.
+    """
+    sd = model.load(start)
+    found = checkpoint_files.find_newest(run / "checkpoints")
+    step, epoch, batch = found[1]["position"] if found else (0, 0, 0)
+    load = {"batch_size": stage.batch_size, "resolution": 128, "seed": seed}
+    training = keras_sdft.data.load(
+        str(write_table(stage, root)),
+        sd.tokenizer,
+        cache=_cache(run.parent / f"cache-{stage.name}", sd),
+        repeats="times",
+        caption_dropout=CAPTION_DROPOUT,
+        start=(epoch, batch),
+        **load,
     )
-    parser.add_argument("--tokens", type=pathlib.Path, default=dataset.TOKENS)
-    parser.add_argument("--sets", type=dataset.parse_weights, default=SETS)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--blocks", type=int, help="U-Net blocks per level")
-    parser.add_argument("--learning_rate", type=float, default=5e-4)
-    parser.add_argument("--ema_decay", type=float, default=0.999)
-    parser.add_argument("--names", type=int, help="at most so many names")
-    parser.add_argument("--dtype", help="for example mixed_bfloat16")
-    options = parser.parse_args(arguments)
-    spec = networks.tiny_spec(options.blocks)
-    tokens = dataset.read_tokens(options.tokens)
-    moments_model, _ = autoencoder.load(spec, options.autoencoder)
-    names = dataset.taught_names(options.icons, options.names)
-
-    def examples(weights):
-        return read_examples(
-            weights,
-            options.icons,
-            moments_model,
-            options.autoencoder,
-            tokens,
-            names,
+    validation = keras_sdft.data.load(
+        str(root / "pairs.jsonl"),
+        sd.tokenizer,
+        cache=_cache(run.parent / "cache-pairs", sd),
+        shuffle=False,
+        **load,
+    )
+    per_epoch = int(training.cardinality())
+    trainer = make_trainer(sd, stage, stage.epochs * per_epoch, seed)
+    if found:
+        trainer.restore_checkpoint(run / "checkpoints")
+    print(
+        f"{stage.name}: step {step:,} of {stage.epochs * per_epoch:,}, "
+        f"{per_epoch} in an epoch",
+        flush=True,
+    )
+    with callbacks.Interruption("Writing a checkpoint.") as interruption:
+        trainer.fit(
+            training,
+            epochs=stage.epochs,
+            validation_data=validation,
+            validation_freq=stage.measure_epochs,
+            callbacks=_callbacks(stage, run, root, interruption, end),
+            verbose=0,
+        )
+    with trainer.averaged_weights():
+        notes = {"step": int(trainer.step.numpy()), "stage": stage.name}
+        model.write(
+            run / "model", model.parts(sd), start / model.MERGES, notes=notes
         )
 
-    measure = make_measure(
-        examples({dataset.BASE: 1.0}), examples({VALIDATION: 1.0})
-    )
-    training = Training(
-        spec,
-        loop.limits_of(options),
-        examples(options.sets),
-        options.directory,
-        options.batch_size,
-        options.learning_rate,
-        options.ema_decay,
-        options.seed,
-        options.dtype,
-        measure,
-        options.jit_compile,
-    )
-    training.run.resume()
-    training.run.train()
-    training.finish()
+
+def _cache(directory, sd):
+    # Captions are not in it: the text encoder learns.
+    return Cache(directory, sd, contexts=False, overwrite=True)
 
 
-if __name__ == "__main__":
-    main()
+def _callbacks(stage, run, root, interruption, end):
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    return [
+        callbacks.StopOnNaN(),
+        callbacks.Throughput(stage.batch_size),
+        callbacks.HistoryFile(run / "history.csv"),
+        Measures(run, root, stage.measure_epochs),
+        TimeLimit(interruption, end),
+        callbacks.Checkpoint(
+            run / "checkpoints",
+            every_minutes=CHECKPOINT_MINUTES,
+            interruption=interruption,
+        ),
+    ]

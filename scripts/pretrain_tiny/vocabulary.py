@@ -14,11 +14,12 @@ import regex
 
 from scripts.pretrain_tiny import icons
 from scripts.pretrain_tiny import lexicon
+from scripts.pretrain_tiny import pictures
 
 VOCABULARY_SIZE = 2048
 NUM_SPECIAL = 2
 HEADER = "#version: 0.2"
-OUTPUT = pathlib.Path("keras_sdft/models/tiny/merges.txt.gz")
+OUTPUT = pathlib.Path("build/pretrain/merges.txt.gz")
 
 # CLIP's way of cutting lower-cased text into words.
 WORDS = regex.compile(
@@ -29,7 +30,8 @@ WORDS = regex.compile(
 #: Words in nearly every caption; weight 1,000 each, so one token each.
 FRAME_WORDS = """
     a an the of in on at and with by photo picture drawing painting image
-    icon emoji style ink sks glossy soft round simple flat noto fluent
+    icon emoji style ink sks soft round simple background two three
+    flat glossy outline silhouette pastel duotone mosaic chalk
     animal plant fruit vegetable food drink vehicle building weather
     clothing instrument tool toy ball face object for from to two big small
     is , .
@@ -146,11 +148,11 @@ def _merge(word, pair):
     return tuple(merged)
 
 
-def word_counts(names: "list[str]") -> "dict[str, int]":
+def word_counts(names: "dict[str, int]") -> "dict[str, int]":
     """Counts the words of icon names and of likely prompts.
 
     Args:
-        names: List of strings, names as spoken ("red apple").
+        names: Dictionary of names as spoken ("red apple") to weights.
 
     Returns:
         Dictionary of lower-case words to positive weights.
@@ -159,27 +161,33 @@ def word_counts(names: "list[str]") -> "dict[str, int]":
     for text, weight in ((FRAME_WORDS, 1000), (PROMPT_WORDS, 1)):
         for word in WORDS.findall(text.lower()):
             counts[word] += weight
-    for name in names:
-        words = WORDS.findall(name.lower())
-        weight = 8 if len(words) <= 2 else 3
-        counts.update(dict.fromkeys(words, weight))
+    for name, weight in names.items():
+        for word in set(WORDS.findall(name.lower())):
+            counts[word] += weight
     return dict(counts)
 
 
-def spoken_names(cache: pathlib.Path) -> "list[str]":
-    """Every way of saying the name of every icon of every set.
+def spoken_names(packages: pathlib.Path) -> "dict[str, int]":
+    """Every way of saying the name of every icon, with a weight.
+
+    Things that are taught weigh most, then their plurals, then the others,
+    which make the vocabulary fit for other words.
 
     Args:
-        cache: Path of the directory of npm packages.
+        packages: Path of the directory of npm packages.
 
     Returns:
-        Sorted list of distinct strings.
+        Dictionary of strings to positive integers.
     """
-    names = set()
-    for set_name in icons.SETS:
-        for icon in icons.read_icons(set_name, cache):
-            names.update(lexicon.spoken(icon.name))
-    return sorted(names)
+    names: dict[str, int] = {}
+    for icon in icons.read_icons(icons.BASE, packages):
+        ways = lexicon.spoken(icon.name)
+        taught = pictures.taught(icon.name)
+        for way in ways:
+            names[way] = max(names.get(way, 0), 24 if taught else 1)
+        if taught and pictures.counted(icon.name):
+            names.setdefault(lexicon.plural(ways[0]), 3)
+    return names
 
 
 def write_merges(merges: list, path: pathlib.Path) -> None:
@@ -200,12 +208,14 @@ def write_merges(merges: list, path: pathlib.Path) -> None:
 
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cache", type=pathlib.Path, default="build/icons")
+    parser.add_argument(
+        "--packages", type=pathlib.Path, default=pictures.PACKAGES
+    )
     parser.add_argument("--output", type=pathlib.Path, default=OUTPUT)
     parser.add_argument("--size", type=int, default=VOCABULARY_SIZE)
     options = parser.parse_args(arguments)
     num_merges = options.size - 2 * 256 - NUM_SPECIAL
-    counts = word_counts(spoken_names(options.cache / "packages"))
+    counts = word_counts(spoken_names(options.packages))
     write_merges(train_merges(counts, num_merges), options.output)
     size = options.output.stat().st_size
     print(f"{num_merges} merges, {size} bytes: {options.output}")

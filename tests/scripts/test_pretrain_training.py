@@ -1,7 +1,10 @@
 """The training side of the embedded model, on the smallest networks."""
 
 import csv
+import dataclasses
 import json
+import signal
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +14,6 @@ from scripts.pretrain_tiny import checkpoints
 from scripts.pretrain_tiny import curves
 from scripts.pretrain_tiny import dataset
 from scripts.pretrain_tiny import evaluate
-from scripts.pretrain_tiny import examples as examples_
 from scripts.pretrain_tiny import gradients
 from scripts.pretrain_tiny import loop
 from scripts.pretrain_tiny import measures
@@ -116,47 +118,11 @@ def test_in_chunks_fills_up_and_cuts():
     assert sizes == [2, 2, 2]
 
 
-def test_weights_of_sets_are_read():
-    weights = dataset.parse_weights("noto,flat:0.5")
-    assert weights == {"noto": 1.0, "flat": 0.5}
-
-
-@pytest.mark.parametrize(
-    "name, thing, expected",
-    [
-        ("anchor", "anchor", True),
-        ("fried-egg", "fried egg", False),
-        ("light-bulb", "light bulb", True),
-        ("angry-face", "angry face", False),
-    ],
-)
-def test_few_names_are_taught(name, thing, expected):
-    assert dataset.taught({"name": name, "thing": thing}) is expected
-
-
-def test_names_of_the_demo_are_taught_first(tmp_path):
-    folder = tmp_path / dataset.BASE
-    folder.mkdir()
-    names = ["axe", "cat", "dog", "fried-egg", "zebra"]
-    lines = [
-        json.dumps({"name": name, "thing": name.replace("-", " ")})
-        for name in names
-    ]
-    (folder / "metadata.jsonl").write_text("\n".join(lines))
-    assert dataset.taught_names(tmp_path, 2) == {"cat", "dog"}
-    assert dataset.taught_names(tmp_path) == {"axe", "cat", "dog", "zebra"}
-
-
-def test_tokens_are_found_by_text():
-    tokens = dataset.Tokens(["", "a cat"], np.array([[1, 2], [3, 4]]))
-    np.testing.assert_array_equal(tokens(["a cat", ""]), [[3, 4], [1, 2]])
-    with pytest.raises(ValueError, match="a dog"):
-        tokens(["a dog"])
-
-
 def test_prompts_are_distinct_words():
-    assert len(set(prompts.ALL)) == len(prompts.ALL)
+    texts = prompts.THINGS + prompts.EVERYDAY + prompts.COLOURED
+    assert len(set(texts + prompts.STYLED)) == len(texts + prompts.STYLED)
     assert "an octopus" in prompts.THINGS and "" in prompts.UNKNOWN
+    assert len(prompts.PREVIEWS) == 16
 
 
 def test_grid_has_a_gap_and_a_short_row():
@@ -276,25 +242,6 @@ def make_autoencoder(spec, directory):
     )
 
 
-def make_text_to_image(spec, directory):
-    generator = np.random.default_rng(0)
-    token_ids = generator.integers(0, 2048, (3, 77))
-    tokens = dataset.Tokens(["", "a cat", "a dog"], token_ids)
-    moments = generator.normal(size=(6, 8, 8, 8))
-    examples = examples_.Examples(
-        moments, [["a cat"], ["a dog"], ["a cat", "a dog"]] * 2, tokens
-    )
-    measure = text_to_image.make_measure(examples, examples, 2, 4)
-    return text_to_image.Training(
-        spec,
-        loop.Limits(4, log_steps=2),
-        examples,
-        directory,
-        batch_size=4,
-        measure=measure,
-    )
-
-
 def state_of(training):
     return [
         np.asarray(variable)
@@ -304,8 +251,8 @@ def state_of(training):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [make_autoencoder, make_text_to_image])
-def test_four_steps_are_two_and_two(make, micro_spec, tmp_path):
+def test_four_steps_are_two_and_two(micro_spec, tmp_path):
+    make = make_autoencoder
     whole = make(micro_spec, tmp_path / "whole")
     whole.run.train()
     first = make(micro_spec, tmp_path / "parts")
@@ -345,17 +292,62 @@ def test_what_was_trained_is_read_back(micro_spec, tmp_path):
     )
 
 
+# === Text to image, by the library ===
+
+
+STAGE = text_to_image.Stage("few", 2, 1e-3, 0.5, batch_size=2)
+
+
+def test_wrong_captions_change_one_thing_alone():
+    rows = [
+        {"look": "default", "text": ["a cat"]},
+        {"look": "chalk", "text": ["a dog in chalk style"]},
+        {"look": "flat", "text": ["an owl in flat style"]},
+    ]
+    assert text_to_image.wrong_things(rows) == [
+        "a dog",
+        "an owl in chalk style",
+        "a cat in flat style",
+    ]
+    assert text_to_image.wrong_styles(rows) == [
+        "a cat in flat style",
+        "a dog",
+        "an owl in chalk style",
+    ]
+
+
+def test_a_stage_has_its_own_table(tmp_path):
+    names = ["axe", "cat", "zebra"]
+    lines = [json.dumps({"name": name}) for name in names]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines) + "\n")
+    assert text_to_image.write_table(STAGE, tmp_path).name == "train.jsonl"
+    few = dataclasses.replace(STAGE, names=1)
+    path = text_to_image.write_table(few, tmp_path)
+    assert path.parent == tmp_path
+    assert json.loads(path.read_text())["name"] == "cat"
+
+
+def test_measures_forget_what_comes_again(tmp_path):
+    path = tmp_path / "measures.csv"
+    for step in (10, 20, 10):
+        text_to_image._append(path, {"epoch": 1, "step": step})
+    assert curves.read(path)["step"] == [10.0]
+
+
 @pytest.mark.slow
-def test_the_text_to_image_run_reports_and_is_read_back(micro_spec, tmp_path):
-    training = make_text_to_image(micro_spec, tmp_path)
-    training.run.train()
-    training.finish()
-    measured = curves.read(tmp_path / "measures.csv")
-    assert 0.0 <= measured["top1"][0] <= measured["top5"][0] <= 1.0
-    assert measured["val_loss"][0] > 0.0
-    text_encoder, _ = text_to_image.load(micro_spec, tmp_path)
-    averages = training.average.variables
-    for weight, average in zip(
-        text_encoder.trainable_variables, averages, strict=False
-    ):
-        np.testing.assert_array_equal(weight, average)
+def test_the_trainer_learns_both_networks_with_spread_timesteps(make_micro):
+    sd = make_micro()
+    trainer = text_to_image.make_trainer(sd, STAGE, 10)
+    found = trainer.noise_sampler((4, 8, 8, 4), 0)
+    np.testing.assert_array_equal(
+        np.asarray(found["timesteps"]) // 250, np.arange(4)
+    )
+    assert sorted(trainer.networks) == ["diffusion_model", "text_encoder"]
+
+
+def test_time_ends_a_stage_in_order():
+    interruption = types.SimpleNamespace(signal=None)
+    text_to_image.TimeLimit(interruption, 1e18).on_train_batch_begin(0)
+    assert interruption.signal is None
+    text_to_image.TimeLimit(interruption, 0.0).on_train_batch_begin(0)
+    assert interruption.signal == signal.SIGINT
