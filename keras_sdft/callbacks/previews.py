@@ -128,14 +128,19 @@ class Previews(StepCallback):
         if self._generated_at == self.step:
             self._end()
 
-    def complete(self) -> None:
+    def complete(self) -> bool:
         """Generates the last grid, where a signal has left it out.
 
         For after `fit`, once the weights are exported.
+
+        Returns:
+            Whether it was left out.
         """
-        if self._generated_at != self.step:
+        left_out = self._generated_at != self.step
+        if left_out:
             self.generate(despite_signal=True)
             self._end()
+        return left_out
 
     def _end(self) -> None:
         with warn_on_disk_error("The comparison of before and after"):

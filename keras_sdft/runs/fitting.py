@@ -151,9 +151,9 @@ def fit(
                 print(f"Unreadable images, left out (see {run.skipped}):")
                 print(data.report.table(20))
         trainer.export(run.weights, overwrite=True, card=model_card(run))
-        if "Previews" in callbacks:
-            # What a signal after the last step has put off.
-            callbacks["Previews"].complete()
+        # What a signal after the last step has put off; the card shows it.
+        if "Previews" in callbacks and callbacks["Previews"].complete():
+            trainer.export(run.weights, overwrite=True, card=model_card(run))
     last = callbacks["HistoryFile"].rows[-1]
     values = {name: value for name, value in last.items() if "loss" in name}
     run.finish(step=data.steps, **values, best=callbacks["Checkpoint"].best)

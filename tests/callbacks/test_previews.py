@@ -54,8 +54,7 @@ def test_a_signal_after_the_last_step_puts_the_last_grid_off(
 
     trainer.fit(batches, verbose=0, callbacks=[Send(), previews])
     assert names(tmp_path) == ["step_000000.png", "step_000003.png"]
-    for _ in range(2):
-        previews.complete()
+    assert [previews.complete() for _ in range(2)] == [True, False]
     assert len(trainer.stable_diffusion.calls) == 3
     assert names(tmp_path)[0] == "before_and_after.png"
     assert names(tmp_path)[-1] == "step_000004.png"

@@ -12,6 +12,7 @@ import tensorflow as tf
 import yaml
 
 from keras_sdft import runs
+from keras_sdft.callbacks import Previews
 from keras_sdft.cli import main
 from keras_sdft.cli import run as run_module
 from keras_sdft.cli import train as train_module
@@ -50,7 +51,7 @@ class FakeTrainer(keras.Model):
         self.dense = keras.layers.Dense(1, kernel_initializer="ones")
         self.compile(keras.optimizers.SGD(learning_rate), loss="mse")
         self.stable_diffusion = FakeStableDiffusion()
-        self.progress = types.SimpleNamespace()
+        self.progress = types.SimpleNamespace(signal=None)
 
     def call(self, inputs):
         return self.dense(inputs)
@@ -141,6 +142,23 @@ def test_a_run_directory_holds_everything(fakes, arguments, tmp_path, capsys):
     assert "1,234,567 weights" in output.out
     assert f"keras-sdft generate --model {run} --prompt a" in output.out
     assert "steps 6/6" in output.err
+
+
+def test_the_card_shows_the_last_preview_after_a_signal_at_the_last_step(
+    fakes, arguments, tmp_path, monkeypatch
+):
+    last, export = tmp_path / "run/previews/step_000006.png", FakeTrainer.export
+    was_there = []
+
+    def record(trainer, *given, **named):
+        was_there.append(last.exists())
+        return export(trainer, *given, **named)
+
+    monkeypatch.setattr(FakeTrainer, "export", record)
+    monkeypatch.setattr(Previews, "_is_interrupted", lambda self: self.step > 0)
+    assert main([*arguments, "--preview_prompts", "a"]) == 0
+    # The weights come first, and the preview is generated for the card then.
+    assert was_there == [False, True]
 
 
 def test_words_of_previews_that_are_not_known_are_told(
