@@ -3,13 +3,17 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from keras_sdft.training.tensorflow import signals
 
 # One process trains what several tests look at.
 pytestmark = pytest.mark.xdist_group("workers")
@@ -124,6 +128,23 @@ def test_a_signal_to_any_worker_ends_all_after_the_same_step(folder, alone):
         )
     )
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("received", "told"),
+    [
+        ([None, None], None),
+        ([None, signal.SIGINT], 2),
+        ([signal.SIGINT] * 3, 2),
+        ([signal.SIGINT, signal.SIGTERM, None], 15),
+    ],
+)
+def test_a_sum_tells_which_signals_there_are(received, told):
+    workers = [types.SimpleNamespace(received=n, told=None) for n in received]
+    total = sum(signals.received(worker) for worker in workers)
+    for worker in workers:
+        signals.tell(worker, total)
+        assert worker.told == told
 
 
 def test_a_lost_worker_ends_the_others_and_one_goes_on(folder, alone):
