@@ -18,6 +18,8 @@ LEARNING_ARGS ?=
 PRETRAIN_ARGS ?=
 RESVG = $(BIN)/python -c 'import resvg_py' 2>/dev/null \
   || $(BIN)/python -m pip install --quiet $(PIP_ARGS) resvg-py
+GPU_PYTHON ?= $(BIN)/python
+GPU_ARGS ?=
 
 DEMO_DATA := examples/data/ink/train
 DEMO_RECIPE := keras_sdft/recipes/style.yaml
@@ -28,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-lowest test-jax lint format peers bench \
-  bench-full tables same fuzz crash memory memory-table parity learning \
+  bench-full tables same fuzz crash gpu-check memory memory-table parity learning \
   pretrain-tiny docs clean
 
 help:  ## Show this list
@@ -145,6 +147,11 @@ fuzz: install  ## Damage inputs of every kind; 30,000 cases
 
 crash: install  ## End runs at random moments, resume and compare; 200 kills
 	$(BIN)/python -m benchmarks.crash $(CRASH_ARGS)
+
+# On a machine with a GPU, with the interpreter of an environment that uses it:
+# KERAS_BACKEND=jax make gpu-check GPU_PYTHON=.venv-jax-cuda/bin/python
+gpu-check:  ## Compare a GPU with the CPU, and with diffusers on the same card
+	$(GPU_PYTHON) -m benchmarks.gpu_check $(GPU_ARGS)
 
 memory: install  ## What the estimate of memory says, against peaks
 	$(BIN)/python benchmarks/memory.py

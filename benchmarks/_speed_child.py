@@ -3,6 +3,7 @@
 Runs on both sides, so it imports nothing that must be installed.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import platform
@@ -58,9 +59,11 @@ class Clock:
 
 
 def versions(names):
+    """The versions of packages; of those that a backend has not, none."""
     found = {"python": platform.python_version()}
     for name in names:
-        found[name] = importlib.metadata.version(name)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     return found
 
 

@@ -27,9 +27,13 @@ def train(job):
     # After the library, which switches oneDNN on if it comes first.
     import tensorflow as tf
 
+    from keras_sdft import devices
+
     batches = tf.data.Dataset.from_tensors(ready_batch(job))
     fit(trainer, batches.repeat(clock.count), clock)
-    return clock.result()
+    return clock.result(
+        batch=job["batch"], device_peak=max(devices.peak_memory(), default=None)
+    )
 
 
 def share(job):
@@ -118,10 +122,10 @@ def make_model(job):
     from keras_sdft import models
 
     side, size = job["pixels"], SIZES[job["size"]]
-    remat = job.get("remat", False)
+    options = {"remat": job.get("remat", False), "dtype": job.get("dtype")}
     if job["size"] == "tiny":
         return keras_sdft.StableDiffusion.from_preset(
-            "tiny", side, side, remat=remat
+            "tiny", side, side, **options
         )
     spec = models.StableDiffusionSpec(
         name=job["size"],
@@ -146,7 +150,7 @@ def make_model(job):
         ),
     )
     return keras_sdft.StableDiffusion(
-        side, side, spec=spec, base="tiny", random_weights=True, remat=remat
+        side, side, spec=spec, base="tiny", random_weights=True, **options
     )
 
 
@@ -217,7 +221,16 @@ COMMANDS = {
     "generate": generate,
     "tokenizer": tokenizer,
 }
-PACKAGES = ("keras-sdft", "tensorflow", "keras", "keras-cv", "numpy")
+PACKAGES = (
+    "keras-sdft",
+    "tensorflow",
+    "tensorflow-cpu",
+    "jax",
+    "jaxlib",
+    "keras",
+    "keras-cv",
+    "numpy",
+)
 
 if __name__ == "__main__":
     _speed_child.main(COMMANDS, PACKAGES)

@@ -58,14 +58,20 @@ def train(job):
     """Steps of the recipe on batches that are encoded already."""
     clock = _speed_child.Clock(job)
     training = Training(job)
-    batch = ready_batch(job)
-    moments = torch.tensor(batch["moments"]).permute(0, 3, 1, 2).contiguous()
-    context = torch.tensor(batch["context"])
+    batch = {
+        name: torch.tensor(value).to(training.device)
+        for name, value in ready_batch(job).items()
+    }
+    moments = batch["moments"].permute(0, 3, 1, 2).contiguous()
     posterior = DiagonalGaussianDistribution(moments)
     while True:
-        training.step(posterior.sample(), context)
+        training.step(posterior.sample(), batch["context"])
         if not clock.tick():
-            return clock.result()
+            break
+    peak = None
+    if training.device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    return clock.result(batch=job["batch"], device_peak=peak)
 
 
 def recipe(job):
@@ -138,12 +144,20 @@ def generate(job):
 
 
 class Training:
-    """The network, its optimizer, and one step of the recipe."""
+    """The network, its optimizer, and one step of the recipe.
+
+    `job["dtype"]` "mixed_bfloat16" is what the script makes of it: weights
+    that learn in float32, frozen ones in bfloat16, and automatic casts.
+    """
 
     def __init__(self, job):
         tuned = job["variant"] != "eager"
+        self.device = job.get("device", "cpu")
+        self.is_half = job.get("dtype") == "mixed_bfloat16"
         self.unet = UNet2DConditionModel(**unet_config(SIZES[job["size"]]))
         self.unet.train()
+        frozen = self.is_half and "lora" in job
+        self.unet.to(self.device, torch.bfloat16 if frozen else None)
         if "lora" in job:
             self.add_lora(job["lora"])
         self.format = torch.contiguous_format
@@ -181,15 +195,24 @@ class Training:
                 target_modules=targets,
             )
         )
+        for weight in self.unet.parameters():
+            if weight.requires_grad:
+                weight.data = weight.float()
 
     def step(self, latents, context):
         latents = (latents * self.scale).contiguous(memory_format=self.format)
         noise = torch.randn_like(latents)
         timesteps = torch.randint(
-            0, SCHEDULE["num_train_timesteps"], (len(latents),)
+            0,
+            SCHEDULE["num_train_timesteps"],
+            (len(latents),),
+            device=latents.device,
         ).long()
         noised = self.noises.add_noise(latents, noise, timesteps)
-        prediction = self.unet(noised, timesteps, context, return_dict=False)[0]
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.is_half):
+            prediction = self.unet(
+                noised, timesteps, context, return_dict=False
+            )[0]
         loss = F.mse_loss(prediction.float(), noise.float(), reduction="mean")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.weights, CLIP_NORM)
@@ -306,7 +329,14 @@ COMMANDS = {
     "start": start,
     "generate": generate,
 }
-PACKAGES = ("torch", "diffusers", "transformers", "datasets", "numpy")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "datasets",
+    "numpy",
+)
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
