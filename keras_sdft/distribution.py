@@ -254,6 +254,11 @@ def read_cluster() -> Cluster | None:
                 f"{VARIABLE} must name each machine as HOST:PORT. Received: "
                 f"{address!r}."
             )
+        if found.count(address) > 1:
+            raise ValueError(
+                f"{VARIABLE} must name each machine once, or with another "
+                f"port. Received: {address!r} twice."
+            )
     return Cluster(found, tasks.index((kind, index)))
 
 

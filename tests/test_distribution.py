@@ -37,6 +37,7 @@ def test_reads_the_machines_with_the_chief_first(monkeypatch):
         (config({"worker": HOSTS, "ps": ["c:1"]}), r"jobs \['ps', 'worker'\]"),
         (config({"worker": HOSTS}, index=2), "index 2 of 2 'worker'"),
         (config({"worker": ["a"]}), "HOST:PORT. Received: 'a'"),
+        (config({"worker": ["a:1", "a:1"]}), "Received: 'a:1' twice"),
     ],
 )
 def test_refuses_a_wrong_description(monkeypatch, text, message):
