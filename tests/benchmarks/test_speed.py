@@ -490,3 +490,24 @@ def test_wrong_arguments_are_refused(arguments, message, capsys):
 def test_the_cases_can_be_listed(capsys):
     assert speed.main(["--list", "--cases", "7"]) == 0
     assert capsys.readouterr().out.startswith("7  image-mid")
+
+
+def test_what_starts_again_is_run_once_before(tmp_path, monkeypatch):
+    jobs, ran = speed.Jobs(tmp_path), []
+
+    def run(side, job, limit=3600):
+        ran.append(side.environment.get("KERAS_BACKEND"))
+        return {"run": len(ran)}
+
+    monkeypatch.setattr(jobs, "_run", run)
+    monkeypatch.setattr(jobs, "_whole", dict)
+    plain, again = _speed_cases.JAX
+    found = [jobs.result(plain, {}, 0), jobs.result(again, {}, 0)]
+    found.append(jobs.result(again, {}, 1))
+    assert found == [{"run": 1}, {"run": 3}, {"run": 4}]
+    assert set(ran) == {"jax"}
+    caches = [
+        speed.SIDES[s].environment.get("JAX_COMPILATION_CACHE_DIR")
+        for s in _speed_cases.JAX
+    ]
+    assert caches[0] is None and caches[1]
