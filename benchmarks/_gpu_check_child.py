@@ -6,6 +6,7 @@ One job a process, on the device that its environment leaves; see
 
 import contextlib
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -210,7 +211,9 @@ def profile(job):
     import tensorflow as tf
 
     folder = Path(job["folder"])
-    folder.mkdir(parents=True, exist_ok=True)
+    # Of this run alone.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     trainer = _speed_ours.make_trainer(job)
     batches = tf.data.Dataset.from_tensors(ready_batch(job))
     trainer.fit(batches.repeat(job["warmup"]), verbose=0)
