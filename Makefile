@@ -20,6 +20,7 @@ RESVG = $(BIN)/python -c 'import resvg_py' 2>/dev/null \
   || $(BIN)/python -m pip install --quiet $(PIP_ARGS) resvg-py
 GPU_PYTHON ?= $(BIN)/python
 GPU_ARGS ?=
+NOTEBOOKS ?=
 
 DEMO_DATA := examples/data/ink/train
 DEMO_RECIPE := keras_sdft/recipes/style.yaml
@@ -31,7 +32,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-lowest test-jax lint format peers bench \
   bench-full tables same fuzz crash gpu-check memory memory-table parity learning \
-  pretrain-tiny docs clean
+  pretrain-tiny notebooks docs clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -164,6 +165,10 @@ parity: install peers  ## Our networks against diffusers', at full size
 	$(BIN)/python -m benchmarks.parity --narrow --parts training
 	$(BIN)/python -m benchmarks.parity_lora
 	$(BIN)/python -m benchmarks.parity_lora --full
+
+# NOTEBOOKS="lora style" runs some of them.
+notebooks: install  ## Run the scripts of examples/notebooks, write .ipynb
+	$(BIN)/python -m scripts.notebooks $(NOTEBOOKS)
 
 docs: $(VENV)/.installed-docs  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
