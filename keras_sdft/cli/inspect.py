@@ -43,13 +43,17 @@ def inspect(options: Options) -> None:
         print("\n".join([options.path, *_lines(description)]))
 
 
-def _lines(description: Mapping[str, Any], depth: int = 1) -> Iterator[str]:
+def _lines(
+    description: Mapping[str, Any], depth: int = 1, of_file: bool = False
+) -> Iterator[str]:
     """Yields a line for each value, and those of a dict below its name."""
     for name, value in description.items():
-        label = "  " * depth + name.replace("_", " ")
+        # The names of a file's metadata are those that it has.
+        shown = name if of_file else name.replace("_", " ")
+        label = "  " * depth + shown + " "
         if isinstance(value, Mapping):
-            yield label
-            yield from _lines(value, depth + 1)
+            yield label.rstrip()
+            yield from _lines(value, depth + 1, name == "metadata")
         elif value is not None:
             if isinstance(value, (list, tuple)):
                 yield from _wrapped(label, ", ".join(map(str, value)))

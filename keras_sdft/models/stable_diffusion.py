@@ -193,11 +193,12 @@ class StableDiffusion(AdapterMethods, EncoderMethods, ImageMethods):
 
         Returns:
             List of words, each once. Empty unless the model is a preset that
-            says which words it knows, as it was trained; a fine-tune learns
-            more.
+            says which words it knows, as it was trained; a fine-tune or a
+            LoRA knows more.
         """
         path = get_preset(self.base).words
-        if path is None or not self._is_preset or self.trained_parts:
+        learned = bool(self.trained_parts) or bool(self.describe_adapters())
+        if path is None or not self._is_preset or learned:
             return []
         return words.unknown(texts, path, self.tokenizer.added_tokens)
 

@@ -59,6 +59,16 @@ def test_text_is_the_default(described, capsys):
     assert lines[0] == lines[0].strip()
 
 
+def test_the_names_of_a_files_metadata_are_its_own(
+    described, capsys, monkeypatch
+):
+    name = "modelspec.a_name_that_is_longer_than_its_column"
+    monkeypatch.setitem(RUN, "metadata", {name: "text", "ss_v2": "False"})
+    assert main(["inspect", "a.safetensors"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == [f"    {name} text", f"    ss_v2{'':19}False"]
+
+
 def test_what_is_not_known_is_left_out(described, capsys, monkeypatch):
     monkeypatch.setitem(RUN, "steps", None)
     assert main(["inspect", "runs/a"]) == 0

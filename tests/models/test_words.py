@@ -56,7 +56,11 @@ def test_prompts_tell_each_unknown_word_once(monkeypatch, caplog):
     )
     sd.tokenizer.add_tokens("<thing>")
     assert sd.unknown_words(["a <thing>"]) == []
+    assert sd.unknown_words(["a gourd"]) == ["gourd"]
     sd.trained_parts.add("diffusion_model")
+    assert sd.unknown_words(["a gourd"]) == []
+    sd.trained_parts.clear()
+    monkeypatch.setattr(sd, "describe_adapters", lambda: "ink x 1")
     assert sd.unknown_words(["a gourd"]) == []
 
 
