@@ -109,6 +109,7 @@ def test_a_config_of_an_earlier_version(tmp_path):
         max_train_steps=100,
         learning_rate=1e-4,
         weight_decay=1e-2,
+        jit_compile=False,
         caption_dropout=0.0,
     )
     assert vars(options) == vars(expected)
