@@ -83,6 +83,26 @@ def _read_table(path: Path) -> None:
             read_examples(str(path / f"rows.{ending}"))
 
 
+def _make_parquet(path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    _image(path / "a.png")
+    image = {"bytes": (path / "a.png").read_bytes(), "path": "a.png"}
+    (path / "a.png").unlink()
+    columns = {"image": [image] * 3, "text": ["a heart", "a moon", "x, y"]}
+    table = pyarrow.table(columns)
+    parquet.write_table(table, path / "a.parquet", row_group_size=2)
+
+
+def _read_parquet(path: Path) -> None:
+    from keras_sdft.data.sources import parquet
+    from keras_sdft.data.sources.reading import read_examples
+
+    parquet.FOLDER = str(path / "unpacked")
+    read_examples(str(path / "a.parquet"))
+
+
 def _make_folder(path: Path) -> None:
     for name in "abc":
         _image(path / f"{name}.png")
@@ -383,6 +403,7 @@ KINDS = (
         {"rows.csv": "text", "rows.jsonl": "lines"},
         _read_table,
     ),
+    Kind("parquet", _make_parquet, {"a.parquet": ""}, _read_parquet),
     Kind("captions", _make_folder, {"a.txt": "text"}, _read_folder),
     Kind("TFRecord", _make_tfrecord, {"a.tfrecord": ""}, _read_tfrecord),
     Kind(

@@ -165,6 +165,22 @@ def read_image(
         return converted if turn is None else converted.transpose(turn)
 
 
+def image_format(data: bytes) -> str | None:
+    """Returns the name of an image file's format, `"png"` for example.
+
+    Args:
+        data: Bytes of the file.
+
+    Returns:
+        String in lower case, or `None` if it is none of those that are read.
+    """
+    try:
+        with _told(data), _opened(data) as image:
+            return str(image.format).lower()
+    except UnreadableImage:
+        return None
+
+
 def image_size(source: Any) -> tuple[int, int]:
     """Returns `(height, width)` of the upright image, not decoding it."""
     with _told(source), _opened(source) as image:

@@ -106,6 +106,22 @@ def test_what_is_not_whole_is_refused_and_leaves_nothing(write, unpacked):
     assert not unpacked.exists() or not os.listdir(unpacked)
 
 
+def test_what_fills_the_memory_is_refused(write, unpacked):
+    bomb = [{"bytes": bytes(80 * 2**20), "path": "a.png"}]
+    path = write("bomb.parquet", [0], image=bomb)
+    with pytest.raises(ValueError, match=r"bomb.*'image.bytes'.*budget"):
+        read_examples(path)
+    assert not unpacked.exists() or not os.listdir(unpacked)
+
+
+def test_formats_that_start_a_program_are_not_opened(write, unpacked):
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
+    path = write("eps.parquet", [0], image=[{"bytes": data, "path": None}])
+    # Pillow would open it, by its content; it is one that cannot be read.
+    (example,) = read_examples(path)
+    assert example.image.endswith(".png")
+
+
 def test_a_data_set_of_the_hub_is_parquet(write, hub_server, tmp_path):
     write("train-00000-of-00001.parquet", [0, 50])
     (tmp_path / "data" / "README.md").write_text("# Greys")

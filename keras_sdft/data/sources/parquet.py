@@ -6,7 +6,6 @@ What becomes of the folder is `folders`' to know.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from keras_sdft import disk
 from keras_sdft import files
 from keras_sdft import parsing
 from keras_sdft.data.examples import first_five
+from keras_sdft.data.images import image_format
 from keras_sdft.data.sources.filenames import IMAGE_EXTENSIONS
 from keras_sdft.data.sources.filenames import extension
 from keras_sdft.data.sources.filenames import is_hidden
@@ -31,7 +31,12 @@ logger = logging.getLogger(__name__)
 
 FOLDER = os.path.join("~", ".cache", "keras_sdft", "parquet")
 _TABLE = TABLES["metadata_jsonl"]
-_ROWS = 64
+# In memory at once.
+_ROWS = 16
+# Of a column: bytes that may become of one byte, beyond some that always may.
+# Images hardly shrink; what shrinks a thousandfold fills the memory.
+_EXPANSION = 8
+_FREE_BYTES = 16 * 2**20
 _SPLIT = re.compile(rf"(?:.*[/_-])?({'|'.join(SPLITS)})(?:[/_.-].*)")
 
 
@@ -182,24 +187,37 @@ def _rows(paths: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in paths:
         number = 0
         with parsing.reading(path, "parquet file"):
-            for batch in parquet.ParquetFile(path).iter_batches(_ROWS):
+            file = parquet.ParquetFile(path)
+            _check_expansion(file.metadata)
+            for batch in file.iter_batches(_ROWS):
                 for row in batch.to_pylist():
                     yield f"row {number} of {path}", row
                     number += 1
 
 
-def _ending(data: bytes, path: str | None) -> str:
-    from PIL import Image
+def _check_expansion(metadata: Any) -> None:
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            held, size = (
+                column.total_compressed_size,
+                column.total_uncompressed_size,
+            )
+            if size > _EXPANSION * held + _FREE_BYTES:
+                raise ValueError(
+                    f"the column {column.path_in_schema!r} has "
+                    f"{disk.size_text(held)} and would take "
+                    f"{disk.size_text(size)} of memory; the budget is "
+                    f"{_EXPANSION} times its size and "
+                    f"{disk.size_text(_FREE_BYTES)}"
+                )
 
+
+def _ending(data: bytes, path: str | None) -> str:
     ending = extension(path or "")
     if ending in IMAGE_EXTENSIONS:
         return ending
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return f".{str(image.format).lower()}"
-    # Reported with the images that cannot be read.
-    except Exception:
-        return ".png"
+    # One that cannot be read is reported with the others.
+    return f".{image_format(data) or 'png'}"
 
 
 def _is_plain(value: Any) -> bool:
