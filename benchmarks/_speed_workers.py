@@ -25,7 +25,7 @@ def joined(job):
     cores = job.get("cores") or sorted(os.sched_getaffinity(0))
     if len(cores) < count:
         raise NotImplementedError(f"{count} cores, and there are {len(cores)}")
-    addresses = job.get("addresses") or _free_addresses(count)
+    addresses = job.get("addresses") or free_addresses(count)
     cluster = {"worker": addresses}
     task = {"type": "worker", "index": index}
     if count > 1:
@@ -46,7 +46,8 @@ def joined(job):
             other.kill()
 
 
-def _free_addresses(count):
+def free_addresses(count):
+    """Returns addresses of this machine at which nothing listens."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:

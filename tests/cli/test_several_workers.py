@@ -1,22 +1,19 @@
 """The command in two processes over loopback: ended, killed, gone on with."""
 
-import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from tests.workers import environments
+
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 12
 FLAGS = [
     *("--model=tiny", "--data=photos", "--resolution=64", "--batch_size=4"),
@@ -25,23 +22,10 @@ FLAGS = [
 ]
 
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 def start(folder, flags, count):
     """Starts the command in `count` processes; returns them."""
-    addresses = [f"127.0.0.1:{free_port()}" for _ in range(count)]
     started = []
-    for index in range(count):
-        task = {"type": "worker", "index": index}
-        config = {"cluster": {"worker": addresses}, "task": task}
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        environment.pop("TF_CONFIG", None)
-        if count > 1:
-            environment["TF_CONFIG"] = json.dumps(config)
+    for environment in environments(count):
         started.append(
             subprocess.Popen(
                 [sys.executable, "-m", "keras_sdft", "train", *flags],

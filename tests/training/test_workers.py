@@ -1,10 +1,7 @@
 """Two processes over loopback train as one does."""
 
-import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import types
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_sdft.training.tensorflow import signals
+from tests.workers import environments
 
 # One process trains what several tests look at.
 pytestmark = pytest.mark.xdist_group("workers")
@@ -23,28 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = "output-{}.txt"
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def run(folder, case, count):
     """Runs the workers of a case; returns their exit codes and outputs."""
     folder.mkdir(exist_ok=True)
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
     processes = []
-    for index in range(count):
-        task = {"type": "worker", "index": index}
-        config = {"cluster": {"worker": addresses}, "task": task}
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        environment.pop("TF_CONFIG", None)
-        if count > 1:
-            environment["TF_CONFIG"] = json.dumps(config)
+    for index, environment in enumerate(environments(count)):
         with open(folder / OUTPUT.format(index), "w") as output:
             processes.append(
                 subprocess.Popen(
