@@ -28,7 +28,7 @@ from scripts.pretrain_tiny import networks
 from scripts.pretrain_tiny import whitening
 
 DIRECTORY = pathlib.Path("build/pretrain/autoencoder")
-STEPS = 3500
+STEPS = 7000
 #: Held-out pictures of each look that PSNR is the mean of.
 MEASURED = 48
 CROP = 64
