@@ -78,6 +78,17 @@ def pinned(path: Any, kind: str = "model") -> Any:
     return str(address.at(_list(address)[0]))
 
 
+def pinning(kind: str) -> dict[str, Any]:
+    """Returns the metadata of a dataclass' field that takes an address.
+
+    The command replaces its value by what `pinned` returns.
+
+    Args:
+        kind: As for `local`.
+    """
+    return {"pinned": functools.partial(pinned, kind=kind)}
+
+
 @functools.cache
 def _fetch(text: str, kind: str) -> str:
     address = parse(text, kind)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_sdft import checks
+from keras_sdft import hub
 from keras_sdft.models.spec import FROZEN_DTYPES
 
 # For the images of a new word, by what it stands for; after the lists of the
@@ -45,6 +46,14 @@ CAPTION_TEMPLATES = {
 }
 
 
+def _pinned_lora(text: Any) -> Any:
+    """Returns a LoRA's address with its commit, and its strength."""
+    if text is None:
+        return None
+    path = split_scale(text)[0]
+    return hub.pinned(path, "lora") + text.removeprefix(path)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdapterFileOptions:
     """The adapters: files that are added to the model.
@@ -59,8 +68,12 @@ class AdapterFileOptions:
         ValueError: If a strength is no number.
     """
 
-    lora: list[str] | None = None
-    embedding: list[str] | None = None
+    lora: list[str] | None = dataclasses.field(
+        default=None, metadata={"pinned": _pinned_lora}
+    )
+    embedding: list[str] | None = dataclasses.field(
+        default=None, metadata=hub.pinning("embedding")
+    )
 
     def __post_init__(self) -> None:
         for text in self.lora or ():

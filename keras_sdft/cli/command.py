@@ -14,9 +14,11 @@ from typing import TypeVar
 
 import docstring_parser
 
+from keras_sdft import hub
 from keras_sdft import runs
 from keras_sdft.cli.parser import Flag
 from keras_sdft.cli.parser import Flags
+from keras_sdft.cli.parser import UsageError
 
 Group = TypeVar("Group")
 Sections = Iterable[tuple[str, Iterable[Flag]]]
@@ -126,6 +128,29 @@ class Command:
         """Lets every group check its values."""
         for group in self.groups:
             options.of(group)
+
+    def pin(self, options: Options) -> Options:
+        """Returns the options with the commits that addresses stand for now.
+
+        What is saved with a run or an image so names the files that were
+        used. All are asked for before the first large file is downloaded.
+
+        Raises:
+            UsageError: If a flag that takes no address of the Hub has one.
+        """
+        changes: dict[str, Any] = {}
+        for name, flag in self.flags.by_name.items():
+            value = getattr(options, name)
+            if flag.pinned is not None:
+                several = isinstance(value, list)
+                pinned = list(map(flag.pinned, value if several else [value]))
+                changes[name] = pinned if several else pinned[0]
+            elif hub.is_address(value):
+                raise UsageError(
+                    f"`{name}` must be a path on this machine. Received: "
+                    f"{value!r}."
+                )
+        return options.replace(**changes)
 
     def help_text(self, everything: bool) -> str:
         """Returns the help, of at most 80 lines unless `everything`."""

@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quietly = COMMANDS[name].needs_tensorflow and not debug
         _prepare_tensorflow(quietly)
         with _term_like_interrupt():
-            COMMANDS[name].run(options)
+            COMMANDS[name].run(COMMANDS[name].pin(options))
     except UsageError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         command = [PROGRAM, *(n for n in arguments[:1] if n in COMMANDS)]

@@ -39,8 +39,10 @@ class PhotoOptions:
             the token.
     """
 
-    instance_data_dir: str
-    validation_data_dir: str | None = None
+    instance_data_dir: str = dataclasses.field(metadata=hub.pinning("data"))
+    validation_data_dir: str | None = dataclasses.field(
+        default=None, metadata=hub.pinning("data")
+    )
     validation_every_steps: int = 100
     class_noun: str | None = dataclasses.field(
         default=None, metadata={"alias": "class"}

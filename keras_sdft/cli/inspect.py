@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_sdft import formats
+from keras_sdft import hub
 from keras_sdft import runs
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
@@ -22,11 +23,11 @@ class InspectOptions:
 
     Args:
         path: A preset, a run, an exported directory, a weight file, a LoRA
-            or an embedding.
+            or an embedding, or hf://owner/name.
         json: Print JSON instead of text.
     """
 
-    path: str
+    path: str = dataclasses.field(metadata=hub.pinning("model"))
     json: bool = False
 
 

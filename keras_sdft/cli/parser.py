@@ -48,6 +48,8 @@ class Flag:
     group: type
     # Another name, or `None`.
     alias: str | None
+    # Of one that takes an address of the Hub: names its commit.
+    pinned: Callable[[Any], Any] | None
 
     @property
     def is_required(self) -> bool:
@@ -236,6 +238,7 @@ def _flags_of(group: type, defaults: Mapping[str, Any]) -> Iterator[Flag]:
             " ".join(texts.get(field.name, "").split()),
             group,
             field.metadata.get("alias"),
+            field.metadata.get("pinned"),
         )
 
 

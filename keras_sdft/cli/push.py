@@ -26,7 +26,8 @@ class PushOptions:
     """
 
     run: str
-    to: str
+    # What is there now does not matter.
+    to: str = dataclasses.field(metadata={"pinned": str})
     private: bool = False
     dry_run: bool = False
 

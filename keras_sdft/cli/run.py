@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from collections.abc import Iterable
 from typing import Any
 
 from keras_sdft import data
 from keras_sdft import distribution
-from keras_sdft import hub
 from keras_sdft import models
 from keras_sdft import runs
 from keras_sdft import training
@@ -116,7 +114,6 @@ class Source:
 
 def run(command: Command, kind: type[Source], options: Options) -> None:
     """Trains a command's kind of source, exports, and says where things are."""
-    options = pin(options, kind.inputs)
     inputs = inputs_of(options, kind.inputs)
     made = {kind.made: getattr(options, kind.made)}
     kind.check(options, check_training(options))
@@ -219,18 +216,6 @@ def _run(
 
 
 # === The flags ===
-
-
-def pin(options: Options, data_flags: Iterable[str]) -> Options:
-    """Returns the options with the commits that addresses stand for now.
-
-    They are saved with the run, which so goes on with the same files. All
-    are asked for before the first large file is downloaded.
-    """
-    kinds = {"model": "model", "vae": "vae"} | dict.fromkeys(data_flags, "data")
-    given = {flag: getattr(options, flag) for flag in kinds}
-    pins = {f: hub.pinned(given[f], kind) for f, kind in kinds.items()}
-    return options.replace(**pins)
 
 
 def resolved(

@@ -7,6 +7,7 @@ from typing import Literal
 
 from keras_sdft import adapters
 from keras_sdft import checks
+from keras_sdft import hub
 from keras_sdft import runs
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
@@ -22,8 +23,8 @@ class WordOptions:
     """The new word: images of what it stands for, and what it begins as.
 
     Args:
-        data: Folder of images that have one thing in common, 3 to 30.
-            Captions and tables in it are not read.
+        data: Folder of images that have one thing in common, 3 to 30, or
+            hf://owner/name. Captions and tables in it are not read.
         validation_data: Folder of other such images, to validate with.
         token: The new word, <cat-toy> for example.
         init_word: Word that its embedding begins with, toy for example.
@@ -33,8 +34,10 @@ class WordOptions:
         repeats: How often an epoch shows each image.
     """
 
-    data: str
-    validation_data: str | None = None
+    data: str = dataclasses.field(metadata=hub.pinning("data"))
+    validation_data: str | None = dataclasses.field(
+        default=None, metadata=hub.pinning("data")
+    )
     token: str
     init_word: str | None = None
     num_vectors: int = 1

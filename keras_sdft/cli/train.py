@@ -31,8 +31,10 @@ class DataOptions:
         validation_data: Where validation examples are, as for data.
     """
 
-    data: str
-    validation_data: str | None = None
+    data: str = dataclasses.field(metadata=hub.pinning("data"))
+    validation_data: str | None = dataclasses.field(
+        default=None, metadata=hub.pinning("data")
+    )
 
 
 # What decides what is encoded, for the name of a default cache.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from keras_sdft import hub
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
@@ -27,12 +29,14 @@ class ConvertOptions:
             a model that has one.
     """
 
-    model: str
+    model: str = dataclasses.field(metadata=hub.pinning("model"))
     format: Literal["keras_cv", "diffusers", "ldm", "kohya"]
     ema: bool = False
     variant: str | None = None
     weights_directory: str | None = None
-    vae: str | None = None
+    vae: str | None = dataclasses.field(
+        default=None, metadata=hub.pinning("vae")
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_sdft import hub
 from keras_sdft.files import atomic_file
 from keras_sdft.generation.options import GenerateOptions
 from keras_sdft.generation.options import Request
@@ -84,7 +85,7 @@ def parameters(about: Mapping[str, str], size: tuple[int, int]) -> str:
         "CFG scale": about["guidance_scale"],
         "Seed": about["seed"],
         "Size": f"{size[0]}x{size[1]}",
-        "Model": Path(about["model"]).stem,
+        "Model": _model_name(about["model"]),
         "Clip skip": about.get("clip_skip"),
         "Version": f"keras_sdft {__version__}",
     }
@@ -93,6 +94,13 @@ def parameters(about: Mapping[str, str], size: tuple[int, int]) -> str:
     if about["negative_prompt"]:
         lines.append(f"Negative prompt: {about['negative_prompt']}")
     return "\n".join([*lines, settings])
+
+
+def _model_name(model: str) -> str:
+    if not hub.is_address(model):
+        return Path(model).stem
+    address = hub.parse(model, "model")
+    return Path(address.path).stem or address.repo
 
 
 def save_image(image: Any, path: str, about: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from typing import Literal
 
 from keras_sdft import checks
+from keras_sdft import hub
 
 # The field's words on the left, Keras' dtype policies on the right.
 _POLICIES = {"no": None, "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
@@ -33,8 +34,10 @@ class ModelOptions:
             published files.
     """
 
-    model: str
-    vae: str | None = None
+    model: str = dataclasses.field(metadata=hub.pinning("model"))
+    vae: str | None = dataclasses.field(
+        default=None, metadata=hub.pinning("vae")
+    )
     clip_skip: int | None = None
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     weights_directory: str | None = None
