@@ -40,7 +40,7 @@ def is_address(path: Any) -> bool:
     return isinstance(path, str) and path.startswith(PREFIX)
 
 
-def local(path: Any, kind: str = "model") -> Any:
+def local(path: Any, kind: str = "model", variant: str | None = None) -> Any:
     """Returns the path on this machine of what an address stands for.
 
     What is not in the Hub's cache yet is downloaded. With `HF_HUB_OFFLINE=1`
@@ -49,6 +49,7 @@ def local(path: Any, kind: str = "model") -> Any:
     Args:
         path: An address, or anything else, which is returned as it is.
         kind: String, what it is for, see `Address`.
+        variant: String, which weights of a pipeline, see `Address`.
 
     Returns:
         A string, the path of a file or folder.
@@ -58,9 +59,9 @@ def local(path: Any, kind: str = "model") -> Any:
             not have it.
         PermissionError: If access has to be asked for first.
         ValueError: If the address is malformed, or the Hub has no such
-            repository, revision or file.
+            repository, revision, variant or file.
     """
-    return _fetch(path, kind) if is_address(path) else path
+    return _fetch(path, kind, variant) if is_address(path) else path
 
 
 def pinned(path: Any, kind: str = "model") -> Any:
@@ -90,8 +91,8 @@ def pinning(kind: str) -> dict[str, Any]:
 
 
 @functools.cache
-def _fetch(text: str, kind: str) -> str:
-    address = parse(text, kind)
+def _fetch(text: str, kind: str, variant: str | None) -> str:
+    address = parse(text, kind, variant)
     commit, names, failure = _list(address)
     try:
         wanted = choose(names, address)
@@ -336,5 +337,10 @@ def _command(address: Address, folder: str) -> str:
     if address.path:
         words.append(f"--include '{address.path}*'")
     else:
-        words += [f"--include '{p}'" for p in _BY_HAND[address.kind]]
+        dotted = f".{address.variant}" if address.variant else ""
+        patterns = [
+            pattern.replace("model.safetensors", f"model{dotted}.safetensors")
+            for pattern in _BY_HAND[address.kind]
+        ]
+        words += [f"--include '{pattern}'" for pattern in patterns]
     return " ".join([*words, f"--local-dir {folder}"])

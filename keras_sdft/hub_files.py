@@ -10,6 +10,8 @@ import fnmatch
 import re
 from collections.abc import Iterable
 
+from keras_sdft import weight_variants
+
 PREFIX = "hf://"
 FORM = "hf://owner/name, hf://owner/name@revision or hf://owner/name/file"
 
@@ -21,7 +23,7 @@ _ADDRESS = re.compile(
     r"(?:/(?P<path>[^@]+?))?/?"
 )
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-# Of a pipeline; the weights of its networks are chosen by `_weights`.
+# Of a pipeline, beside the weights of its networks.
 _PIPELINE = (
     "README.md",
     "model_index.json",
@@ -63,12 +65,16 @@ class Address:
         path: String, a file or folder inside, or `""` for all of it.
         kind: String, what it is for: `"model"`, `"vae"`, `"lora"`,
             `"embedding"` or `"data"`.
+        variant: String, which weights of a pipeline, `"fp16"` for example,
+            or `None` for the plain ones, or the only ones.
     """
 
     repo: str
     revision: str | None
     path: str
     kind: str
+    # What the repository has does not depend on it.
+    variant: str | None = dataclasses.field(default=None, compare=False)
 
     @property
     def repo_type(self) -> str:
@@ -88,8 +94,13 @@ class Address:
         return f"{PREFIX}{self.repo}{revision}{path}"
 
 
-def parse(text: str, kind: str) -> Address:
+def parse(text: str, kind: str, variant: str | None = None) -> Address:
     """Reads an address.
+
+    Args:
+        text: String, the address.
+        kind: See `Address`.
+        variant: See `Address`.
 
     Raises:
         ValueError: If it has another form.
@@ -102,7 +113,8 @@ def parse(text: str, kind: str) -> Address:
             f"{text!r} is a data set, and a model is expected here. Give it "
             "as the data."
         )
-    return Address(match["repo"], match["revision"], match["path"] or "", kind)
+    path = match["path"] or ""
+    return Address(match["repo"], match["revision"], path, kind, variant)
 
 
 def choose(names: Iterable[str], address: Address) -> list[str]:
@@ -121,6 +133,7 @@ def choose(names: Iterable[str], address: Address) -> list[str]:
     """
     names = sorted(names)
     if address.path in names:
+        _refuse_variant(address)
         _refuse_pickles([address.path], address)
         return [address.path]
     prefix = f"{address.path}/" if address.path else ""
@@ -157,32 +170,41 @@ def _of_model(names: list[str], address: Address) -> list[str]:
         parts = ["vae"]
         if address.kind == "model":
             parts += ["text_encoder", "unet"]
-        files = _matching(names, _PIPELINE)
-        for part in parts:
-            files += _weights(names, f"{part}/", address)
-        return files
+        return [
+            *_matching(names, _PIPELINE),
+            *_weights(names, {part: f"{part}/" for part in parts}, address),
+        ]
+    _refuse_variant(address)
     if address.kind == "model" and "keras_sdft.json" in names:
         return [n for n in _matching(names, _EXPORT) if "/" not in n]
     if address.kind == "vae" and "config.json" in names:
-        return ["config.json", *_weights(names, "", address)]
+        return ["config.json", *_weights(names, {"vae": ""}, address)]
     return _only_file(names, address)
 
 
-def _weights(names: list[str], prefix: str, address: Address) -> list[str]:
-    """Returns the plain weights of a component, or all variants of them."""
-    stem = rf"{prefix}(diffusion_pytorch_)?model"
-    plain = re.compile(rf"{stem}(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
-    every = re.compile(rf"{stem}[\w.-]*\.safetensors[\w.]*")
-    for pattern in (plain, every):
-        found = [name for name in names if pattern.fullmatch(name)]
-        if found:
-            return found
-    own = [n for n in names if n.startswith(prefix)]
-    _refuse_pickles([n for n in own if n.endswith(_PICKLES)], address)
-    raise ValueError(
-        f"The {address.what} has no weights as safetensors in "
-        f"{prefix or 'it'}. It has: {', '.join(own[:8]) or 'nothing'}."
-    )
+def _weights(
+    names: list[str], prefixes: dict[str, str], address: Address
+) -> list[str]:
+    """Returns the weights of components, of one variant.
+
+    Args:
+        names: Strings, paths inside the address.
+        prefixes: Dict by component of what its paths begin with.
+        address: `Address`.
+    """
+    found = {}
+    for part, prefix in prefixes.items():
+        own = [n.removeprefix(prefix) for n in names if n.startswith(prefix)]
+        found[part] = weight_variants.by_variant(own, part)
+        if not found[part]:
+            _refuse_pickles([prefix + n for n in own], address)
+            raise ValueError(
+                f"The {address.what} has no weights as safetensors in "
+                f"{prefix or 'it'}. It has: {', '.join(own[:8]) or 'nothing'}."
+            )
+    where = f"the {address.what}"
+    chosen, _ = weight_variants.choose(found, address.variant, where)
+    return [prefixes[p] + name for p, files in chosen.items() for name in files]
 
 
 def _only_file(names: list[str], address: Address) -> list[str]:
@@ -212,6 +234,14 @@ def _matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
         for name in names
         if any(fnmatch.fnmatchcase(name.lower(), p.lower()) for p in patterns)
     ]
+
+
+def _refuse_variant(address: Address) -> None:
+    if address.variant is not None:
+        raise ValueError(
+            f"Only a diffusers folder has variants, and the {address.what} is "
+            f"none. Received: variant={address.variant!r}."
+        )
 
 
 def _refuse_pickles(names: list[str], address: Address) -> None:

@@ -42,8 +42,8 @@ vae/config.json vae/diffusion_pytorch_model.fp16.safetensors
 """.split()
 
 
-def chosen(names, text="hf://me/it", kind="model"):
-    return choose(names, parse(text, kind))
+def chosen(names, text="hf://me/it", kind="model", variant=None):
+    return choose(names, parse(text, kind, variant))
 
 
 def test_what_is_needed_of_a_model_and_no_more():
@@ -69,6 +69,43 @@ def test_what_is_needed_of_a_model_and_no_more():
     )[1:] == ["diffusion_pytorch_model.safetensors"]
     images = ["train/0.PNG", "train/metadata.jsonl", "x.py", "README.md"]
     assert chosen(images, kind="data") == images[:2]
+
+
+def test_the_files_of_one_variant_are_needed():
+    unet = "unet/diffusion_pytorch_model"
+    names = [
+        *PIPELINE,
+        f"{unet}.bf16-00001-of-00001.safetensors",
+        f"{unet}.safetensors.index.bf16.json",
+        "text_encoder/model-00001-of-00001.bf16.safetensors",
+        "text_encoder/model.safetensors.index.bf16.json",
+    ]
+
+    def weights(variant):
+        found = chosen(names, variant=variant)
+        return sorted(n for n in found if "model." in n or "model-" in n)
+
+    assert weights("fp16") == [
+        "text_encoder/model.fp16.safetensors",
+        f"{unet}.fp16.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    ]
+    # The autoencoder has none, and another one of its own.
+    assert weights("bf16") == [
+        "text_encoder/model-00001-of-00001.bf16.safetensors",
+        "text_encoder/model.safetensors.index.bf16.json",
+        f"{unet}.bf16-00001-of-00001.safetensors",
+        f"{unet}.safetensors.index.bf16.json",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    ]
+    with pytest.raises(ValueError, match=r"The model .*\[None, 'bf16', 'fp"):
+        weights("fp8")
+    only = [n for n in names if n.startswith("unet/")]
+    only = [n for n in names if n not in only or "fp16" in n or "non_ema" in n]
+    with pytest.raises(ValueError, match=r"unet .*\['fp16', 'non_ema'\]"):
+        chosen(only)
+    with pytest.raises(ValueError, match="Only a diffusers folder has varian"):
+        chosen(["a.safetensors"], variant="fp16")
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,13 @@ LEAVES = {
     "files": set(),
     "host_memory": set(),
     "hub": {"hub_files"},
-    "hub_files": set(),
+    "hub_files": {"weight_variants"},
     "keras_internals": set(),
     "onednn": {"keras_internals"},
     "parsing": set(),
     "reprs": set(),
     "version": set(),
+    "weight_variants": set(),
 }
 # Uses what the other packages export, and nothing below.
 CLIENTS = {"cli"}

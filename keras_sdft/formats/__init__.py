@@ -131,7 +131,7 @@ def load(
     Raises:
         ValueError: If it is not understood, damaged, or does not fit.
     """
-    found, path = None, hub.local(path)
+    found, path = None, hub.local(path, variant=variant)
     if Path(path).exists():
         path = find_snapshot(path)
         with reading(path, "model"):
@@ -329,7 +329,7 @@ def convert(
         overwrite: As for `save`.
         **options: Further arguments of `load`.
     """
-    here = hub.local(model)
+    here = hub.local(model, variant=options.get("variant"))
     if lora_files.is_lora(here):
         lora_files.convert(here, output, format, dtype, overwrite)
         return

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_sdft import weight_variants
 from keras_sdft.formats import diffusers_configs as configs
 from keras_sdft.formats import diffusers_written as written
 from keras_sdft.formats import tokenizer_files
@@ -34,14 +35,9 @@ from keras_sdft.parsing import read_json
 from keras_sdft.parsing import reading
 
 INDEX_FILE = "model_index.json"
-WEIGHT_STEMS = {
-    "text_encoder": "model",
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-}
 FOLDERS = ("scheduler", "tokenizer", *COMPONENTS)
 ENTRIES = (
-    *(f"{n}/{stem}.safetensors" for n, stem in WEIGHT_STEMS.items()),
+    *(f"{n}/{stem}.safetensors" for n, stem in weight_variants.STEMS.items()),
     *(f"{name}/config.json" for name in COMPONENTS),
     *(f"tokenizer/{name}" for name in tokenizer_files.FILES),
     "scheduler/scheduler_config.json",
@@ -168,8 +164,9 @@ def read_vae(directory: Path) -> Checkpoint:
         A `Checkpoint` with the component `"vae"`; only the autoencoder of
         its spec is meant.
     """
-    found = _find_weights(directory, "vae")
-    files = _files(_choose(found, None, directory))
+    found = {"vae": _find_weights(directory, "vae")}
+    chosen = weight_variants.choose(found, None, repr(str(directory)))[0]
+    files = _files(directory / chosen["vae"][0])
     vae = _read_vae_spec(directory, files[0])
     spec = StableDiffusionSpec(name="", autoencoder=vae)
     check_spec(spec, f"The autoencoder {str(directory)!r}")
@@ -247,57 +244,33 @@ def _choose_variant(
 ) -> tuple[dict[str, list[Path]], list[str]]:
     """Returns each component's files, and notes on what lacks the variant."""
     found = {name: _find_weights(path / name, name) for name in COMPONENTS}
-    notes = []
-    files = {}
-    for name, variants in found.items():
-        wanted = variant
-        if wanted not in variants and any(variant in f for f in found.values()):
-            wanted = None
-            notes.append(
-                f"The {name} of {str(path)!r} has no weights of the variant "
-                f"{variant!r}; others were taken."
-            )
-        files[name] = _files(_choose(variants, wanted, path / name))
-    return files, notes if variant is not None else []
+    chosen, lacking = weight_variants.choose(found, variant, repr(str(path)))
+    notes = [
+        f"The {name} of {str(path)!r} has no weights of the variant "
+        f"{variant!r}; others were taken."
+        for name in lacking
+    ]
+    files = {n: _files(path / n / names[0]) for n, names in chosen.items()}
+    return files, notes
 
 
-def _find_weights(directory: Path, component: str) -> dict[str, Path]:
-    """Returns the safetensors file or the index of each variant."""
-    stem = WEIGHT_STEMS[component]
-    found: dict[str, Path] = {}
-    for path in sorted(directory.iterdir()):
-        whole = re.fullmatch(rf"{stem}(\.[\w-]+)?\.safetensors", path.name)
-        index = re.fullmatch(
-            rf"{stem}\.safetensors\.index(\.[\w-]+)?\.json", path.name
-        )
-        match = whole or index
-        if match and not re.search(r"-\d+-of-\d+", path.name):
-            found.setdefault((match.group(1) or "")[1:], path)
+def _find_weights(directory: Path, component: str) -> dict[str, list[str]]:
+    """Returns the names of the safetensors files of each variant."""
+    names = sorted(path.name for path in directory.iterdir())
+    found = weight_variants.by_variant(names, component)
     if not found:
-        pickles = [p.name for p in directory.glob("*.bin")]
+        pickles = [name for name in names if name.endswith(".bin")]
         reason = (
             f"only {pickles}, which are pickles and can execute code. Load "
             "the pipeline with diffusers elsewhere and write it again with "
             "`save_pretrained(..., safe_serialization=True)`"
             if pickles
-            else f"only {sorted(p.name for p in directory.iterdir())[:5]}"
+            else f"only {names[:5]}"
         )
         raise ValueError(
             f"No safetensors weights in {str(directory)!r}: {reason}."
         )
     return found
-
-
-def _choose(found: dict[str, Path], variant: str | None, where: Path) -> Path:
-    if variant is None and ("" in found or len(found) == 1):
-        return found.get("") or next(iter(found.values()))
-    if variant in found:
-        return found[variant]
-    raise ValueError(
-        f"{str(where)!r} has weights of the variants "
-        f"{[name or None for name in sorted(found)]}. "
-        f"Received: variant={variant!r}."
-    )
 
 
 def _files(path: Path) -> list[Path]:
@@ -404,7 +377,7 @@ def save(
         ):
             written.write_json(directory / name / "config.json", config)
             write(
-                directory / name / f"{WEIGHT_STEMS[name]}.safetensors",
+                directory / name / f"{weight_variants.STEMS[name]}.safetensors",
                 checkpoint.components[name],
                 dtype,
                 vae_metadata(spec) if name == "vae" else {},

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from keras_sdft import formats
-from keras_sdft.formats import diffusers
 from keras_sdft.formats.safetensors_files import Tensor
 from keras_sdft.formats.safetensors_files import open_tensors
 from keras_sdft.formats.safetensors_files import write
+from keras_sdft.weight_variants import STEMS
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -87,7 +87,7 @@ def test_shards(variant, folder):
 
 
 def test_variants(folder):
-    for name, stem in diffusers.WEIGHT_STEMS.items():
+    for name, stem in STEMS.items():
         path = folder / name / f"{stem}.safetensors"
         shutil.copy(path, path.with_name(f"{stem}.fp16.safetensors"))
         path.rename(path.with_name(f"{stem}.non_ema.safetensors"))

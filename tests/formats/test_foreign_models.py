@@ -10,7 +10,6 @@ import pytest
 
 from keras_sdft import formats
 from keras_sdft.cli import main
-from keras_sdft.formats import diffusers
 from keras_sdft.formats.checkpoint import without_extras
 from keras_sdft.formats.losses import losses
 from keras_sdft.formats.recognise import find_snapshot
@@ -26,6 +25,7 @@ from keras_sdft.models.tokenizer import Tokenizer
 from keras_sdft.models.weight_files import check_weights
 from keras_sdft.models.weight_files import weight_shapes
 from keras_sdft.models.weight_names import component_rows
+from keras_sdft.weight_variants import STEMS
 from tests.formats.reference import GOLDEN
 from tests.formats.reference import full_size_file
 from tests.formats.reference import single_file_shapes
@@ -328,7 +328,7 @@ def test_a_whole_clip_and_fewer_layers(folder, caplog):
 
 def test_a_variant_falls_back_for_each_component(folder, caplog):
     for name in ("unet", "text_encoder"):
-        stem = diffusers.WEIGHT_STEMS[name]
+        stem = STEMS[name]
         path = folder / name / f"{stem}.safetensors"
         shutil.copy(path, path.with_name(f"{stem}.fp16.safetensors"))
     formats.load(folder, variant="fp16")

@@ -1,18 +1,44 @@
 """Models by their address on the Hub, and what is built upon them."""
 
 import json
+import shutil
 
 import pytest
 
 from keras_sdft import formats
 from keras_sdft import hub
+from keras_sdft.cli import main
 from keras_sdft.models import StableDiffusion
 from keras_sdft.models import describe
 from keras_sdft.models.exported import write_export
 from keras_sdft.models.model_card import hub_name
+from keras_sdft.weight_variants import STEMS
 from tests.hub_server import commit_of
 
 ADDRESS = f"hf://me/tiny@{commit_of('models/me/tiny')}"
+
+
+def test_one_variant_is_downloaded(saved, hub_server, tmp_path, capsys):
+    folder = shutil.copytree(saved["diffusers"], tmp_path / "tiny")
+    names = [f"{n}/{stem}.safetensors" for n, stem in STEMS.items()]
+    fp16 = [name.replace(".safe", ".fp16.safe") for name in names]
+    for name, other in zip(names, fp16, strict=True):
+        shutil.copy(folder / name, folder / other)
+    hub_server.repos["models/me/tiny"] = folder
+    output = tmp_path / "tiny.safetensors"
+    arguments = ["convert", "--model=hf://me/tiny", "--format=ldm"]
+    arguments += [f"--output={output}", "--variant"]
+    assert main([*arguments, "fp8"]) == 2
+    told = capsys.readouterr().err
+    assert "variants [None, 'fp16']" in told and "'fp8'" in told
+    assert hub_server.asked == []
+    assert main([*arguments, "fp16"]) == 0 and output.is_file()
+    asked = [n for n in hub_server.asked if n.endswith(".safetensors")]
+    assert sorted(asked) == sorted(fp16)
+    hub_server.stop()
+    hub.forget()
+    with pytest.raises(FileNotFoundError, match=r"'\*/model.bf16.safetensors'"):
+        hub.local("hf://me/other", variant="bf16")
 
 
 @pytest.fixture
