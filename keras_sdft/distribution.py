@@ -8,38 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import json
 import logging
 import os
-import socket
 import sys
 import typing
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 from typing import Literal
-from typing import NamedTuple
 
 from keras_sdft import checks
 from keras_sdft import devices as devices_of_jax
+from keras_sdft.tf_config import EXAMPLE
+from keras_sdft.tf_config import VARIABLE
+from keras_sdft.tf_config import check_port
+from keras_sdft.tf_config import read_cluster
+from keras_sdft.tf_config import tasks_of
 
 StrategyName = Literal[
     "auto", "none", "mirrored", "multi_worker", "data_parallel", "fully_sharded"
 ]
 STRATEGIES = typing.get_args(StrategyName)
-VARIABLE = "TF_CONFIG"
-# Of which processes that train may be, the one that writes first.
-_JOBS = ("chief", "worker")
 _OF_BACKEND = {
     "tensorflow": ("mirrored", "multi_worker"),
     "jax": devices_of_jax.JAX_STRATEGIES,
 }
-_EXAMPLE = (
-    '{"cluster": {"worker": ["HOST-A:12345", "HOST-B:12345"]}, '
-    '"task": {"type": "worker", "index": 0}}'
-)
 _INSTALL = "pip install 'tensorflow[and-cuda]'"
 
 logger = logging.getLogger(__name__)
@@ -68,19 +63,6 @@ class DistributionOptions:
 
 class WorkerError(RuntimeError):
     """Another worker could not go on, or was lost."""
-
-
-class Cluster(NamedTuple):
-    """The machines of `TF_CONFIG`.
-
-    Attributes:
-        addresses: Tuple of strings, `host:port` of each worker, the chief's
-            first.
-        task: Integer, which of them this process is.
-    """
-
-    addresses: tuple[str, ...]
-    task: int
 
 
 def use(strategy: str = "auto", devices: Any = None) -> Any:
@@ -195,9 +177,9 @@ def _multi_worker() -> Any:
         raise ValueError(
             "`strategy=multi_worker` needs the environment variable "
             f"{VARIABLE}, the same on every machine but for the index. "
-            f"Received: none. Expected: {_EXAMPLE}"
+            f"Received: none. Expected: {EXAMPLE}"
         )
-    _check_port(cluster)
+    check_port(cluster)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
@@ -208,58 +190,6 @@ def _multi_worker() -> Any:
             "TensorFlow is used. Call `keras_sdft.distribution.use()` first "
             "in the program."
         ) from error
-
-
-# === TF_CONFIG ===
-
-
-def read_cluster() -> Cluster | None:
-    """Returns the machines of `TF_CONFIG`, or `None` if it is not set.
-
-    Raises:
-        ValueError: If it is no such description.
-    """
-    text = os.environ.get(VARIABLE)
-    if not text:
-        return None
-    try:
-        config = json.loads(text)
-        jobs, task = dict(config["cluster"]), dict(config["task"])
-        addresses = {job: list(jobs[job]) for job in jobs}
-        kind, index = task["type"], int(task["index"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{VARIABLE} is no description of machines: "
-            f"{type(error).__name__}: {error}. Received: {text[:200]}. "
-            f"Expected: {_EXAMPLE}"
-        ) from error
-    if set(jobs) - set(_JOBS) or kind not in jobs:
-        raise ValueError(
-            f"{VARIABLE} must have the jobs {list(_JOBS)} alone, and the "
-            f"task's type among them. Received: jobs {sorted(jobs)}, type "
-            f"{kind!r}. Expected: {_EXAMPLE}"
-        )
-    tasks = _tasks(jobs)
-    if (kind, index) not in tasks:
-        raise ValueError(
-            f"{VARIABLE} names a task that its cluster has not. Received: "
-            f"index {index} of {len(jobs[kind])} {kind!r}. Expected 0 to "
-            f"{len(jobs[kind]) - 1}, another one on each machine."
-        )
-    found = tuple(str(addresses[job][i]) for job, i in tasks)
-    for address in found:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal():
-            raise ValueError(
-                f"{VARIABLE} must name each machine as HOST:PORT. Received: "
-                f"{address!r}."
-            )
-        if found.count(address) > 1:
-            raise ValueError(
-                f"{VARIABLE} must name each machine once, or with another "
-                f"port. Received: {address!r} twice."
-            )
-    return Cluster(found, tasks.index((kind, index)))
 
 
 def others(strategy: str) -> list[str]:
@@ -275,30 +205,6 @@ def others(strategy: str) -> list[str]:
         return []
     addresses, task = cluster
     return [one for i, one in enumerate(addresses) if i != task]
-
-
-def _tasks(jobs: dict[str, Any]) -> list[tuple[str, int]]:
-    """Returns all jobs' names and numbers, in the order of the workers."""
-    return [(job, i) for job in _JOBS for i in range(len(jobs.get(job, ())))]
-
-
-def _check_port(cluster: Cluster) -> None:
-    """Raises `ValueError` if this process cannot listen where it should."""
-    address = cluster.addresses[cluster.task]
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("", int(address.rpartition(":")[2])))
-    except (OSError, OverflowError) as error:
-        if getattr(error, "errno", None) == errno.EADDRINUSE:
-            reason = "another process uses that port"
-        else:
-            reason = str(error)
-        raise ValueError(
-            f"This process cannot listen at {address!r} of {VARIABLE}: "
-            f"{reason}. Choose another port, or end what uses it (a run that "
-            "was not ended?)."
-        ) from error
 
 
 # === Workers ===
@@ -318,7 +224,7 @@ def worker() -> tuple[int, int]:
     resolver = getattr(_strategy(), "cluster_resolver", None)
     if resolver is None:
         return 0, 1
-    tasks = _tasks(resolver.cluster_spec().as_dict())
+    tasks = tasks_of(resolver.cluster_spec().as_dict())
     if len(tasks) < 2:
         return 0, 1
     return tasks.index((resolver.task_type, resolver.task_id)), len(tasks)

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from keras_sdft import distribution
+from keras_sdft import tf_config
 
 HOSTS = ["a:1000", "b:2000"]
 
@@ -17,14 +18,14 @@ def config(jobs, kind="worker", index=0):
 
 def test_reads_the_machines_with_the_chief_first(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    assert distribution.read_cluster() is None
+    assert tf_config.read_cluster() is None
     monkeypatch.setenv("TF_CONFIG", config({"worker": HOSTS}, index=1))
-    assert distribution.read_cluster() == (tuple(HOSTS), 1)
+    assert tf_config.read_cluster() == (tuple(HOSTS), 1)
     assert distribution.others("auto") == HOSTS[:1]
     assert distribution.others("mirrored") == []
     jobs = {"worker": HOSTS, "chief": ["c:1"]}
     monkeypatch.setenv("TF_CONFIG", config(jobs))
-    assert distribution.read_cluster() == (("c:1", *HOSTS), 1)
+    assert tf_config.read_cluster() == (("c:1", *HOSTS), 1)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ LEAVES = {
     "checks": set(),
     "devices": {"checks"},
     "disk": set(),
-    "distribution": {"checks", "devices"},
+    "distribution": {"checks", "devices", "tf_config"},
     "files": set(),
     "host_memory": set(),
     "hub": {"hub_files"},
@@ -48,6 +48,7 @@ LEAVES = {
     "onednn": {"keras_internals"},
     "parsing": set(),
     "reprs": set(),
+    "tf_config": set(),
     "version": set(),
     "weight_variants": set(),
 }
