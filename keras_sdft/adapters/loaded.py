@@ -46,7 +46,8 @@ class LoadedAdapters:
                 "another `name=`, or unload it first."
             )
         sd = self.stable_diffusion
-        weights = lora_files.read(_file(hub.local(path, "lora")), sd.spec)
+        file = lora_files.find(hub.local(path, "lora"))
+        weights = lora_files.read(file, sd.spec)
         self.loras[name] = attach_weights(sd, weights, scale)
         return name
 
@@ -97,17 +98,3 @@ class LoadedAdapters:
                     f"{sorted(known)}.{checks.did_you_mean(name, known)}"
                 )
         return names
-
-
-def _file(path: str | Path) -> Path:
-    """Returns the file; of a run or an export, the LoRA in it."""
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    for directory in (path, path / "weights"):
-        if (directory / lora_files.FILE).is_file():
-            return directory / lora_files.FILE
-    raise ValueError(
-        f"{str(path)!r} holds no {lora_files.FILE!r}, nor does its `weights` "
-        "directory. Name a `.safetensors` file, or a run of a LoRA."
-    )

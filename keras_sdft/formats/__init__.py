@@ -322,7 +322,8 @@ def convert(
     """Reads a model or a LoRA and writes it in another format.
 
     Args:
-        model: What to read, see `load`; or a LoRA file.
+        model: What to read, see `load`; or a LoRA file, or for `"kohya"` a
+            run of one.
         output: What to write, see `save`.
         format: A name of `FORMATS`; of a LoRA, `"diffusers"` or `"kohya"`.
         dtype: As for `save`.
@@ -330,6 +331,8 @@ def convert(
         **options: Further arguments of `load`.
     """
     here = hub.local(model, variant=options.get("variant"))
+    if format == "kohya":
+        here = lora_files.find(here)
     if lora_files.is_lora(here):
         lora_files.convert(here, output, format, dtype, overwrite)
         return

@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import functools
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ from keras_sdft.models.presets import PRESETS
 from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.models.weight_names import component_rows
 from keras_sdft.models.weight_names import modules
+
+_logger = logging.getLogger(__name__)
 
 DIALECTS = ("diffusers", "kohya")
 # As diffusers names it.
@@ -167,6 +170,24 @@ def is_lora(path: str | Path) -> bool:
     return describe(path) is not None
 
 
+def find(path: str | Path) -> Path:
+    """Returns a LoRA's path; of a run or an export, that of the file in it.
+
+    Raises:
+        ValueError: If a directory holds none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    for directory in (path, path / "weights"):
+        if (directory / FILE).is_file():
+            return directory / FILE
+    raise ValueError(
+        f"{str(path)!r} holds no {FILE!r}, nor does its `weights` directory. "
+        "Name a `.safetensors` file, or a run of a LoRA."
+    )
+
+
 def convert(
     path: str | Path,
     output: str | Path,
@@ -196,6 +217,12 @@ def convert(
         if name not in ("format", "lora_adapter_metadata")
     }
     write(output, weights, spec, dialect, dtype, kept)
+    layers = [one for part in weights.values() for one in part.values()]
+    if dialect == "kohya" and any(one.magnitude is not None for one in layers):
+        _logger.warning(
+            "The magnitudes (DoRA) are those of peft, which A1111 and ComfyUI "
+            "scale in other ways: merge it for them (`keras-sdft merge`)."
+        )
 
 
 def _fitting(path: str | Path) -> tuple[Any, Any]:

@@ -40,11 +40,16 @@ def losses(checkpoint: Checkpoint, format: str) -> list[str]:
     # Another width is no published model, and has no other readers.
     if spec.text_encoder.width in (768, 1024):
         expected = _DEPTHS[is_open_clip(spec)]
+        skip = max(expected - depth, 0) + spec.clip_skip
         if depth < expected:
             found.append(
                 f"The text encoder has {depth} layers, and other readers of "
-                f"single files expect {expected}: set clip skip "
-                f"{expected - depth + 1} there."
+                f"single files expect {expected}: set clip skip {skip} there."
+            )
+        elif skip > 1:
+            found.append(
+                f"Clip skip {skip} is kept for keras_sdft alone: set it in "
+                "other readers of single files."
             )
     if spec.zero_terminal_snr:
         found.append(

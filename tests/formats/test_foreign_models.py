@@ -359,6 +359,12 @@ def test_clip_skip_is_told_to_readers_of_single_files():
     checkpoint = dataclasses.replace(checkpoint, spec=spec)
     assert "set clip skip 2" in losses(checkpoint, "ldm")[0]
     assert losses(checkpoint, "diffusers") == []
+    # Or the layers are there, and are not run.
+    text = dataclasses.replace(text, depth=12)
+    for skip, told in ((1, []), (2, ["Clip skip 2"])):
+        whole = dataclasses.replace(spec, text_encoder=text, clip_skip=skip)
+        found = losses(dataclasses.replace(checkpoint, spec=whole), "ldm")
+        assert [line[:11] for line in found] == told
 
 
 # === Another autoencoder ===

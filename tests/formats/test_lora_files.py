@@ -6,6 +6,8 @@ The files of `golden/*/lora` were written by `benchmarks/parity_lora.py
 
 import json
 import shutil
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from safetensors.numpy import save_file
 from benchmarks import parity_lora
 from keras_sdft import StableDiffusion
 from keras_sdft import adapters
+from keras_sdft import formats
 from keras_sdft.formats import embedding_files
 from keras_sdft.formats import lora_files
 from tests.formats.reference import ARCHITECTURES
@@ -103,6 +106,23 @@ def test_written_is_read_again(tmp_path, dialect, case):
     assert told["metadata"]["ss_steps"] == "7"
     assert told["metadata"]["ss_base_model_version"] == "sd_v1"
     assert told["ranks"] == [2]
+
+
+def test_the_lora_of_a_run_becomes_kohyas(tmp_path, caplog):
+    spec = spec_of("sd1")
+    path = golden_file(GOLDEN / "sd1", "dora")
+    presets = {"sd1": SimpleNamespace(spec=spec)}
+    run, output = tmp_path / "run", tmp_path / "lora.safetensors"
+    (run / "weights").mkdir(parents=True)
+    with pytest.raises(ValueError, match="Name a `.safetensors` file, or a"):
+        formats.convert(run, output, "kohya")
+    shutil.copy(path, run / "weights" / lora_files.FILE)
+    with mock.patch.dict(lora_files.PRESETS, presets, clear=True):
+        formats.convert(run, output, "kohya")
+    assert lora_files.describe(output)["dialect"] == "kohya"
+    assert_equal(lora_files.read(output, spec), lora_files.read(path, spec))
+    # Of peft's magnitudes.
+    assert "`keras-sdft merge`" in caplog.text
 
 
 def test_keys_are_those_that_diffusers_wrote(tmp_path):
