@@ -2,7 +2,7 @@
 
 Code in the documents is not run here: it is parsed, and every name and
 argument in it is looked up. A block after a comment that begins with
-`<!-- not run` is only parsed.
+`<!-- not run` is only parsed. `test_quickstart.py` runs the first steps.
 """
 
 import ast
@@ -15,12 +15,18 @@ import pytest
 
 import keras_sdft
 from keras_sdft.cli.command_line import parse
+from scripts import notebook_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     *(ROOT / f"{n}.md" for n in ("README", "README.ko")),
     *(ROOT / f"{n}.md" for n in ("CONTRIBUTING", "CHANGELOG")),
     *sorted((ROOT / "docs").rglob("*.md")),
+]
+# Pages that are made of notebooks when the site is built.
+TUTORIALS = [
+    ROOT / "docs" / notebook_pages.FOLDER / f"{path.stem}.md"
+    for path in notebook_pages.NOTEBOOKS.glob("*.ipynb")
 ]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # What the documents' variables stand for.
@@ -29,7 +35,9 @@ VARIABLES = {
     "sd": keras_sdft.StableDiffusion,
     "trainer": keras_sdft.Trainer,
 }
-FENCE = re.compile(r"(<!-- not run.*-->\n)?^```(\w*)\n(.*?)^```$", re.M | re.S)
+FENCE = re.compile(
+    r"(<!-- not run[^\n]*-->\n)?^```(\w*)\n(.*?)^```$", re.M | re.S
+)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -57,10 +65,13 @@ def looked_up_code():
 def commands():
     """Yields the arguments of every `keras-sdft` line of the documents."""
     for page in PAGES:
-        for _, text in blocks(page, ""):
-            for line in text.replace("\\\n", " ").splitlines():
+        for run, text in blocks(page, ""):
+            text = text.replace("\\\n", " ") if run else ""
+            for line in text.splitlines():
                 words = shlex.split(line) if "keras-sdft " in line else []
-                if words[:1] == ["keras-sdft"] and "--config" not in words:
+                # These read a file, which is not there yet.
+                reads = {"--config", "--resume"} & {*words}
+                if words[:1] == ["keras-sdft"] and not reads:
                     # What is after it is the shell's.
                     end = words.index(">") if ">" in words else None
                     yield pytest.param(
@@ -100,7 +111,8 @@ def check_call(node, function):
 def test_links_lead_somewhere(page):
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         if "://" not in target:
-            assert (page.parent / target).exists(), target
+            path = page.parent / target
+            assert path.exists() or path.resolve() in TUTORIALS, target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
@@ -133,7 +145,7 @@ def test_names_of_the_api_page_exist():
 
 def test_every_page_is_in_the_menu():
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    for page in (ROOT / "docs").rglob("*.md"):
+    for page in [*(ROOT / "docs").rglob("*.md"), *TUTORIALS]:
         assert f": {page.relative_to(ROOT / 'docs').as_posix()}\n" in menu
 
 

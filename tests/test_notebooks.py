@@ -1,8 +1,10 @@
 """The notebooks are their scripts, and run to their end."""
 
 import jupytext
+import nbformat
 import pytest
 
+from scripts import notebook_pages
 from scripts import notebooks
 
 
@@ -33,6 +35,42 @@ def test_notebooks_show_what_they_did():
         ]
         assert any("image/png" in output.get("data", {}) for output in outputs)
         assert not any(output.output_type == "error" for output in outputs)
+
+
+def test_pages_show_code_images_and_the_last_state_of_each_line(tmp_path):
+    path = tmp_path / "word.ipynb"
+    cells = [
+        nbformat.v4.new_markdown_cell("# A word\n\nSee [it](other.ipynb)."),
+        nbformat.v4.new_code_cell(
+            "!keras-sdft inspect tiny",
+            outputs=[
+                nbformat.v4.new_output(
+                    "stream", text="1 %\r\x1b[1m100 %\x1b[0m\r\ndone\r\n"
+                )
+            ],
+        ),
+        nbformat.v4.new_code_cell(
+            "grid",
+            outputs=[
+                nbformat.v4.new_output(
+                    "execute_result",
+                    {"image/png": "aGVsbG8=\n", "text/plain": "<Image>"},
+                )
+            ],
+        ),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+
+    text, images = notebook_pages.page(path)
+
+    assert text.startswith("# A word\n\n*The notebook [")
+    assert "See [it](other.md)." in text
+    assert "`sh\n!keras-sdft inspect tiny\n`" in text
+    assert ".output .no-copy }\n100 %\ndone\n`" in text
+    assert text.endswith(
+        "`python\ngrid\n`````\n\n![What the code above shows](word-1.png)\n"
+    )
+    assert images == {"word-1.png": b"hello"}
 
 
 @pytest.mark.slow
