@@ -32,6 +32,7 @@ _HOST = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:64] or "unknown"
 # Unfinished; finished, and about to change places; replaced.
 _NEW, _SWAP, _OLD, _PART = "new", "swap", "old", "part"
 _count = itertools.count()
+_marked: dict[str, IO[str]] = {}
 
 
 @contextlib.contextmanager
@@ -334,6 +335,24 @@ class Lock:
 
     def __exit__(self, *error: object) -> None:
         self.release()
+
+
+def mark_used(path: str | os.PathLike) -> None:
+    """Marks a file as in use by this process, until the process ends.
+
+    `is_locked` is true of it meanwhile, and its time is that of the last
+    mark. Several processes may mark the same file. Where it cannot be written
+    or the filesystem has no locks, nothing is marked.
+
+    Args:
+        path: Path of the file, which is made and stays.
+    """
+    with contextlib.suppress(OSError):
+        # Held here until then; one of the same path is in its place.
+        file = open(path, "a", encoding="utf-8")
+        _marked[os.path.abspath(path)] = file
+        os.utime(path)
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def is_locked(path: str | os.PathLike) -> bool:

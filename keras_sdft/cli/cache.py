@@ -1,4 +1,4 @@
-"""`keras-sdft cache`: lists the caches of runs, and removes them."""
+"""`keras-sdft cache`: lists what runs keep for the next, and removes it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import glob
 import os
 
 from keras_sdft import checks
+from keras_sdft import data
 from keras_sdft import disk
 from keras_sdft import runs
 from keras_sdft.cli.command import Command
@@ -19,7 +20,7 @@ class CacheFolderOptions:
 
     Args:
         folder: Folder of caches. Defaults to every keras_sdft_cache here
-            and in the folders here.
+            and in the folders here, and that of unpacked parquet files.
         max_days: Remove caches that no run has used for so many days.
         max_gb: Remove the caches used longest ago until the rest is smaller.
         clear: Remove all caches.
@@ -37,7 +38,7 @@ class CacheFolderOptions:
 
 
 def cache(options: Options) -> None:
-    """Lists the caches of runs, or removes them by age and size."""
+    """Lists caches and unpacked data, or removes them by age and size."""
     folders = [options.folder]
     if options.folder is None:
         folders = sorted(
@@ -46,6 +47,8 @@ def cache(options: Options) -> None:
                 *glob.glob(f"*/{runs.CACHE_FOLDER}"),
             }
         )
+        unpacked = str(data.unpacked_folder())
+        folders += [unpacked] * bool(runs.find_caches(unpacked))
     elif not os.path.isdir(options.folder):
         raise FileNotFoundError(f"There is no folder {options.folder!r}.")
     most = 0.0 if options.clear else options.max_gb and options.max_gb * 1e9
@@ -57,7 +60,9 @@ def cache(options: Options) -> None:
         print(f"{folder}: {total}; unused for")
         for one in left:
             size = disk.size_text(one.num_bytes)
-            print(f"  {one.path!s:<50} {size:>10} {one.days:>4.0f} days")
+            in_use = ", in use" if one.is_busy else ""
+            days = f"{one.days:>4.0f} days{in_use}"
+            print(f"  {one.path!s:<50} {size:>10} {days}")
     if not folders:
         print(f"There is no {runs.CACHE_FOLDER} here. Name one: cache FOLDER.")
 

@@ -1,6 +1,7 @@
 """A folder of caches: what is in it, and which of them to remove.
 
-Must not know what a cache was made from.
+A cache holds what encoders made, or the images of parquet files. Must not know
+what it was made from.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from keras_sdft import files
+from keras_sdft.data.sources import parquet
 
 _DAY = 86_400
 
@@ -26,7 +28,8 @@ class StoredCache:
         num_bytes: Integer, what it takes.
         last_used: Float, seconds since the epoch, when it was filled or read
             last.
-        is_busy: Boolean, whether a process fills it now.
+        is_busy: Boolean, whether a process fills it now, or reads images
+            from it.
     """
 
     path: Path
@@ -41,7 +44,7 @@ class StoredCache:
 
     def remove(self) -> None:
         """Removes its files; others in the directory stay."""
-        files.remove_files(self.path, _names(self.path))
+        files.remove_files(self.path, _find(self.path)[0])
 
 
 def find_caches(folder: str | os.PathLike) -> list[StoredCache]:
@@ -62,7 +65,8 @@ def prune_caches(
 ) -> list[StoredCache]:
     """Removes caches that are old, and the oldest while they are too large.
 
-    What a process fills now stays.
+    What a process fills now, or reads images from, stays. What dead processes
+    left unfinished goes too.
 
     Args:
         folder: Path of the folder.
@@ -73,6 +77,8 @@ def prune_caches(
     Returns:
         List of the `StoredCache`s that were removed.
     """
+    if max_bytes is not None or max_days is not None:
+        files.remove_abandoned(folder)
     kept = {os.path.realpath(path) for path in keep}
     removed, total = [], 0.0
     for one in find_caches(folder):
@@ -88,32 +94,39 @@ def prune_caches(
 
 
 def _look(directory: Path) -> StoredCache | None:
-    # Keras takes seconds to import, and the command's help needs none.
-    from keras_sdft.encoding import store
-
-    try:
-        if store.read_state(str(directory)) is None:
-            return None
-    except (OSError, ValueError):
-        # Damaged, or a file of that name that is somebody else's.
+    names, lock = _find(directory)
+    if not names:
         return None
     # The lock's time is that of the last process that read or filled it.
-    found = [(directory / name).stat() for name in _names(directory)]
+    found = [(directory / name).stat() for name in names]
     return StoredCache(
         directory,
         sum(each.st_size for each in found),
         max(each.st_mtime for each in found),
-        files.is_locked(directory / store.LOCK),
+        files.is_locked(directory / lock),
     )
 
 
-def _names(directory: Path) -> list[str]:
-    """Returns a cache's files and its validation data's, the states last."""
+def _find(directory: Path) -> tuple[list[str], str]:
+    """Returns a cache's files in order of removal, and which is the lock."""
+    # Keras takes seconds to import, and the command's help needs none.
     from keras_sdft.encoding import store
 
+    unpacked = parquet.unpacked_files(directory)
+    if unpacked:
+        return unpacked, parquet.LOCK
+    try:
+        is_cache = store.read_state(str(directory)) is not None
+    except (OSError, ValueError):
+        # Damaged, or a file of that name that is somebody else's.
+        is_cache = False
+    if not is_cache:
+        return [], store.LOCK
     ours = re.compile(
+        # Its validation data's too.
         rf"(?:{store.VALIDATION}/)?"
         rf"(?:[\w-]+\.(?:rows|npy)|{store.LOCK}|{re.escape(store.STATE)})"
     )
     names = filter(ours.fullmatch, files.files_in(directory))
-    return sorted(names, key=lambda name: name.endswith(store.STATE))
+    # The states last.
+    return sorted(names, key=lambda n: n.endswith(store.STATE)), store.LOCK

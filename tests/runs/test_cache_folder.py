@@ -1,15 +1,28 @@
 """Folders of caches: listed, and pruned by age and size."""
 
+import io
 import os
 import time
 
+import pyarrow
 import pytest
+from PIL import Image
+from pyarrow import parquet
 
 from keras_sdft import files
 from keras_sdft.cli import main
+from keras_sdft.data import read_examples
+from keras_sdft.data.sources import parquet as parquet_source
 from keras_sdft.encoding.store import State
 from keras_sdft.runs import find_caches
 from keras_sdft.runs import prune_caches
+
+
+@pytest.fixture(autouse=True)
+def unpacked(tmp_path, monkeypatch):
+    """The folder of unpacked parquet files; of this test alone."""
+    monkeypatch.setattr(parquet_source, "FOLDER", str(tmp_path / "unpacked"))
+    return tmp_path / "unpacked"
 
 
 @pytest.fixture
@@ -78,3 +91,43 @@ def test_the_command_lists_prunes_and_clears(folder, capsys, monkeypatch):
     assert names(folder) == []
     assert main(["cache", "elsewhere"]) == 2
     assert "elsewhere" in capsys.readouterr().err
+
+
+def test_images_of_parquet_files_are_listed_and_cleared(
+    tmp_path, unpacked, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["cache"]) == 0
+    assert "There is no keras_sdft_cache here" in capsys.readouterr().out
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    columns = {"image": [file.getvalue()] * 3, "text": ["one", "two", "three"]}
+    parquet.write_table(pyarrow.table(columns), "train.parquet")
+    examples = read_examples("train.parquet")
+    image, (made,) = examples[0].image, unpacked.iterdir()
+    changed = os.stat(image).st_mtime_ns
+    (made / "mine.txt").write_text("mine")
+    (unpacked / ".left.there-1-0.new").mkdir()
+    # What a process reads stays, this one's.
+    assert main(["cache", "--clear"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[0].startswith(f"{unpacked}: ")
+    assert lines[1].startswith(f"  {made} ") and lines[1].endswith(", in use")
+    assert os.path.exists(image) and os.listdir(unpacked) == [made.name]
+    files._marked.clear()
+    when = time.time() - 86_400 * 40
+    for name in parquet_source.unpacked_files(made):
+        os.utime(made / name, (when, when))
+    (found,) = find_caches(unpacked)
+    assert (round(found.days), found.is_busy) == (40, False)
+    assert found.num_bytes == sum(
+        p.stat().st_size for p in made.iterdir() if p.name != "mine.txt"
+    )
+    assert main(["cache", "--max_days=30"]) == 0
+    assert f"removed {made} (" in capsys.readouterr().out
+    assert os.listdir(made) == ["mine.txt"]
+    # It is unpacked anew, and for a cache of it as it was.
+    again = read_examples("train.parquet")
+    assert [each.captions for each in again] == [("one",), ("two",), ("three",)]
+    assert again[0].image == image and os.stat(image).st_mtime_ns == changed
+    assert (made / "mine.txt").read_text() == "mine"

@@ -30,7 +30,11 @@ from keras_sdft.data.sources.folders import TABLES
 logger = logging.getLogger(__name__)
 
 FOLDER = os.path.join("~", ".cache", "keras_sdft", "parquet")
+# Held by the processes that read a folder of it.
+LOCK = ".lock"
 _TABLE = TABLES["metadata_jsonl"]
+_OURS = re.compile(rf"{re.escape(_TABLE)}|\d{{8}}\.\w+|{re.escape(LOCK)}")
+_DIGEST = re.compile(r"[0-9a-f]{20}")
 # In memory at once.
 _ROWS = 16
 # Of a column: bytes that may become of one byte, beyond some that always may.
@@ -113,7 +117,7 @@ def unpack(
         for path, state in zip(chosen, states, strict=True)
     ]
     digest = hashlib.sha256(json.dumps([told, column]).encode()).hexdigest()
-    target = Path(FOLDER).expanduser() / digest[:20]
+    target = unpacked_folder() / digest[:20]
     if not (target / _TABLE).is_file():
         size = sum(state.st_size for state in states)
         what = "The data set, unpacked,"
@@ -124,9 +128,31 @@ def unpack(
             disk.size_text(size),
             target,
         )
-        with files.staged_directory(target, lambda _: []) as staging:
+        with files.staged_directory(target, _written) as staging:
             _write(chosen, column, staging)
+    files.mark_used(target / LOCK)
     return str(target)
+
+
+def unpacked_folder() -> Path:
+    """Returns the folder that holds what `unpack` wrote; it may not exist."""
+    return Path(FOLDER).expanduser()
+
+
+def unpacked_files(directory: Path) -> list[str]:
+    """Returns the names of the files that `unpack` wrote, in order of removal.
+
+    Args:
+        directory: A folder that it wrote; of any other there are none.
+    """
+    if not _DIGEST.fullmatch(directory.name) or not directory.is_dir():
+        return []
+    # Without its table it is unpacked again.
+    return sorted(_written(directory), key=lambda n: (n != _TABLE, n == LOCK))
+
+
+def _written(directory: Path) -> list[str]:
+    return [name for name in os.listdir(directory) if _OURS.fullmatch(name)]
 
 
 def _image_column(path: str, wanted: str | None) -> str:
@@ -159,7 +185,7 @@ def _image_column(path: str, wanted: str | None) -> str:
 def _write(paths: list[str], column: str, folder: Path) -> None:
     count, without = 0, []
     with open(folder / _TABLE, "w", encoding="utf-8") as table:
-        for where, row in _rows(paths):
+        for where, time, row in _rows(paths):
             image = row.pop(column)
             given = image if isinstance(image, dict) else {"bytes": image}
             data = given.get("bytes")
@@ -168,6 +194,8 @@ def _write(paths: list[str], column: str, folder: Path) -> None:
                 continue
             name = f"{count:08d}{_ending(data, given.get('path'))}"
             (folder / name).write_bytes(data)
+            # Unpacked again, it is the same for a cache of it.
+            os.utime(folder / name, ns=(time, time))
             plain = {k: v for k, v in row.items() if _is_plain(v)}
             line = {**plain, "file_name": name}
             table.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -180,18 +208,21 @@ def _write(paths: list[str], column: str, folder: Path) -> None:
         )
 
 
-def _rows(paths: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the rows, a few in memory at once, with where each is."""
+def _rows(paths: list[str]) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Yields where each row is, its file's time of change, and the row.
+
+    A few are in memory at once.
+    """
     from pyarrow import parquet
 
     for path in paths:
-        number = 0
+        number, time = 0, os.stat(path).st_mtime_ns
         with parsing.reading(path, "parquet file"):
             file = parquet.ParquetFile(path)
             _check_expansion(file.metadata)
             for batch in file.iter_batches(_ROWS):
                 for row in batch.to_pylist():
-                    yield f"row {number} of {path}", row
+                    yield f"row {number} of {path}", time, row
                     number += 1
 
 
