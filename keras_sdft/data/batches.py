@@ -4,8 +4,6 @@ The only file of the package that imports TensorFlow. It must not know models
 or losses; the batch is all that training sees of it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable

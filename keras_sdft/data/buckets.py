@@ -3,11 +3,8 @@
 Must not know pixels, captions or TensorFlow.
 """
 
-from __future__ import annotations
-
 import logging
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -114,10 +111,9 @@ def nearest_sizes(
     """
     # The table's larger sizes first, since `argmin` takes the first of equals.
     order = np.argsort([-height * width for height, width in table])
-    own, aspects = _log_aspects(sizes), _log_aspects(table)[order]
-    distances = np.abs(own[:, None] - aspects[None, :]).round(9)
+    own, aspects = (
+        np.array([math.log(width / height) for height, width in each])
+        for each in (sizes, table)
+    )
+    distances = np.abs(own[:, None] - aspects[order]).round(9)
     return order[distances.argmin(axis=1)].astype(np.int64)
-
-
-def _log_aspects(sizes: Sequence[tuple[int, int]]) -> np.ndarray:
-    return np.array([math.log(width / height) for height, width in sizes])

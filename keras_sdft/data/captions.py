@@ -3,8 +3,6 @@
 Must not know files or TensorFlow; chance enters as numbers that were drawn.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 from collections.abc import Callable
@@ -14,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from keras_sdft.data.examples import Examples
+from keras_sdft.data.examples import Records
 from keras_sdft.data.examples import several
 from keras_sdft.data.options import PLACEHOLDER
 from keras_sdft.data.options import Options
@@ -120,7 +119,9 @@ def warn_about_captions(
     Up to `COUNT_LIMIT` captions are tokenized here (of up to 200 images where
     a caption is fetched with its image). Returns both counts.
     """
-    captions = _captions(examples)
+    records, shown = examples.records, np.unique(examples.rows)
+    limit = None if hasattr(records, "captions") else STREAMED_COUNT_LIMIT
+    captions = read_captions(records, shown[:limit])
     empty = sum(not caption.strip() for caption in captions)
     if empty:
         logger.warning(
@@ -141,17 +142,18 @@ def warn_about_captions(
             cut,
             len(counted),
             " The others are not counted; they are tokenized when first used."
-            if len(counted) < max(len(captions), len(examples.records))
+            if len(counted) < max(len(captions), len(shown))
             else "",
         )
     return empty, cut
 
 
-def _captions(examples: Examples) -> list[str]:
-    held = getattr(examples.records, "captions", None)
+def read_captions(records: Records, numbers: np.ndarray) -> list[str]:
+    """Returns all captions of some records; none of one that is unreadable."""
+    held = getattr(records, "captions", None)
     if held is None:
-        records = np.unique(examples.rows)[:STREAMED_COUNT_LIMIT]
-        # What cannot be read is told of elsewhere.
-        seen = attempts(examples.records, records, lambda e: e.captions)
-        held = [one.found for one in seen if not one.reason]
-    return [caption for captions in held for caption in several(captions)]
+        seen = attempts(records, numbers, lambda e: e.captions)
+        found = [one.found or () for one in seen]
+    else:
+        found = [held[number] for number in numbers.tolist()]
+    return [caption for captions in found for caption in several(captions)]

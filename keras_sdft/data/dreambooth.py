@@ -3,17 +3,16 @@
 Must not know models or losses, nor how class images are generated.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from typing import TYPE_CHECKING
 from typing import Any
 
+import numpy as np
+
 from keras_sdft import hub
 from keras_sdft.data import signature
 from keras_sdft.data.captions import Tokenizer
-from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.options import DreamboothLoadOptions
 from keras_sdft.data.pipeline import Pipeline
@@ -34,7 +33,7 @@ def load_dreambooth(
     cache: Any = None,
     report: Report | None = None,
     **options: Any,
-) -> tf.data.Dataset:
+) -> "tf.data.Dataset":
     """Loads photos of a subject as batches for `keras_sdft.Trainer`.
 
     All photos have the same caption, the instance prompt. With a class prompt
@@ -96,14 +95,17 @@ def load_dreambooth(
         classes = read_photos(folder, caption)
         classes = pipeline.checked(os.fspath(folder), classes, needs_mask=False)
     weight = chosen.prior_loss_weight
-    return pipeline.batches(
-        photos, PriorRecords(photos, classes, caption, weight)
-    )
+    both = with_class_examples(photos, classes, caption, weight)
+    return pipeline.batches(photos, both)
 
 
-@dataclasses.dataclass
-class PriorRecords:
-    """Instance examples, then class examples, with their weights.
+def with_class_examples(
+    instances: Examples,
+    classes: Examples,
+    class_prompt: str,
+    prior_loss_weight: float,
+) -> Examples:
+    """Returns instance examples, then class examples, with their weights.
 
     A batch holds as many of the one as of the other. Instance examples weigh
     2 and class examples `2 * prior_loss_weight`, so the batch's mean of
@@ -113,29 +115,16 @@ class PriorRecords:
     References:
         Ruiz et al., DreamBooth, 2022, section 3.3.
     """
-
-    instances: Examples
-    classes: Examples
-    class_prompt: str
-    prior_loss_weight: float
-
-    def __len__(self) -> int:
-        return len(self.instances) + len(self.classes)
-
-    def __getitem__(self, index: int) -> Example:
-        count = len(self.instances)
-        if index < count:
-            example = self.instances[index]
-            return dataclasses.replace(example, weight=example.weight * 2.0)
-        example = self.classes[index - count]
-        return dataclasses.replace(
-            example,
-            captions=(self.class_prompt,),
-            weight=example.weight * (2.0 * self.prior_loss_weight),
+    records = [
+        dataclasses.replace(each, weight=2.0 * each.weight)
+        for each in Examples(instances.records)
+    ]
+    rows = [instances.rows, len(records) + classes.rows]
+    factor, captions = 2.0 * prior_loss_weight, (class_prompt,)
+    records += [
+        dataclasses.replace(
+            each, weight=factor * each.weight, captions=captions
         )
-
-    @property
-    def captions(self) -> list[Any]:
-        """List of the captions of every example."""
-        held = [example.captions for example in self.instances]
-        return held + [self.class_prompt] * len(self.classes)
+        for each in Examples(classes.records)
+    ]
+    return Examples(records, np.concatenate(rows))

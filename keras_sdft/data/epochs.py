@@ -4,12 +4,12 @@ Every order here is a function of (seed, epoch), so any batch can be made again
 without those before it. This file must not know pixels, text or TensorFlow.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import NamedTuple
 
 import numpy as np
+
+from keras_sdft.data.options import BatchOptions
 
 # First words of the random streams, so that no two can coincide.
 ORDER_STREAM, EXAMPLE_STREAM, CLASS_STREAM, TAG_STREAM = 1, 2, 3, 4
@@ -151,53 +151,36 @@ class PriorPlan:
 
 
 @dataclasses.dataclass
-class RegroupedPlan:
-    """Epochs of `length` rows, cut from those of a plan in their order.
-
-    A pass over few images is too short for a validation or a line of logs.
-    """
-
-    plan: EpochPlan | PriorPlan
-    length: int
-
-    def __call__(self, epoch: int) -> np.ndarray:
-        """Returns int64 of shape `(length, 5)`, whose rows are `Row`s."""
-        number, skipped = divmod(int(epoch) * self.length, self.plan.length)
-        parts: list[np.ndarray] = []
-        while sum(map(len, parts)) < skipped + self.length:
-            parts.append(self.plan(number + len(parts)))
-        return np.concatenate(parts)[skipped : skipped + self.length]
-
-
-@dataclasses.dataclass
 class EpochRows:
     """The rows that a worker shows of each epoch, from a batch on.
 
     Args:
-        plan: `EpochPlan`, `PriorPlan` or `RegroupedPlan`.
+        plan: `EpochPlan` or `PriorPlan`.
         whole: Integer, rows of a whole batch, which divide the plan's.
-        start: `(epoch, batch)`, where the first pass begins; it is empty
-            where all batches of its epoch were shown.
-        worker: `(index, count)`, which part of each batch is shown, or `None`.
+        options: `BatchOptions`: the part of the whole batch that the worker
+            shows, and where the first pass begins, which is empty where all
+            batches of its epoch were shown. A pass over few images is too
+            short for a validation or a line of logs, so with
+            `batches_per_epoch` passes are cut into epochs in their order.
 
     Attributes:
         num_batches: Integer, batches of an epoch.
         batch_size: Integer, rows of this worker's batches.
     """
 
-    plan: EpochPlan | PriorPlan | RegroupedPlan
+    plan: EpochPlan | PriorPlan
     whole: int
-    start: tuple[int, int] = (0, 0)
-    worker: tuple[int, int] | None = None
+    options: BatchOptions = BatchOptions()
 
     def __post_init__(self) -> None:
-        self.num_batches = self.plan.length // self.whole
+        self.start, batches = self.options.start, self.options.batches_per_epoch
+        self.num_batches = batches or self.plan.length // self.whole
         if self.start[1] > self.num_batches:
             raise ValueError(
                 "`start` must name a batch of an epoch. Received: start="
                 f"{self.start}, and an epoch has {self.num_batches} batches."
             )
-        index, count = self.worker or (0, 1)
+        index, count = self.options.worker or (0, 1)
         self.batch_size = self.whole // count
         first = index * self.batch_size
         self._part = slice(first, first + self.batch_size)
@@ -208,7 +191,14 @@ class EpochRows:
 
     def of_epoch(self, epoch: int, first: int = 0) -> np.ndarray:
         """Returns the rows of an epoch's batches from `first` on."""
-        planned = self.plan(epoch).reshape(-1, self.whole, _PLANNED)[first:]
+        length = self.num_batches * self.whole
+        number, skipped = divmod(int(epoch) * length, self.plan.length)
+        parts = [self.plan(number)[skipped:]]
+        while (missing := length - sum(map(len, parts))) > 0:
+            number += 1
+            parts.append(self.plan(number)[:missing])
+        planned = np.concatenate(parts)[:length]
+        planned = planned.reshape(-1, self.whole, _PLANNED)[first:]
         rows = np.empty((*planned.shape[:2], COLUMNS), np.int64)
         rows[..., :_PLANNED] = planned
         rows[..., _PLANNED] = np.arange(self.whole)

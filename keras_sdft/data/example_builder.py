@@ -4,8 +4,6 @@ Every random number here is a function of (seed, epoch, example, copy). This
 file must not know TensorFlow, or how rows are ordered.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import logging
@@ -81,9 +79,8 @@ class ExampleBuilder:
         first_class = self.first_class or len(self.examples)
         is_class = row.example >= first_class
         # An unreadable one is replaced by another of its own kind.
-        kind = (0, first_class)
-        if is_class:
-            kind = (first_class, len(self.examples))
+        limits = (0, first_class, len(self.examples))
+        kind = limits[1:] if is_class else limits[:2]
         example, made = self._found(row, draws, kind, corner, flips)
         text = choose_caption(
             example.captions,

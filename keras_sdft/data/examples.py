@@ -3,8 +3,6 @@
 Must not know files, pixels, tokens or TensorFlow.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re
@@ -117,7 +115,7 @@ class Examples:
         if names:
             self.left_out[reason] = names
 
-    def repeated(self, times: int | list[int]) -> Examples:
+    def repeated(self, times: int | list[int]) -> "Examples":
         """Returns the examples with each one several times in a row.
 
         Raises:
@@ -136,7 +134,7 @@ class Examples:
             self.leave_out("with 0 repeats", names)
         return dataclasses.replace(self, rows=np.repeat(self.rows, times))
 
-    def without(self, records: Iterable[int]) -> Examples:
+    def without(self, records: Iterable[int]) -> "Examples":
         """Returns the examples that do not come from these records."""
         bad = np.fromiter(records, dtype=np.int64)
         left = self.rows[~np.isin(self.rows, bad)]

@@ -3,8 +3,6 @@
 Must not know captions or TensorFlow; chance enters as numbers that were drawn.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io
@@ -166,14 +164,7 @@ def read_image(
 
 
 def image_format(data: bytes) -> str | None:
-    """Returns the name of an image file's format, `"png"` for example.
-
-    Args:
-        data: Bytes of the file.
-
-    Returns:
-        String in lower case, or `None` if it is none of those that are read.
-    """
+    """Returns the format of a file, `"png"`, or `None` if it is not read."""
     try:
         with _told(data), _opened(data) as image:
             return str(image.format).lower()

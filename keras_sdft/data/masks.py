@@ -3,8 +3,6 @@
 Must not know captions, tokens or TensorFlow.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 
@@ -59,12 +57,8 @@ def read_cropped(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Reads the part of an image that is shown, and of its mask.
 
-    Args:
-        example: `Example`.
-        masks: `"files"`, `"alpha"`, or `None` to read none.
-        size: `(height, width)` in pixels.
-        corner: `(top, left)`, see `images.crop_box`.
-        flip: Boolean, whether the image is mirrored.
+    The kind of `masks` is that of `read_masked`, `size` is `(height, width)`
+    in pixels, and `corner` is `(top, left)` of `images.crop_box`.
 
     Returns:
         `(pixels, mask)`: uint8 array of shape `(H, W, 3)`; and float32 array

@@ -5,8 +5,6 @@ the command are made from them: a field's name is the flag's, and its text in
 the docstring is the flag's help.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import typing
@@ -236,14 +234,11 @@ class BatchOptions:
         for value in _pair("start", self.start):
             checks.integer("start", value, 0, 2**31)
         if self.worker is not None:
-            self._check_worker()
-
-    def _check_worker(self) -> None:
-        index, count = _pair("worker", self.worker)
-        checks.integer("worker[1]", count, 1)
-        checks.integer("worker[0]", index, 0, count - 1)
-        workers = ", the number of workers, so that each has as many rows"
-        checks.multiple_of("batch_size", self.batch_size, count, workers)
+            index, count = _pair("worker", self.worker)
+            checks.integer("worker[1]", count, 1)
+            checks.integer("worker[0]", index, 0, count - 1)
+            workers = ", the number of workers, so that each has as many rows"
+            checks.multiple_of("batch_size", self.batch_size, count, workers)
 
     @functools.cached_property
     def size(self) -> tuple[int, int]:

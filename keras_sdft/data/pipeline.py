@@ -3,8 +3,6 @@
 Orders the package's other files. This file must not know models or losses.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import os
@@ -19,7 +17,6 @@ from keras_sdft.data import epochs
 from keras_sdft.data import signature
 from keras_sdft.data.example_builder import ExampleBuilder
 from keras_sdft.data.examples import Examples
-from keras_sdft.data.examples import Records
 from keras_sdft.data.masks import check_masks
 from keras_sdft.data.options import LoadOptions
 from keras_sdft.data.options import Options
@@ -27,6 +24,7 @@ from keras_sdft.data.report import Report
 from keras_sdft.data.report import SourceReport
 from keras_sdft.data.shown import show
 from keras_sdft.data.sources.reading import read_source
+from keras_sdft.data.unreadable import UNREADABLE
 from keras_sdft.data.unreadable import drop_unreadable
 
 if TYPE_CHECKING:
@@ -43,7 +41,7 @@ def load(
     cache: Any = None,
     report: Report | None = None,
     **options: Any,
-) -> tf.data.Dataset:
+) -> "tf.data.Dataset":
     """Loads captioned images as batches for `keras_sdft.Trainer`.
 
     A batch is a dict of `images`, float32 of shape `(B, H, W, 3)` in
@@ -144,10 +142,11 @@ class Pipeline:
         """
         options, report = self.options, self._report
         if self.cache is not None and self.cache.has_read(examples, options):
-            self._sources.append(report.add_source(name, examples, ()))
+            self._sources.append(report.add_source(name, examples))
             return examples
-        examples, unreadable = drop_unreadable(examples, options, report)
-        self._sources.append(report.add_source(name, examples, unreadable))
+        examples = drop_unreadable(examples, options, report)
+        self._sources.append(report.add_source(name, examples))
+        unreadable = examples.left_out.get(UNREADABLE)
         if self.report is None and unreadable:
             logger.warning(
                 "%d images cannot be read and are left out:\n%s",
@@ -171,12 +170,12 @@ class Pipeline:
         return examples
 
     def batches(
-        self, examples: Examples, classes: Records | None = None
-    ) -> tf.data.Dataset:
+        self, examples: Examples, both: Examples | None = None
+    ) -> "tf.data.Dataset":
         """Returns the batches of examples that were checked.
 
-        With `classes`, records of the same examples and of class images behind
-        them, each batch shows as many of these.
+        With `both`, the same examples and class images behind them, each batch
+        shows as many of these.
         """
         # TensorFlow takes seconds to import, and the options need none.
         from keras_sdft.data.batches import batched
@@ -190,22 +189,17 @@ class Pipeline:
         _check_plan(plan, assignment, options)
         self._tell(assignment)
         first_class = None
-        if classes is not None:
-            first_class = len(examples)
-            examples, size = Examples(classes), 2 * size
-            num_classes = len(classes) - first_class
+        if both is not None:
+            first_class, num_classes = len(examples), len(both) - len(examples)
+            examples, size = both, 2 * size
             plan = epochs.PriorPlan(plan, first_class, num_classes, **order)
-        shown = plan
-        if options.batches_per_epoch is not None:
-            shown = epochs.RegroupedPlan(plan, size * options.batches_per_epoch)
-        rows = epochs.EpochRows(shown, size, options.start, options.worker)
+        rows = epochs.EpochRows(plan, size, options)
         tokens = captions.CaptionTokens(self.tokenizer)
         captions.warn_about_captions(examples, tokens, options.templates)
-        make: Any = ExampleBuilder
-        cache = self.cache
-        if cache and cache.plan(examples, assignment, options, plan.length):
-            make = cache.example_builder
-        builder = make(
+        make: Any = None
+        if self.cache is not None:
+            make = self.cache.plan(examples, assignment, options, plan.length)
+        builder = (make or ExampleBuilder)(
             examples=examples,
             tokens=tokens,
             sizes=assignment.sizes,

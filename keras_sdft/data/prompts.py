@@ -3,8 +3,6 @@
 Must not know files, pixels, tokenizers or TensorFlow.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -87,9 +85,22 @@ def check_dreambooth_prompts(
     _check_text("instance_prompt", instance_prompt)
     if class_prompt is not None:
         _check_text("class_prompt", class_prompt)
-    if token is not None:
-        _check_given(instance_prompt, class_prompt, token)
-    elif class_prompt is not None:
+    if token is not None and not _holds(instance_prompt, token):
+        raise ValueError(
+            "`instance_prompt` must hold the subject's token. Received: "
+            f"instance_prompt={instance_prompt!r} and token={token!r}. For "
+            f"example: 'a photo of {token} dog'."
+        )
+    if class_prompt is None:
+        return token
+    if token is not None and _holds(class_prompt, token):
+        raise ValueError(
+            "`class_prompt` must not hold the subject's token: it is what all "
+            f"of the class have in common. Received: "
+            f"class_prompt={class_prompt!r} and token={token!r}. Leave the "
+            "token out of it."
+        )
+    if token is None:
         others = _words(class_prompt)
         own = [word for word in _words(instance_prompt) if word not in others]
         if not own:
@@ -102,24 +113,6 @@ def check_dreambooth_prompts(
             )
         return own[0]
     return token
-
-
-def _check_given(
-    instance_prompt: str, class_prompt: str | None, token: str
-) -> None:
-    if not _holds(instance_prompt, token):
-        raise ValueError(
-            "`instance_prompt` must hold the subject's token. Received: "
-            f"instance_prompt={instance_prompt!r} and token={token!r}. For "
-            f"example: 'a photo of {token} dog'."
-        )
-    if class_prompt is not None and _holds(class_prompt, token):
-        raise ValueError(
-            "`class_prompt` must not hold the subject's token: it is what all "
-            f"of the class have in common. Received: "
-            f"class_prompt={class_prompt!r} and token={token!r}. Leave the "
-            "token out of it."
-        )
 
 
 def _check_text(argument: str, prompt: Any) -> None:

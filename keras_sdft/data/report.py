@@ -3,8 +3,6 @@
 Must not know pixels, tokens or TensorFlow; changes no file that it reports.
 """
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import hashlib
@@ -101,14 +99,10 @@ class Report:
             self._rows.setdefault(image, reason)
             return len(self._rows) > count
 
-    def add_source(
-        self, name: str, examples: Examples, unreadable: Iterable[str]
-    ) -> SourceReport:
+    def add_source(self, name: str, examples: Examples) -> SourceReport:
         """Adds a source of examples that are shown, or replaces it by name."""
-        left_out = dict(examples.left_out)
-        if bad := list(unreadable):
-            left_out["that cannot be read"] = bad
-        new = SourceReport(name, examples, left_out, list(examples.notes))
+        left_out, notes = dict(examples.left_out), list(examples.notes)
+        new = SourceReport(name, examples, left_out, notes)
         names = [source.name for source in self.sources]
         place = names.index(name) if name in names else len(names)
         self.sources[place : place + 1] = [new]

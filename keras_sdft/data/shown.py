@@ -3,10 +3,8 @@
 Reads images of the source, and takes no batch, which might count as a pass.
 """
 
-from __future__ import annotations
-
 import base64
-import dataclasses
+import functools
 import html
 import io
 from typing import Any
@@ -26,29 +24,18 @@ _FIGURE = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class About:
-    """What a dataset consists of, in one object that TensorFlow leaves alone.
-
-    Attributes:
-        examples: `Examples`.
-        sources: Tuple of `SourceReport`.
-    """
-
-    examples: Examples
-    sources: tuple[SourceReport, ...]
-
-
-def show(dataset: Any, examples: Examples, sources: list[SourceReport]) -> Any:
+def show(dataset: Any, examples: Examples, reports: list[SourceReport]) -> Any:
     """Lets a `tf.data.Dataset` tell what it is; returns it."""
-    dataset.about = About(examples, tuple(sources))
     # `repr` asks the class, and the class of a dataset is TensorFlow's own.
-    methods = {"__repr__": _text, "_repr_html_": _page}
+    methods = {
+        "__repr__": functools.partialmethod(_text, reports),
+        "_repr_html_": functools.partialmethod(_page, examples),
+    }
     dataset.__class__ = type("Batches", (type(dataset),), methods)
     return dataset
 
 
-def _text(dataset: Any) -> str:
+def _text(dataset: Any, reports: list[SourceReport]) -> str:
     spec, count = dataset.element_spec, int(dataset.cardinality())
     size = next(iter(spec.values())).shape[0]
     number = "endless" if count < 0 else f"{count:,} an epoch"
@@ -58,30 +45,25 @@ def _text(dataset: Any) -> str:
     ]
     sources = {
         f"source {place}": source.summary().replace("\n  ", "; ")
-        for place, source in enumerate(dataset.about.sources, start=1)
+        for place, source in enumerate(reports, start=1)
     }
     rows = {"batches": f"{number}, of {size}", "each": ", ".join(shapes)}
     return reprs.lines("Captioned images", rows | sources)
 
 
-def _page(dataset: Any) -> str:
+def _page(dataset: Any, examples: Examples) -> str:
     """Returns the same, and the first images with their captions, as HTML."""
-    figures, examples = [], dataset.about.examples
+    figures = []
     for index in range(min(_IMAGES, len(examples))):
         example = examples[index]
         try:
             image = read_image(example.image, (_SIDE, _SIDE)).copy()
         except UnreadableImage:
             continue
+        image.thumbnail((_SIDE, _SIDE))
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", quality=80)
+        webp = base64.b64encode(buffer.getvalue()).decode("ascii")
         caption = html.escape(example.captions[0])
-        figures.append(
-            _FIGURE.format(side=_SIDE, data=_webp(image), caption=caption)
-        )
+        figures.append(_FIGURE.format(side=_SIDE, data=webp, caption=caption))
     return f"<pre>{html.escape(repr(dataset))}</pre>{''.join(figures)}"
-
-
-def _webp(image: Any) -> str:
-    image.thumbnail((_SIDE, _SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=80)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -8,8 +8,6 @@ are waited for. What a call raises reaches the user inside an error of
 TensorFlow's, below a traceback, so the last ones are kept as they were.
 """
 
-from __future__ import annotations
-
 import atexit
 import collections
 import threading

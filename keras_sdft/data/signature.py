@@ -4,8 +4,6 @@ A function that takes `**options` shows every option by name, with its default
 and its text. This file must not know what an option means.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import re
@@ -14,11 +12,12 @@ from collections.abc import Callable
 from typing import Any
 from typing import TypeVar
 
+import docstring_parser
+
 from keras_sdft import checks
 
 _Function = TypeVar("_Function", bound=Callable)
 
-_ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 _PLACE = re.compile(r"^ {8}\*\*options:.*(?:\n {12}.*)*", re.MULTILINE)
 
 
@@ -68,9 +67,8 @@ def describe(options: Any) -> dict[str, str]:
     """Returns the text of each field of an options' dataclass, by name."""
     texts = {}
     for part in getattr(options, "parts", (options,)):
-        section = (inspect.getdoc(part) or "").partition("Args:\n")[2]
-        for name, text in _ARGUMENT.findall(section):
-            texts[name] = " ".join(text.split())
+        for each in docstring_parser.parse(part.__doc__ or "").params:
+            texts[each.arg_name] = " ".join((each.description or "").split())
     return texts
 
 

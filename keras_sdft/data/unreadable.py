@@ -1,7 +1,5 @@
 """The check before training: which images cannot be read, and are too small."""
 
-from __future__ import annotations
-
 import collections
 import math
 from collections.abc import Callable
@@ -22,6 +20,8 @@ from keras_sdft.data.report import Report
 
 # So many images are decoded before training; a larger set is sampled evenly.
 CHECK_LIMIT = 2000
+# Why these are left out.
+UNREADABLE = "that cannot be read"
 # Images that are enlarged by more than this are told of.
 _ENLARGED = 1.5
 
@@ -82,14 +82,11 @@ def drop_unreadable(
     options: Options,
     report: Report,
     limit: int = CHECK_LIMIT,
-) -> tuple[Examples, list[str]]:
+) -> Examples:
     """Decodes the images, or an even sample of many, and drops the bad ones.
 
     The images will be resized to the resolution, with `buckets` to about its
     area; a note of the examples says how many are enlarged by that.
-
-    Returns:
-        `(examples, names)`, those that are left and what is dropped.
 
     Raises:
         ValueError: If a larger share than `max_unreadable` of those that are
@@ -115,10 +112,11 @@ def drop_unreadable(
         )
     bad = [row for row, one in zip(records, seen, strict=True) if one.reason]
     examples = examples.without(bad) if bad else examples
+    examples.leave_out(UNREADABLE, [name for name, _ in found.rows])
     note = _enlarged(seen, size, options.buckets)
     if note:
         examples.notes.append(note)
-    return examples, [name for name, _ in found.rows]
+    return examples
 
 
 def _enlarged(seen: list[Attempt], size: tuple[int, int], buckets: bool) -> str:

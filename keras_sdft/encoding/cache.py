@@ -3,8 +3,6 @@
 Orders the package's other files.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import errno
@@ -12,6 +10,7 @@ import functools
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from keras_sdft import checks
@@ -20,6 +19,7 @@ from keras_sdft import files
 from keras_sdft.data.buckets import Assignment
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.options import Options
+from keras_sdft.encoding import store
 from keras_sdft.encoding.contents import DTYPES
 from keras_sdft.encoding.contents import Contents
 from keras_sdft.encoding.contents import identify_images
@@ -27,10 +27,6 @@ from keras_sdft.encoding.encoders import Encoders
 from keras_sdft.encoding.filling import Filling
 from keras_sdft.encoding.reading import CachedExampleBuilder
 from keras_sdft.encoding.reading import CacheReader
-from keras_sdft.encoding.store import LOCK
-from keras_sdft.encoding.store import Rows
-from keras_sdft.encoding.store import State
-from keras_sdft.encoding.store import read_state
 
 # What a disk raises that a process can only read.
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -78,7 +74,6 @@ class Cache:
             batches without the cache.
 
     Attributes:
-        directory: String.
         stale: List of strings, why the cache that was there is replaced.
         skip_reason: String, the reason of `unless`, or `None`.
         encoders: What encodes images and captions.
@@ -145,7 +140,7 @@ class Cache:
 
     def has_read(self, examples: Examples, options: Options) -> bool:
         """Returns whether all these images were decoded to fill the cache."""
-        state = read_state(self.directory)
+        state = store.read_state(self.directory)
         if state is None or not state.complete:
             return False
         found = self._identify(examples, options.masks)
@@ -157,15 +152,17 @@ class Cache:
         assignment: Assignment,
         options: Options,
         num_rows: int,
-    ) -> bool:
+    ) -> Callable[..., CachedExampleBuilder] | None:
         """Looks at the data and the directory, and encodes unless deferred.
 
         Class images are the last examples, beyond those of the assignment;
-        an epoch shows `num_rows`. Returns whether the cache is to be used.
+        an epoch shows `num_rows`. Returns what makes an `ExampleBuilder` that
+        reads from the filled cache, or `None` if it is not to be used.
         """
+        builder = functools.partial(CachedExampleBuilder, cache=self)
         contexts = self.contexts
         if contexts is None:
-            state = read_state(self.directory)
+            state = store.read_state(self.directory)
             contexts = state is None or state.contexts
         contents = Contents(
             examples,
@@ -187,8 +184,8 @@ class Cache:
             self._reader = CacheReader(self.directory, state, contents)
             # Marks it as used now; a disk may be read-only.
             with contextlib.suppress(OSError):
-                os.utime(os.path.join(self.directory, LOCK))
-            return True
+                os.utime(os.path.join(self.directory, store.LOCK))
+            return builder
         num_bytes = self._missing_bytes(state)
         if self.unless is not None:
             num_images = len(contents.used) * (1 + contents.flips)
@@ -196,16 +193,12 @@ class Cache:
                 num_images=num_images, num_rows=num_rows, num_bytes=num_bytes
             )
             if self.skip_reason:
-                return False
+                return None
         self._check_disk(num_bytes)
         self._waits = options.worker is not None
         if not self.defer:
             self.fill()
-        return True
-
-    def example_builder(self, **arguments: Any) -> CachedExampleBuilder:
-        """Returns an `ExampleBuilder` that reads from it, once it is filled."""
-        return CachedExampleBuilder(cache=self, **arguments)
+        return builder
 
     # === Filling ===
 
@@ -229,7 +222,7 @@ class Cache:
             )
         if self._waits:
             self.stable_diffusion.build_parts()
-        path = os.path.join(self.directory, LOCK)
+        path = os.path.join(self.directory, store.LOCK)
         try:
             # One of several workers fills the cache, the others wait.
             with files.Lock(path, "is filling the cache", wait=self._waits):
@@ -240,7 +233,7 @@ class Cache:
             state = self._filled_by_another(path, error)
         self._reader = CacheReader(self.directory, state, self.contents)
 
-    def _filled(self) -> State:
+    def _filled(self) -> store.State:
         """Returns the state once this process, which has the lock, is done."""
         # Another process may have filled it since it was looked at.
         state = self._valid_state()
@@ -259,13 +252,11 @@ class Cache:
             raise OSError(error.errno, text, self.directory) from error
         return state
 
-    def _filled_by_another(self, path: str, error: OSError) -> State:
+    def _filled_by_another(self, path: str, error: OSError) -> store.State:
         """Returns the state once a worker that can write has filled it.
 
-        Args:
-            path: Path of the lock.
-            error: What kept this worker from it, which is raised if none
-                fills the cache for a minute.
+        Raises `error`, which kept this worker from it, where for a minute
+        no worker holds the lock at `path`.
         """
         since = time.monotonic()
         while time.monotonic() - since < _PATIENCE_SECONDS:
@@ -277,17 +268,24 @@ class Cache:
             time.sleep(_POLL_SECONDS)
         raise error
 
-    def _valid_state(self) -> State | None:
+    def _valid_state(self) -> store.State | None:
         """Returns the state on the disk; `None` if there is no valid cache.
 
         Raises:
             ValueError: If it is stale, and is not to be replaced.
         """
-        state = read_state(self.directory)
-        self.stale = [] if state is None else self._reasons(state)
+        contents, state = self.contents, store.read_state(self.directory)
+        self.stale = [] if state is None else contents.differences(state)
         if state is not None and not self.stale:
-            return state
-        self.contents.adopt(None)
+            contents.adopt(state)
+            try:
+                for each in contents.stores():
+                    if done := state.rows.get(each.name):
+                        store.Rows(self.directory, each, done)
+                return state
+            except ValueError as error:
+                self.stale = [f"it is damaged: {error}"]
+        contents.adopt(None)
         if not self.stale or self.overwrite:
             return None
         raise ValueError(
@@ -297,27 +295,11 @@ class Cache:
             "encode --overwrite`)."
         )
 
-    def _reasons(self, state: State) -> list[str]:
-        """Says why a cache is stale or damaged; otherwise, adopts it."""
-        contents = self.contents
-        reasons = contents.differences(state)
-        if reasons:
-            return reasons
-        contents.adopt(state)
-        for store in contents.stores():
-            done = store.rows if state.complete else state.rows.get(store.name)
-            try:
-                if done:
-                    Rows(self.directory, store, done)
-            except ValueError as error:
-                return [f"it is damaged: {error}"]
-        return []
-
-    def _missing_bytes(self, state: State | None) -> int:
+    def _missing_bytes(self, state: store.State | None) -> int:
         rows = state.rows if state else {}
         return sum(
-            (store.rows - rows.get(store.name, 0)) * store.row.itemsize
-            for store in self.contents.stores()
+            (each.rows - rows.get(each.name, 0)) * each.row.itemsize
+            for each in self.contents.stores()
         )
 
     def _check_disk(self, needed: int) -> None:
@@ -325,16 +307,15 @@ class Cache:
         remedy = "Or train without a cache."
         disk.check_space(self.directory, needed, "The cache", remedy)
 
-    def _begin(self) -> State:
+    def _begin(self) -> store.State:
         """Writes the state of an empty cache, in place of a stale one."""
         contents = self.contents
         made_from, kept = contents.fingerprint({}), contents.contexts
-        state = State(made_from, contents.dtype, contents.flips, kept)
+        state = store.State(made_from, contents.dtype, contents.flips, kept)
         # First: cut short, it is a cache without a row, and known as ours.
         state.write(self.directory)
-        for name in os.listdir(self.directory):
-            if name.endswith(".rows"):
-                os.unlink(os.path.join(self.directory, name))
+        for path in Path(self.directory).glob("*.rows"):
+            path.unlink()
         return state
 
     def summary(self) -> str:

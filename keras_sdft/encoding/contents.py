@@ -6,8 +6,6 @@ memory counts by content. This file must not know how rows are written or read,
 or TensorFlow.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import os
@@ -17,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from keras_sdft.data.buckets import Assignment
+from keras_sdft.data.captions import read_captions
 from keras_sdft.data.examples import Examples
-from keras_sdft.data.examples import several
 from keras_sdft.data.masks import PIXELS_PER_LATENT
 from keras_sdft.data.options import PLACEHOLDER
 from keras_sdft.data.options import Options
-from keras_sdft.data.unreadable import attempt
 from keras_sdft.encoding.encoders import Encoders
 from keras_sdft.encoding.store import FORMAT
 from keras_sdft.encoding.store import State
@@ -40,20 +37,17 @@ _CAPTIONS = "the captions or `caption_template`"
 
 @dataclasses.dataclass(eq=False)
 class Contents:
-    """What a cache holds, or is to hold.
+    """What a `Cache` holds, or is to hold.
 
     Attributes:
         examples: `Examples`; those beyond the assignment are class images.
         data: Dict of `identify_images`; becomes the part of the fingerprint
             that is about the data.
-        contexts: Boolean, whether captions are encoded too.
-        wanted_dtype: `"float16"`, `"float32"` or `None` for any.
         bucket_of: int64 array, the bucket of each record, or -1.
         used: int64 array, the records that are encoded.
         images: List of int64 arrays, the records of each bucket in order.
         keys: uint64 array, sorted, one for each distinct caption.
         flips: Boolean, whether each image has the moments of its mirror image.
-        dtype: String, the dtype on the disk.
 
     Raises:
         ValueError: If class images would be needed at several sizes.
@@ -126,23 +120,13 @@ class Contents:
         if not self.contexts:
             return
         yield ""
-        held = getattr(self.records, "captions", None)
-        for record in self.used.tolist():
-            captions = held and held[record]
-            if captions is None:
-                read = attempt(self.records, record, lambda e: e.captions)
-                # Of an image that cannot be read, nothing is shown.
-                captions = read.found or ()
-            for caption in several(captions):
-                for template in self.options.templates:
-                    yield template.replace(PLACEHOLDER, caption)
+        # Of an image that cannot be read, nothing is shown.
+        for caption in read_captions(self.records, self.used):
+            for template in self.options.templates:
+                yield template.replace(PLACEHOLDER, caption)
 
     def fingerprint(self, stored: dict[str, Any]) -> dict[str, Any]:
-        """Returns what the cache is made from.
-
-        Args:
-            stored: Dict, the fingerprint of what is there.
-        """
+        """Returns what it is made from; see `Encoders.fingerprint`."""
         encoders = self.encoders
         found = self.data | encoders.fingerprint("image_encoder", stored)
         if self.contexts:

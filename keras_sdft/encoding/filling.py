@@ -4,10 +4,9 @@ What has reached the disk stays: an interrupted filling goes on behind it. This
 file must not know batches or TensorFlow.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
+import itertools
 import time
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -17,8 +16,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from keras_sdft.data.masks import PIXELS_PER_LATENT
 from keras_sdft.data.masks import read_cropped
-from keras_sdft.data.unreadable import Attempt
 from keras_sdft.data.unreadable import attempts
 from keras_sdft.encoding.contents import stored_mask
 from keras_sdft.encoding.encoders import TEXTS_AT_ONCE
@@ -95,38 +94,30 @@ class Filling:
     def _images(
         self, bucket: int, done: int
     ) -> Iterator[dict[str, np.ndarray]]:
-        contents, unreadable = self.cache.contents, self.state.unreadable
-        size = contents.sizes[bucket]
-        black = np.zeros((*size, 3), np.uint8)
-        for group in self._decoded(size, contents.images[bucket][done:]):
-            seen = []
-            for record, (name, found, reason) in group:
+        contents, encoders = self.cache.contents, self.cache.encoders
+        unreadable, masks = self.state.unreadable, contents.options.masks
+        size, records = contents.sizes[bucket], contents.images[bucket][done:]
+        shape = (*(side // PIXELS_PER_LATENT for side in size), 1)
+        black = np.zeros((*size, 3), np.uint8), np.zeros(shape, np.float32)
+        at_once = encoders.images_at_once(*size)
+        read = attempts(
+            contents.records,
+            records,
+            lambda e: read_cropped(e, masks, size),
+            ahead=_GROUPS_AHEAD * at_once,
+        )
+        pairs = zip(records.tolist(), read, strict=True)
+        while group := list(itertools.islice(pairs, at_once)):
+            for record, (name, _, reason) in group:
                 # What is read again may be readable now.
                 unreadable.pop(str(record), None)
                 if reason:
                     unreadable[str(record)] = [name, reason]
-                seen.append(found or (black, None))
+            seen = [attempt.found or black for _, attempt in group]
             pixels = np.stack([pixels for pixels, _ in seen])
             kinds = [pixels, pixels[:, :, ::-1]][: 1 + contents.flips]
-            moments = [self.cache.encoders.moments(kind) for kind in kinds]
+            moments = [encoders.moments(kind) for kind in kinds]
             fields = {"moments": np.stack(moments, axis=1)}
-            if contents.options.masks is not None:
-                blank = np.zeros((*moments[0].shape[1:3], 1), np.float32)
-                masks = [blank if mask is None else mask for _, mask in seen]
-                fields["mask"] = stored_mask(np.stack(masks))
+            if masks is not None:
+                fields["mask"] = stored_mask(np.stack([m for _, m in seen]))
             yield fields
-
-    def _decoded(
-        self, size: tuple[int, int], records: np.ndarray
-    ) -> Iterator[list[tuple[int, Attempt]]]:
-        """Yields images and masks in groups for the encoder."""
-        at_once = self.cache.encoders.images_at_once(*size)
-        seen = attempts(
-            self.cache.contents.records,
-            records,
-            lambda e: read_cropped(e, self.cache.contents.options.masks, size),
-            ahead=_GROUPS_AHEAD * at_once,
-        )
-        for first in range(0, len(records), at_once):
-            group = records[first : first + at_once].tolist()
-            yield list(zip(group, seen, strict=False))

@@ -4,8 +4,6 @@ Draws the same numbers as `ExampleBuilder`, so that an epoch from the cache is
 the epoch without it. This file must not know TensorFlow or encoders.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -24,11 +22,7 @@ from keras_sdft.encoding.store import State
 class CacheReader:
     """The open files of a complete cache, read from any thread.
 
-    Attributes:
-        buckets: List of `Rows`.
-        captions: `Rows`, or `None`.
-        unreadable: Dict of name and reason of images that could not be read,
-            by record.
+    `unreadable` has the name of an image and why it cannot be read, by record.
     """
 
     def __init__(self, directory: str, state: State, contents: Contents):

@@ -4,8 +4,6 @@ The state is one JSON file, replaced as a whole whenever rows have reached the
 disk. This file must not know images, captions, encoders or TensorFlow.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -179,14 +177,9 @@ class RowWriter:
         weakref.finalize(self, os.close, self._handle)
 
     def write(self, fields: dict[str, np.ndarray]) -> int:
-        """Writes rows; `flush` brings them to the disk.
+        """Writes arrays of rows, by field, and returns how many rows.
 
-        Args:
-            fields: Dict of arrays by the field's name, whose first dimension
-                is the number of rows.
-
-        Returns:
-            Integer, the number of rows.
+        `flush` brings them to the disk.
 
         Raises:
             ValueError: If a field's dtype does not hold a value.

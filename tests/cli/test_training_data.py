@@ -123,7 +123,7 @@ def test_one_source_may_be_read_twice(calls, monkeypatch):
             rows=[0, 1],
             records=types.SimpleNamespace(identity=source),
         )
-        report.add_source(source, examples, ())
+        report.add_source(source, examples)
         return Batches()
 
     monkeypatch.setattr(data_room, "load", load)

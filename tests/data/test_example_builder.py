@@ -7,7 +7,7 @@ from keras_sdft.data import read_examples
 from keras_sdft.data.batches import batched
 from keras_sdft.data.buckets import assign
 from keras_sdft.data.captions import CaptionTokens
-from keras_sdft.data.dreambooth import PriorRecords
+from keras_sdft.data.dreambooth import with_class_examples
 from keras_sdft.data.epochs import EpochPlan
 from keras_sdft.data.epochs import EpochRows
 from keras_sdft.data.epochs import PriorPlan
@@ -59,8 +59,7 @@ def make_parts(examples, tokenizer):
         both, first_class = examples, None
         if prior:
             first_class = len(examples)
-            records = PriorRecords(examples, examples, "class", 0.5)
-            both = type(examples)(records)
+            both = with_class_examples(examples, examples, "class", 0.5)
             plan = PriorPlan(plan, 5, 5, seed=0, shuffle=True)
         maker = ExampleBuilder(
             examples=both,

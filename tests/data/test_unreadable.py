@@ -28,7 +28,7 @@ def twenty(tmp_path, write_image):
 
 def test_unreadable_images_are_dropped_and_reported(twenty):
     report = Report()
-    left, _ = drop_unreadable(twenty, options(0.1), report)
+    left = drop_unreadable(twenty, options(0.1), report)
     assert len(left) == 18
     assert {example.name for example in left}.isdisjoint({"03.png", "11.png"})
     assert [image for image, _ in report.rows] == ["03.png", "11.png"]
@@ -47,12 +47,12 @@ def test_enlarged_images_are_noted(tmp_path, write_image):
         (True, "2 of 3 images are enlarged.* by up to 4.0 times .a.png"),
     ):
         columns = Columns(str(tmp_path), ["a.png", "b.png", "c.png"], ["x"] * 3)
-        examples, bad = drop_unreadable(
+        examples = drop_unreadable(
             Examples(columns),
             LoadOptions(resolution=256, buckets=buckets),
             Report(),
         )
-        assert not bad
+        assert not examples.left_out
         assert re.search(text, examples.notes[0])
 
 
@@ -69,16 +69,16 @@ def test_too_many_unreadable_images_stop_with_a_table(twenty):
 def test_a_large_set_is_sampled_evenly(twenty):
     report = Report()
     # Records 0, 3, 7, 11, 15 and 19 of twenty.
-    left, _ = drop_unreadable(twenty, options(1.0), report, limit=6)
+    left = drop_unreadable(twenty, options(1.0), report, limit=6)
     assert len(left) == 18 and len(report) == 2
-    left, _ = drop_unreadable(twenty, options(0.0), Report(), limit=2)
+    left = drop_unreadable(twenty, options(0.0), Report(), limit=2)
     assert len(left) == 20
 
 
 def test_repeats_are_checked_once_and_dropped_together(twenty):
     repeated = Examples(twenty.records, np.repeat(np.arange(20), 5))
     report = Report()
-    left, _ = drop_unreadable(repeated, options(0.1), report)
+    left = drop_unreadable(repeated, options(0.1), report)
     assert len(left) == 90 and len(report) == 2
 
 

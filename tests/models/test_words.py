@@ -75,7 +75,7 @@ def test_models_that_list_no_words_know_all(micro_spec):
 def test_captions_teach_what_prompts_alone_do_not():
     sd, report = StableDiffusion.from_preset("tiny"), Report()
     records = Columns("", ["1.png", "2.png"], ["a gourd", ("a cat", "an ebb")])
-    report.add_source("photos", Examples(records), ())
+    report.add_source("photos", Examples(records))
     assert unknown_words(sd, report, ["a gourd", "an ebb"]) == (
         "'gourd', 'ebb' are not among the words of tiny: what they mean is "
         "learned from these images"

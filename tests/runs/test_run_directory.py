@@ -360,7 +360,7 @@ def test_changed_data_is_told(tmp_path):
     def state(names, captions=("a", "b", "c")):
         pairs = zip(names, captions, strict=True)
         records = [data.Example(n, (c,), name=n) for n, c in pairs]
-        report.add_source("photos", Examples(records, rows), [])
+        report.add_source("photos", Examples(records, rows))
         return runs.data_state(report)
 
     for name in ("1", "2", "3"):

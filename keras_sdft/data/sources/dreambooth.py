@@ -4,8 +4,6 @@ Must not know pixels, TensorFlow, or how a class image is generated. Photos are
 never changed; beside class images is a record of how they were generated.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -3,8 +3,6 @@
 Knows names alone, and changes nothing in the folder.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 

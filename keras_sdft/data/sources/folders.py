@@ -3,8 +3,6 @@
 Knows file names and caption files, and changes nothing in the folder.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from typing import Any

@@ -3,8 +3,6 @@
 What becomes of the folder is `folders`' to know.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
@@ -89,10 +87,9 @@ def unpack(
     Once: a folder that was written from the same files is used again.
 
     Args:
-        source: A `.parquet` file, or a folder of such.
-        split: Name of a split, or `None` for `"train"`.
-        image_column: Name of the column of images, or `None` for the only
-            one.
+        source: As for `find_files`.
+        split: Name of a split. `None` is `"train"`.
+        image_column: Name of the column of images. `None` is the only one.
 
     Returns:
         The path of a folder with a `metadata.jsonl`.
@@ -120,8 +117,7 @@ def unpack(
     target = unpacked_folder() / digest[:20]
     if not (target / _TABLE).is_file():
         size = sum(state.st_size for state in states)
-        what = "The data set, unpacked,"
-        disk.check_space(target, size, what, "")
+        disk.check_space(target, size, "The data set, unpacked,", "")
         logger.warning(
             "Unpacking %d parquet files (%s) into %s, once.",
             len(chosen),
@@ -161,24 +157,21 @@ def _image_column(path: str, wanted: str | None) -> str:
 
     with parsing.reading(path, "parquet file"):
         schema = parquet.read_schema(path)
-    names, found = schema.names, []
-    for name in names:
-        kind = schema.field(name).type
+    found = []
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        is_bytes = kind in (pyarrow.binary(), pyarrow.large_binary())
         is_struct = pyarrow.types.is_struct(kind)
-        fields = {kind.field(i).name for i in range(kind.num_fields)}
-        binary = pyarrow.types.is_binary, pyarrow.types.is_large_binary
-        if (is_struct and "bytes" in fields) or any(
-            is_(kind) for is_ in binary
-        ):
+        if is_bytes or (is_struct and kind.get_field_index("bytes") >= 0):
             found.append(name)
     if wanted in found:
         return str(wanted)
     if wanted is None and len(found) == 1:
         return str(found[0])
+    near = checks.did_you_mean(wanted, found) if wanted else ""
     raise ValueError(
         f"`image_column` must name the column of images of {path}. Columns "
-        f"that hold bytes: {found}; all: {names}. Received: image_column="
-        f"{wanted!r}.{checks.did_you_mean(wanted, found) if wanted else ''}"
+        f"that hold bytes: {found}; all: {schema.names}. Received: "
+        f"image_column={wanted!r}.{near}"
     )
 
 
@@ -192,7 +185,11 @@ def _write(paths: list[str], column: str, folder: Path) -> None:
             if not data:
                 without.append(where)
                 continue
-            name = f"{count:08d}{_ending(data, given.get('path'))}"
+            ending = extension(given.get("path") or "")
+            if ending not in IMAGE_EXTENSIONS:
+                # One that cannot be read is reported with the others.
+                ending = f".{image_format(data) or 'png'}"
+            name = f"{count:08d}{ending}"
             (folder / name).write_bytes(data)
             # Unpacked again, it is the same for a cache of it.
             os.utime(folder / name, ns=(time, time))
@@ -229,10 +226,8 @@ def _rows(paths: list[str]) -> Iterator[tuple[str, int, dict[str, Any]]]:
 def _check_expansion(metadata: Any) -> None:
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
-            held, size = (
-                column.total_compressed_size,
-                column.total_uncompressed_size,
-            )
+            held = column.total_compressed_size
+            size = column.total_uncompressed_size
             if size > _EXPANSION * held + _FREE_BYTES:
                 raise ValueError(
                     f"the column {column.path_in_schema!r} has "
@@ -241,14 +236,6 @@ def _check_expansion(metadata: Any) -> None:
                     f"{_EXPANSION} times its size and "
                     f"{disk.size_text(_FREE_BYTES)}"
                 )
-
-
-def _ending(data: bytes, path: str | None) -> str:
-    ending = extension(path or "")
-    if ending in IMAGE_EXTENSIONS:
-        return ending
-    # One that cannot be read is reported with the others.
-    return f".{image_format(data) or 'png'}"
 
 
 def _is_plain(value: Any) -> bool:

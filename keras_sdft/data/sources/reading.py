@@ -1,7 +1,5 @@
 """Any source -> examples: chooses the reader, and reads Python's iterables."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import sys
@@ -39,9 +37,7 @@ def read_examples(
     """Reads the examples of any source, without their pixels.
 
     Args:
-        source: A folder, a `.csv`, `.jsonl` or `.parquet` file, `"tfds:NAME"`
-            or `"tfds:NAME:SPLIT"`, a TFDS builder, `"hf://owner/name"`, or an
-            iterable of `(image, caption)`. See `keras_sdft.data.load`.
+        source: As for `keras_sdft.data.load`.
         **options: The fields of `keras_sdft.data.SourceOptions`.
         masks: Boolean, whether a table's column of masks is read.
 
@@ -160,14 +156,23 @@ def read_pairs(source: Iterable) -> Examples:
             "or an iterable of (image, caption) pairs. "
             f"Received: {type(source).__name__}."
         )
-    held = isinstance(source, (list, tuple))
-    if indexed and hasattr(source, "__len__") and not held:
-        return Examples(Pairs(source))
-    return Examples(ListedPairs(source if held else list(source)))
+    is_held = not (indexed and hasattr(source, "__len__"))
+    is_held |= isinstance(source, (list, tuple))
+    pairs = Pairs(list(source) if is_held else source)
+    if is_held:
+        # They are in memory, so all of them are looked at now.
+        pairs.captions = [pairs[n].captions for n in range(len(pairs))]
+    return Examples(pairs)
 
 
 class Pairs:
-    """A caller's sequence of pairs, indexed from several threads."""
+    """A caller's sequence of pairs, indexed from several threads.
+
+    Attributes:
+        captions: List of tuples of strings, where they are in memory.
+    """
+
+    captions: list[tuple[str, ...]]
 
     def __init__(self, pairs: Any):
         self._pairs = pairs
@@ -191,12 +196,3 @@ class Pairs:
         name = os.fspath(example.image) if named else f"image {index}"
         name = example.name or name
         return dataclasses.replace(example, captions=captions, name=name)
-
-
-class ListedPairs(Pairs):
-    """Pairs that are in memory, all looked at once, with their captions."""
-
-    def __init__(self, pairs: Any):
-        super().__init__(pairs)
-        count = range(len(pairs))
-        self.captions = [self[index].captions for index in count]

@@ -3,9 +3,8 @@
 Holds their rows to the folder that the table stands in.
 """
 
-from __future__ import annotations
-
 import collections
+import contextlib
 import csv
 import itertools
 import json
@@ -213,40 +212,26 @@ def _check_paths(path: str, records: Columns) -> list[str]:
             "an image with several captions holds them as a list."
         )
     names.update(records.masks.values())
-    missing, unlisted = _compare(root, names)
+    files: set[str] = set()
+    for folder in set(map(os.path.dirname, names)):
+        with contextlib.suppress(OSError):
+            entries = os.listdir(os.path.join(root, folder))
+            files.update(os.path.join(folder, entry) for entry in entries)
+    # A file system may know a file under another spelling (case, accents)
+    # than its listing gives, so absence is only believed from itself.
+    missing = sorted(
+        name
+        for name in names - files
+        if not os.path.exists(os.path.join(root, name))
+    )
     if missing:
         raise FileNotFoundError(
             f"{path} names {len(missing)} images that do not exist: "
             f"{first_five(missing)}. Paths are relative to {root}. Add the "
             "files or remove their rows."
         )
-    return unlisted
-
-
-def _compare(root: str, names: set[str]) -> tuple[list[str], list[str]]:
-    """Returns the names without a file, and the images without a name.
-
-    Takes the names that have a file out of the set. Lists each folder once.
-    """
-    unlisted = []
-    for folder in {os.path.dirname(name) for name in names}:
-        prefix = f"{folder}{os.sep}" if folder else ""
-        try:
-            entries = os.listdir(os.path.join(root, folder))
-        except OSError:
-            continue
-        for entry in entries:
-            name = prefix + entry
-            if name in names:
-                names.remove(name)
-            elif is_photo(entry) and not is_hidden(entry):
-                unlisted.append(name)
-    # A file system may know a file under another spelling (case, accents)
-    # than its listing gives, so absence is only believed from itself.
-    missing = [
-        name for name in names if not os.path.exists(os.path.join(root, name))
-    ]
-    return sorted(missing), sorted(unlisted)
+    others = sorted(filter(is_photo, files - names))
+    return [name for name in others if not is_hidden(os.path.basename(name))]
 
 
 # === Lines and paths ===

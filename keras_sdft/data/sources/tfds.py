@@ -3,8 +3,6 @@
 TFDS is imported only here, when it is needed. Must not know pixels or tokens.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import os
