@@ -1,7 +1,5 @@
 """`keras-sdft cache`: lists what runs keep for the next, and removes it."""
 
-from __future__ import annotations
-
 import dataclasses
 import glob
 import os
@@ -41,12 +39,8 @@ def cache(options: Options) -> None:
     """Lists caches and unpacked data, or removes them by age and size."""
     folders = [options.folder]
     if options.folder is None:
-        folders = sorted(
-            {
-                *glob.glob(runs.CACHE_FOLDER),
-                *glob.glob(f"*/{runs.CACHE_FOLDER}"),
-            }
-        )
+        name = runs.CACHE_FOLDER
+        folders = sorted(glob.glob(name) + glob.glob(f"*/{name}"))
         unpacked = str(data.unpacked_folder())
         folders += [unpacked] * bool(runs.find_caches(unpacked))
     elif not os.path.isdir(options.folder):

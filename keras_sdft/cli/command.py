@@ -1,7 +1,5 @@
 """A command: what it runs, the groups of its flags, and its help."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import functools
@@ -16,8 +14,8 @@ import docstring_parser
 
 from keras_sdft import hub
 from keras_sdft import runs
+from keras_sdft.cli import parser
 from keras_sdft.cli.parser import Flag
-from keras_sdft.cli.parser import Flags
 from keras_sdft.cli.parser import UsageError
 
 Group = TypeVar("Group")
@@ -58,16 +56,15 @@ class Options:
 
     def values_of(self, *groups: type) -> dict[str, Any]:
         """Returns the values of the fields of dataclasses, by name."""
-        fields = [f for group in groups for f in dataclasses.fields(group)]
-        names = [f.name for f in fields if f.name in vars(self)]
-        return {name: getattr(self, name) for name in names}
+        names = {f.name for group in groups for f in dataclasses.fields(group)}
+        return {name: v for name, v in vars(self).items() if name in names}
 
     def plain(self) -> dict[str, Any]:
         """Returns the values as YAML can hold them."""
         lists = {k: list(v) for k, v in vars(self).items() if type(v) is tuple}
         return vars(self) | lists
 
-    def replace(self, **changes: Any) -> Options:
+    def replace(self, **changes: Any) -> "Options":
         """Returns the same with other values of some flags."""
         return Options({**vars(self), **changes}, self.given)
 
@@ -100,8 +97,8 @@ class Command:
     needs_tensorflow: bool = True
 
     @functools.cached_property
-    def flags(self) -> Flags:
-        return Flags(self.groups, self.defaults, self.positionals)
+    def flags(self) -> dict[str, Flag]:
+        return parser.flags_of(self.groups, self.defaults, self.positionals)
 
     @property
     def name(self) -> str:
@@ -109,8 +106,8 @@ class Command:
 
     @property
     def defaults_by_flag(self) -> dict[str, Any]:
-        flags = self.flags.by_name.values()
-        return {f.name: f.default for f in flags if not f.is_required}
+        flags = self.flags.items()
+        return {name: f.default for name, f in flags if not f.is_required}
 
     @property
     def summary(self) -> str:
@@ -121,8 +118,20 @@ class Command:
         return Options(self.defaults_by_flag | given, given)
 
     def parse(self, arguments: Sequence[str]) -> Options:
-        """Reads the flags; see `Flags.read`."""
-        return Options(*self.flags.read(arguments, _add_saved_flags))
+        """Reads the flags, and those of the run that goes on.
+
+        Raises:
+            UsageError: If a flag or value is wrong, or one is missing.
+        """
+        given, paths = parser.split(arguments, self.flags)
+        directory = given.get("resume")
+        if directory is not None:
+            paths.insert(0, runs.config_of(directory))
+            given.setdefault("output_dir", directory)
+            for one, other in (_LENGTHS, _LENGTHS[::-1]):
+                if one in given:
+                    given.setdefault(other, "null")
+        return Options(*parser.read(given, paths, self.flags))
 
     def check(self, options: Options) -> None:
         """Lets every group check its values."""
@@ -139,7 +148,7 @@ class Command:
             UsageError: If a flag that takes no address of the Hub has one.
         """
         changes: dict[str, Any] = {}
-        for name, flag in self.flags.by_name.items():
+        for name, flag in self.flags.items():
             value = getattr(options, name)
             if flag.pinned is not None:
                 several = isinstance(value, list)
@@ -154,8 +163,7 @@ class Command:
 
     def help_text(self, everything: bool) -> str:
         """Returns the help, of at most 80 lines unless `everything`."""
-        by_name = self.flags.by_name
-        flags = list(by_name.values())
+        flags = list(self.flags.values())
         text = self._help(
             (_title(group), [flag for flag in flags if flag.group is group])
             for group in self.groups
@@ -164,14 +172,14 @@ class Command:
             return text
         sections = (
             ("required", [flag for flag in flags if flag.is_required]),
-            ("most used", [by_name[name] for name in self.common]),
+            ("most used", [self.flags[name] for name in self.common]),
         )
         more = f"\n--help-all     explain all {len(flags)} flags"
         return self._help(sections, more)
 
     def _help(self, sections: Sections, more: str = "") -> str:
         places = "".join(f" {name.upper()}" for name in self.positionals)
-        parser = argparse.ArgumentParser(
+        whole = argparse.ArgumentParser(
             usage=f"{PROGRAM} {self.name}{places} --FLAG VALUE ...",
             description=f"{self.summary}\n\nexample:\n  {self.example}",
             epilog=_NOTE + more,
@@ -179,15 +187,15 @@ class Command:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         for title, flags in sections:
-            section = parser.add_argument_group(title)
+            section = whole.add_argument_group(title)
             for flag in flags:
                 names, metavar = [f"--{flag.name}"], flag.metavar
                 names += [f"--{flag.alias}"] if flag.alias else []
-                if flag.name in self.positionals:
+                if flag.is_positional:
                     names, metavar = [flag.name], flag.name.upper()
                 text = _text(flag).replace("%", "%%")
                 section.add_argument(*names, metavar=metavar, help=text)
-        return parser.format_help()
+        return whole.format_help()
 
 
 def _title(group: type) -> str:
@@ -201,15 +209,3 @@ def _text(flag: Flag) -> str:
     shown = str(flag.default)
     shown = shown.lower() if isinstance(flag.default, bool) else shown
     return f"{flag.text} (default: {shown})"
-
-
-def _add_saved_flags(given: dict[str, Any], paths: list[str]) -> None:
-    """Adds the flags of the run that goes on, and their file."""
-    directory = given.get("resume")
-    if directory is None:
-        return
-    paths.insert(0, runs.config_of(directory))
-    given.setdefault("output_dir", directory)
-    for one, other in (_LENGTHS, _LENGTHS[::-1]):
-        if one in given:
-            given.setdefault(other, "null")

@@ -1,7 +1,5 @@
 """`main`: which command, with which options, and which exit code."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -68,12 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = os.environ.get("KERAS_SDFT_DEBUG", "") not in ("", "0")
-    debug = _take("--debug", arguments) or debug
+    debug = debug or "--debug" in arguments
+    shows_config = "--print_config" in arguments
+    everywhere = ("--debug", "--print_config")
+    arguments = [word for word in arguments if word not in everywhere]
     text = _information(arguments)
     if text is not None:
         print(text)
         return 0
-    shows_config = _take("--print_config", arguments)
     try:
         name, options = parse(arguments)
         if shows_config:
@@ -134,14 +134,6 @@ def parse(arguments: Sequence[str]) -> tuple[str, Options]:
     return name, COMMANDS[name].parse(arguments[1:])
 
 
-def _take(flag: str, arguments: list[str]) -> bool:
-    """Takes a flag out, wherever it stands; returns whether it was there."""
-    if flag not in arguments:
-        return False
-    arguments.remove(flag)
-    return True
-
-
 def _information(arguments: Sequence[str]) -> str | None:
     """Returns the text that was asked for instead of a command's work."""
     everything = bool({"--help-all", "--help_all"} & set(arguments))
@@ -172,10 +164,9 @@ def _log_each_message_once() -> None:
     seen: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        known = message in seen
-        seen.add(message)
-        return not known
+        count = len(seen)
+        seen.add(record.getMessage())
+        return len(seen) > count
 
     # Where the process handles no logs, this handler does.
     logging.lastResort.filters = [is_new]
@@ -216,10 +207,8 @@ def _prepare_tensorflow(quietly: bool) -> None:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # JAX compiles for half a minute what it compiled in the last run.
-    compiled = os.path.join(os.path.expanduser("~"), ".cache", "keras_sdft")
-    os.environ.setdefault(
-        "JAX_COMPILATION_CACHE_DIR", os.path.join(compiled, "jax")
-    )
+    compiled = os.path.expanduser("~/.cache/keras_sdft/jax")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiled)
     if not quietly or "tensorflow" in sys.modules:
         return
     sys.stderr.flush()

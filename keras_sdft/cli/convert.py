@@ -1,7 +1,5 @@
 """`keras-sdft convert` and `merge`: a whole model in another format."""
 
-from __future__ import annotations
-
 from keras_sdft import adapters
 from keras_sdft import formats
 from keras_sdft import models

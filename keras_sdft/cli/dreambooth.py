@@ -1,7 +1,5 @@
 """`keras-sdft dreambooth`: photos of a subject in, a run directory out."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import sys
@@ -72,9 +70,17 @@ class Subject(Source):
             subject.class_prompt if subject.needs_class_images else None,
             options.num_class_images,
         )
-        _check_held_out(options.validation_data_dir, options.instance_data_dir)
+        if options.validation_data_dir is not None:
+            _check_held_out(options)
         if subject.prior_preservation == "base":
-            _check_base(options)
+            training.check_base(parts_of(options))
+            if options.change_prediction_type:
+                raise ValueError(
+                    "`prior_preservation=base` holds the class to what the "
+                    "base predicts, and `change_prediction_type` trains the "
+                    "model to predict something else. Leave out the one or "
+                    "the other."
+                )
         if subject.needs_class_images:
             side = options.resolution or spec["resolution"]
             options.of(runs.ClassImageOptions).missing(
@@ -102,8 +108,6 @@ class Subject(Source):
         validation = self.read_validation(
             options.validation_data_dir, caption=options.instance_prompt
         )
-        if validation is not None:
-            self.report.compare_held_out()
         steps = self.run.steps(int(training.cardinality()))
         kinds = 1 if options.class_prompt is None else 2
         return runs.RunData(
@@ -148,13 +152,13 @@ class Subject(Source):
             )
         finally:
             sd.spec = trained
-        if new is None:
-            return
-        print(
-            f"Class images: {len(new)} generated, {options.num_class_images} "
-            f"wanted, in {options.class_data_dir}",
-            flush=True,
-        )
+        if new is not None:
+            print(
+                f"Class images: {len(new)} generated, "
+                f"{options.num_class_images} wanted, in "
+                f"{options.class_data_dir}",
+                flush=True,
+            )
 
 
 def dreambooth(options: Options) -> None:
@@ -177,20 +181,9 @@ def _token(options: Options) -> str | None:
     return data.check_dreambooth_prompts(*prompts, options.token)
 
 
-def _check_base(options: Options) -> None:
-    training.check_base(parts_of(options))
-    if options.change_prediction_type:
-        raise ValueError(
-            "`prior_preservation=base` holds the class to what the base "
-            "predicts, and `change_prediction_type` trains the model to "
-            "predict something else. Leave out the one or the other."
-        )
-
-
-def _check_held_out(folder: str | None, photos: str) -> None:
-    if folder is None:
-        return
-    folder, photos = hub.local(folder, "data"), hub.local(photos, "data")
+def _check_held_out(options: Options) -> None:
+    folder = hub.local(options.validation_data_dir, "data")
+    photos = hub.local(options.instance_data_dir, "data")
     if not os.path.isdir(folder) or os.path.samefile(folder, photos):
         raise ValueError(
             "`validation_data_dir` must hold other photos than "

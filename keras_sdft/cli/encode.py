@@ -1,7 +1,5 @@
 """`keras-sdft encode`: fills the cache that `train --cache` reads."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Literal
 

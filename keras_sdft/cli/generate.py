@@ -1,7 +1,5 @@
 """`keras-sdft generate`: images from prompts, as files."""
 
-from __future__ import annotations
-
 from keras_sdft import adapters
 from keras_sdft import generation
 from keras_sdft import models

@@ -1,7 +1,5 @@
 """`keras-sdft inspect`: what a preset, a run or a weight file is."""
 
-from __future__ import annotations
-
 import dataclasses
 import json as json_module
 import os
@@ -55,23 +53,17 @@ def _lines(
         if isinstance(value, Mapping):
             yield label.rstrip()
             yield from _lines(value, depth + 1, name == "metadata")
+        elif isinstance(value, (list, tuple)):
+            yield from textwrap.wrap(
+                ", ".join(map(str, value)),
+                initial_indent=f"{label:<28}",
+                subsequent_indent=" " * 28,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
         elif value is not None:
-            if isinstance(value, (list, tuple)):
-                yield from _wrapped(label, ", ".join(map(str, value)))
-                continue
             text = f"{value:,}" if type(value) is int else str(value)
             yield f"{label:<28}{text}"
-
-
-def _wrapped(label: str, text: str) -> list[str]:
-    indent = " " * 28
-    return textwrap.wrap(
-        text,
-        initial_indent=f"{label:<28}",
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 COMMAND = Command(

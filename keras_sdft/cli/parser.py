@@ -1,7 +1,5 @@
 """Flags from dataclasses: how they are written, read and converted."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import types
@@ -9,9 +7,7 @@ import typing
 from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Mapping
-from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 from typing import Literal
@@ -48,6 +44,7 @@ class Flag:
     group: type
     # Another name, or `None`.
     alias: str | None
+    is_positional: bool
     # Of one that takes an address of the Hub: names its commit.
     pinned: Callable[[Any], Any] | None
 
@@ -108,138 +105,138 @@ class Flag:
             ) from error
 
 
-class Flags:
-    """The flags of one command; see `Command` for the arguments."""
-
-    def __init__(
-        self,
-        groups: Iterable[type],
-        defaults: Mapping[str, Any] | None = None,
-        positionals: Sequence[str] = (),
-    ) -> None:
-        self.positionals = positionals
-        self.by_name: dict[str, Flag] = {}
-        for group in groups:
-            for flag in _flags_of(group, defaults or {}):
-                self.by_name.setdefault(flag.name, flag)
-
-    def read(
-        self,
-        arguments: Sequence[str],
-        expand: Callable[[dict[str, Any], list[str]], None] | None = None,
-    ) -> tuple[dict[str, Any], set[str]]:
-        """Returns the value of each flag, and the names of those given.
-
-        What is on the command line, without program and command, goes
-        before what is in the files of `--config`, and of those the last one
-        goes first. `expand` may add to what is given and to these files.
-
-        Raises:
-            UsageError: If a flag or value is wrong, or one is missing.
-        """
-        given, paths = self._split(arguments)
-        if expand is not None:
-            expand(given, paths)
-        values: dict[str, Any] = {}
-        for path in paths:
-            values |= self._read_file(path)
-        values |= given
-        missing = [
-            f"`{name.upper()}`" if name in self.positionals else f"`--{name}`"
-            for name, flag in self.by_name.items()
-            if flag.is_required and values.get(name) is None
-        ]
-        if missing:
-            verb = "is" if len(missing) == 1 else "are"
-            raise UsageError(f"{' and '.join(missing)} {verb} required.")
-        read = {name: flag.default for name, flag in self.by_name.items()}
-        for name, value in values.items():
-            read[name] = self.by_name[name].converted(value)
-        return read, set(values)
-
-    def _split(
-        self, arguments: Sequence[str]
-    ) -> tuple[dict[str, Any], list[str]]:
-        """Returns the values of flags, and the files of `--config`."""
-        given: dict[str, Any] = {}
-        paths: list[str] = []
-        rest = list(arguments)
-        while rest:
-            word = rest.pop(0)
-            name, equals, value = word.partition("=")
-            if not word.startswith("-"):
-                name = self._place(word, given)
-                lists = self.by_name[name].lists
-                given[name] = [*given.get(name, ()), word] if lists else word
-            elif name == "--config":
-                paths.append(value if equals else _next(name, rest))
-            else:
-                flag = self._find(name)
-                values = [value] if equals else _values_after(name, flag, rest)
-                if flag.lists:
-                    values = given.get(flag.name, []) + values
-                given[flag.name] = values if flag.lists else values[0]
-        for name, found in given.items():
-            is_text = str in self.by_name[name].types
-            if isinstance(found, list) and len(found) == 1 and is_text:
-                given[name] = found[0]
-        return given, paths
-
-    def _place(self, word: str, given: Mapping[str, Any]) -> str:
-        """Returns the flag that a word without one is the value of."""
-        for name in self.positionals:
-            if name not in given or self.by_name[name].lists:
-                return name
-        raise UsageError(f"{word!r} stands without a flag.")
-
-    def _find(self, word: str) -> Flag:
-        for flag in self.by_name.values():
-            if word in (f"--{flag.name}", f"--{flag.alias}"):
-                return flag
-        known = [f"--{name}" for name in [*self.by_name, "config", "help"]]
-        hint = _hint(word, known)
-        raise UsageError(f"There is no flag {word!r}.{hint}")
-
-    def _read_file(self, path: str) -> dict[str, Any]:
-        try:
-            content = parsing.read_yaml(path, _MAX_CONFIG_BYTES)
-        except OSError as error:
-            raise UsageError(
-                f"`--config` cannot be read. Received: {path!r}: "
-                f"{error.strerror or error}."
-            ) from error
-        # PyYAML raises nearly every class of error on a damaged file.
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UsageError(f"{path} is no valid YAML: {reason}") from error
-        content = {} if content is None else content
-        if not isinstance(content, dict):
-            raise UsageError(
-                f"{path} must hold lines `flag: value`. Received: "
-                f"{type(content).__name__}."
+def flags_of(
+    groups: Iterable[type],
+    defaults: Mapping[str, Any],
+    positionals: Collection[str],
+) -> dict[str, Flag]:
+    """Returns the flags of a command by name; see `Command`."""
+    flags: dict[str, Flag] = {}
+    for group in groups:
+        hints = typing.get_type_hints(group)
+        documented = docstring_parser.parse(group.__doc__ or "").params
+        texts = {each.arg_name: each.description or "" for each in documented}
+        for field in dataclasses.fields(group):
+            flag = Flag(
+                field.name,
+                hints[field.name],
+                defaults.get(field.name, field.default),
+                " ".join(texts.get(field.name, "").split()),
+                group,
+                field.metadata.get("alias"),
+                field.name in positionals,
+                field.metadata.get("pinned"),
             )
-        names = {f.alias: f.name for f in self.by_name.values() if f.alias}
-        for name in content:
-            if name not in self.by_name and name not in names:
-                hint = _hint(str(name), self.by_name)
-                raise UsageError(f"{path}: there is no flag {name!r}.{hint}")
-        return {names.get(name, name): v for name, v in content.items()}
+            flags.setdefault(flag.name, flag)
+    return flags
 
 
-def _flags_of(group: type, defaults: Mapping[str, Any]) -> Iterator[Flag]:
-    hints = typing.get_type_hints(group)
-    documented = docstring_parser.parse(group.__doc__ or "").params
-    texts = {each.arg_name: each.description or "" for each in documented}
-    for field in dataclasses.fields(group):
-        yield Flag(
-            field.name,
-            hints[field.name],
-            defaults.get(field.name, field.default),
-            " ".join(texts.get(field.name, "").split()),
-            group,
-            field.metadata.get("alias"),
-            field.metadata.get("pinned"),
+def split(
+    arguments: Iterable[str], flags: Mapping[str, Flag]
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns the words of each flag, and the files of `--config`.
+
+    Args:
+        arguments: Strings, without program and command.
+        flags: Dict of the command's flags by name.
+
+    Raises:
+        UsageError: If there is no such flag, or a value is missing.
+    """
+    given: dict[str, Any] = {}
+    paths: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if name == "--config":
+            paths.append(value if equals else _next(name, rest))
+            continue
+        if not word.startswith("-"):
+            flag, values = _place(word, flags, given), [word]
+        else:
+            flag = _find(name, flags)
+            values = [value] if equals else _values_after(name, flag, rest)
+        if flag.lists:
+            values = given.get(flag.name, []) + values
+        given[flag.name] = values if flag.lists else values[0]
+    for name, found in given.items():
+        is_text = str in flags[name].types
+        if isinstance(found, list) and len(found) == 1 and is_text:
+            given[name] = found[0]
+    return given, paths
+
+
+def read(
+    given: dict[str, Any], paths: Iterable[str], flags: Mapping[str, Flag]
+) -> tuple[dict[str, Any], set[str]]:
+    """Returns the value of each flag, and the names of those given.
+
+    What is given goes before what is in the files, and of those the last one
+    goes first.
+
+    Raises:
+        UsageError: If a flag or value is wrong, or one is missing.
+    """
+    values: dict[str, Any] = {}
+    for path in paths:
+        values |= _read_file(path, flags)
+    values |= given
+    missing = [
+        f"`{flag.name.upper()}`" if flag.is_positional else f"`--{flag.name}`"
+        for flag in flags.values()
+        if flag.is_required and values.get(flag.name) is None
+    ]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise UsageError(f"{' and '.join(missing)} {verb} required.")
+    whole = {name: flag.default for name, flag in flags.items()}
+    for name, value in values.items():
+        whole[name] = flags[name].converted(value)
+    return whole, set(values)
+
+
+def _place(word: str, flags: Mapping[str, Flag], given: Any) -> Flag:
+    """Returns the flag that a word without one is the value of."""
+    for flag in flags.values():
+        if flag.is_positional and (flag.name not in given or flag.lists):
+            return flag
+    raise UsageError(f"{word!r} stands without a flag.")
+
+
+def _find(word: str, flags: Mapping[str, Flag]) -> Flag:
+    for flag in flags.values():
+        if word in (f"--{flag.name}", f"--{flag.alias}"):
+            return flag
+    known = [f"--{name}" for name in [*flags, "config", "help"]]
+    raise UsageError(f"There is no flag {word!r}.{hint(word, known)}")
+
+
+def _read_file(path: str, flags: Mapping[str, Flag]) -> dict[str, Any]:
+    try:
+        content = parsing.read_yaml(path, _MAX_CONFIG_BYTES)
+    except OSError as error:
+        raise UsageError(
+            f"`--config` cannot be read. Received: {path!r}: "
+            f"{error.strerror or error}."
+        ) from error
+    # PyYAML raises nearly every class of error on a damaged file.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(f"{path} is no valid YAML: {reason}") from error
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"{path} must hold lines `flag: value`. Received: "
+            f"{type(content).__name__}."
         )
+    names = {flag.alias or name: name for name, flag in flags.items()}
+    names |= dict(zip(flags, flags, strict=True))
+    for name in content:
+        if name not in names:
+            near = hint(str(name), flags)
+            raise UsageError(f"{path}: there is no flag {name!r}.{near}")
+    return {names[name]: value for name, value in content.items()}
 
 
 def _values_after(name: str, flag: Flag, rest: list[str]) -> list[str]:
@@ -259,16 +256,11 @@ def _next(name: str, rest: list[str]) -> str:
     return rest.pop(0)
 
 
-def _hint(word: str, known: Collection[str]) -> str:
-    ours = our_spelling(word, known)
-    return f" Here it is {ours}." if ours else did_you_mean(word, known)
-
-
-def our_spelling(theirs: str, known: Collection[str]) -> str:
-    """Returns which of the known flags `theirs` is, `""` for none."""
-    name = theirs.lstrip("-").replace("-", "_")
-    dashes = "--" if theirs.startswith("-") else ""
+def hint(word: str, known: Collection[str]) -> str:
+    """Returns a sentence on which of the known flags `word` may be."""
+    name = word.lstrip("-").replace("-", "_")
+    dashes = "--" if word.startswith("-") else ""
     for ours, others in OTHER_SPELLINGS.items():
         if name in others.split() and f"{dashes}{ours}" in known:
-            return f"`{dashes}{ours}`"
-    return ""
+            return f" Here it is `{dashes}{ours}`."
+    return did_you_mean(word, known)

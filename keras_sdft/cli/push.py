@@ -1,7 +1,5 @@
 """`keras-sdft push`: a run's weights, card and samples to the Hub."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from keras_sdft import disk

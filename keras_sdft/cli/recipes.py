@@ -1,7 +1,5 @@
 """`keras-sdft recipes`: files of flags for `--config`, which come with it."""
 
-from __future__ import annotations
-
 import dataclasses
 from importlib import resources
 

@@ -1,7 +1,5 @@
 """`keras-sdft report`: the page of a run again, or one that compares runs."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from keras_sdft import runs
@@ -23,11 +21,7 @@ class ReportOptions:
 
 
 def report(options: Options) -> None:
-    """Writes the report of a run again, or compares runs.
-
-    Raises:
-        ValueError: If a path is no directory of a run.
-    """
+    """Writes the report of a run again, or compares runs."""
     for path in options.runs:
         print(runs.write_report(path))
     if len(options.runs) > 1:

@@ -1,8 +1,7 @@
 """A run of any kind of training, from its flags to its last line."""
 
-from __future__ import annotations
-
 import contextlib
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -101,7 +100,9 @@ class Source:
             return None
         size, limit = self.options.batch_size, self.options.max_unreadable
         given |= {"batch_size": size, "max_unreadable": limit}
-        return self._read(data.load, source, shuffle=False, **given)
+        found = self._read(data.load, source, shuffle=False, **given)
+        self.report.compare_held_out()
+        return found
 
     def _read(self, load: Any, source: str, **given: Any) -> Any:
         given["resolution"] = (self.sd.img_height, self.sd.img_width)
@@ -125,33 +126,25 @@ def run(command: Command, kind: type[Source], options: Options) -> None:
     distribution.use(options.strategy)
     options = resolve_defaults(options)
     saved = resolved(options, inputs, kind.made)
-    flags = command.flags.by_name
-    saved = {n: value for n, value in saved.items() if n in flags}
+    saved = {n: value for n, value in saved.items() if n in command.flags}
     # Each machine may have its own places of files.
     places = {*inputs, *made, "output_dir"}
     distribution.check_alike(
         {n: value for n, value in saved.items() if n not in places}
     )
-    with _open(command.name, options, inputs, made) as directory:
+    path, name = options.resume or options.output_dir, command.name
+    begin = functools.partial(
+        runs.RunDirectory, path, name, inputs, options.overwrite, made
+    )
+    if options.resume is not None:
+        begin = functools.partial(runs.RunDirectory.resume, path, name)
+    opened = distribution.on_chief(begin)
+    if opened is None:
+        # What another worker writes is not for this one to close.
+        beside = runs.RunDirectory.beside(path)
+        opened = contextlib.nullcontext(beside)
+    with opened as directory:
         _run(command, options, kind, directory, saved)
-
-
-def _open(
-    command: str, options: Options, inputs: dict[str, Any], made: dict[str, Any]
-) -> Any:
-    """Returns the directory of a new run, or of the one that goes on."""
-    path = options.resume or options.output_dir
-
-    def open_it() -> runs.RunDirectory:
-        if options.resume is not None:
-            return runs.RunDirectory.resume(path, command)
-        return runs.RunDirectory(path, command, inputs, options.overwrite, made)
-
-    opened = distribution.on_chief(open_it)
-    if opened is not None:
-        return opened
-    # What another worker writes is not for this one to close.
-    return contextlib.nullcontext(runs.RunDirectory.beside(path))
 
 
 def _run(
@@ -187,31 +180,31 @@ def _run(
     callbacks = runs.make_callbacks(
         run, data, source.run, previews, checkpoints
     )
+    seen = runs.data_state(data.report)
     if checkpoint is not None:
-        runs.check_data(content["about"]["data"], runs.data_state(data.report))
+        runs.check_data(content["about"]["data"], seen)
         trainer.restore_checkpoint(checkpoint)
     prompt = (options.preview_prompts or [source.prompt])[0]
-    seen = runs.data_state(data.report)
     distribution.check_alike({"the data": seen, "the steps done": done})
     # All of them, as it makes variables.
     room = runs.check_room(
         run, trainer, checkpoints, previews.count(data.steps)
     )
-    if not distribution.is_chief():
-        runs.fit(run, trainer, data, callbacks, prompt)
-        return
-    again = f"Again: keras-sdft {command.name} --config THIS_FILE"
-    run.write_config(saved, f"{again} --output_dir ANOTHER")
-    changed = runs.changed_settings(saved, command.defaults_by_flag)
-    runs.note_facts(run.path, settings=changed)
-    print(_opening(options, kind, trainer, data), flush=True)
-    print(f"  {room}", flush=True)
-    for earlier in run.earlier:
-        print(f"  the earlier run stays in {earlier} until this one is done")
-    if words and checkpoint is None:
-        print(f"  {words}", flush=True)
-    if checkpoint is not None:
-        print(f"  goes on after step {done:,}", flush=True)
+    if distribution.is_chief():
+        again = f"Again: keras-sdft {command.name} --config THIS_FILE"
+        run.write_config(saved, f"{again} --output_dir ANOTHER")
+        changed = runs.changed_settings(saved, command.defaults_by_flag)
+        runs.note_facts(run.path, settings=changed)
+        lines = [_opening(options, kind, trainer, data), room]
+        for earlier in run.earlier:
+            lines.append(
+                f"the earlier run stays in {earlier} until this one is done"
+            )
+        if checkpoint is not None:
+            lines.append(f"goes on after step {done:,}")
+        elif words:
+            lines.append(words)
+        print("\n  ".join(lines), flush=True)
     runs.fit(run, trainer, data, callbacks, prompt)
 
 

@@ -1,7 +1,5 @@
 """`keras-sdft textual_inversion`: images of one thing in, a new word out."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Literal
 

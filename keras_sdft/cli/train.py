@@ -1,7 +1,5 @@
 """`keras-sdft train`: a folder of captioned images in, a run directory out."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from typing import Any
@@ -61,10 +59,9 @@ class Captioned(Source):
     Args:
         options: The options of `train`.
         sd: `keras_sdft.StableDiffusion`.
-        captions: Boolean, whether captions may come from the cache too.
-            Defaults to whether no part that learns encodes them.
-        overwrite: Boolean, whether a stale cache is replaced in a directory
-            that was asked for. One that nobody asked for always is.
+        captions: As for `runs.RunCaches`. Defaults to whether no part that
+            learns encodes captions.
+        overwrite: As for `runs.RunCaches`.
     """
 
     inputs = ("data", "validation_data")
@@ -128,7 +125,6 @@ class Captioned(Source):
         )
         if validation is not None:
             self._label("validation")
-            self.report.compare_held_out()
         per_epoch = int(training.cardinality())
         return runs.RunData(
             training,

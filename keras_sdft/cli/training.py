@@ -1,7 +1,5 @@
 """From flags to the model and the trainer of a run."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable

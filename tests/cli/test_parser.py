@@ -5,9 +5,9 @@ from typing import Literal
 
 import pytest
 
+from keras_sdft.cli import parser
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
-from keras_sdft.cli.parser import Flags
 from keras_sdft.cli.parser import UsageError
 
 
@@ -59,7 +59,7 @@ class Sizes:
             raise ValueError(f"`depth` must be >= 0. Received: {self.depth}.")
 
 
-FLAGS = Flags((Places, Sizes), {"depth": 3}, positionals=("where",))
+FLAGS = parser.flags_of((Places, Sizes), {"depth": 3}, ("where",))
 DEFAULTS = {
     "where": "here",
     "learning_rate": 1e-5,
@@ -76,9 +76,13 @@ DEFAULTS = {
 }
 
 
+def read(arguments):
+    return parser.read(*parser.split(arguments, FLAGS), FLAGS)
+
+
 def changed(*arguments):
     """What arguments change, after a check that the rest stays."""
-    values, given = FLAGS.read(["here", *arguments])
+    values, given = read(["here", *arguments])
     assert set(values) == set(DEFAULTS)
     assert {k for k, v in values.items() if v != DEFAULTS[k]} <= given
     return {k: v for k, v in values.items() if v != DEFAULTS[k]}
@@ -172,7 +176,7 @@ def test_flags_go_before_files_and_later_files_before_earlier(tmp_path):
 )
 def test_mistakes_are_one_line_and_offer_the_nearest(arguments, message):
     with pytest.raises(UsageError) as caught:
-        FLAGS.read(arguments.split())
+        read(arguments.split())
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -200,7 +204,7 @@ def test_mistakes_in_a_file(tmp_path, content, message):
     path.write_bytes(content)
     given = [] if b"where" in content else ["x"]
     with pytest.raises(UsageError) as caught:
-        FLAGS.read([*given, "--config", str(path)])
+        read([*given, "--config", str(path)])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -200,7 +200,7 @@ def test_the_commit_of_an_address_is_saved(
 def test_config_holds_every_flag_and_flags_win(fakes, arguments, tmp_path):
     assert main(arguments) == 0
     path = tmp_path / "run" / "config.yaml"
-    names = set(train_module.COMMAND.flags.by_name) - {"resume"}
+    names = set(train_module.COMMAND.flags) - {"resume"}
     assert set(yaml.safe_load(path.read_text())) == names
     config = ["train", "--config", str(path)]
     _, options = parse([*config, "--seed=5", "--learning_rate=1e-5"])
