@@ -19,17 +19,7 @@ def accumulate(
 ) -> Any:
     """Sums what `micro_step` returns over equal parts of a batch.
 
-    Only one part's activations are alive at a time.
-
-    Args:
-        micro_step: Function of a part of the batch that returns float
-            tensors in nested tuples and lists, of the same shapes for every
-            part.
-        batch: Dict of tensors that share their first dimension `B`.
-        num_micro_batches: Integer that divides `B`.
-
-    Returns:
-        The sums, nested likewise.
+    As `accumulate` in `training/tensorflow/accumulation.py`, for JAX.
     """
     if num_micro_batches == 1:
         return micro_step(batch)
