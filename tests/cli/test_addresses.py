@@ -40,10 +40,10 @@ def test_every_command_names_the_commits_of_all_that_it_reads(served):
     assert set(READ) == set(COMMANDS)
     for name, kinds in READ.items():
         command = COMMANDS[name]
-        for flag in command.flags.by_name:
+        for flag in command.flags:
             asked = "hf://me/it:0.8" if flag == "lora" else "hf://me/it"
             is_list = flag in ADAPTERS
-            others = dict.fromkeys(command.flags.by_name)
+            others = dict.fromkeys(command.flags)
             given = {flag: [asked] if is_list else asked}
             options = command.options(**others | given)
             if (name, flag) == ("push", "to"):
