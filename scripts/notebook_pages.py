@@ -2,13 +2,15 @@
 
 A hook of MkDocs. `NAME.ipynb` becomes the page `tutorials/NAME.md`, with its
 images and the notebook itself beside it, when the site is built: their text is
-in the repository once, and no page needs a script to show a notebook.
+in the repository once, and no page needs a script to show a notebook. Pages
+link to the notebooks, which a reader of the repository finds there.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ NOTEBOOKS = Path(__file__).resolve().parent.parent / "examples" / "notebooks"
 FOLDER = "tutorials"
 # Colours of a terminal.
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-# Notebooks link to one another.
-_LINK = re.compile(r"\]\((\w+)\.ipynb\)")
+# A link to a notebook, from another or from a page.
+_LINK = re.compile(r"\]\((?:[./]+/examples/notebooks/)?(\w+)\.ipynb\)")
 # The widest fence; what a notebook prints may hold narrower ones.
 _FENCE = "`````"
 
@@ -38,6 +40,25 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Leads the links to notebooks to their pages."""
+    folder = posixpath.dirname(page.file.src_uri) or "."
+    if folder == FOLDER:
+        # The links to download them.
+        return markdown
+    return linked(markdown, posixpath.relpath(FOLDER, folder))
+
+
+def linked(markdown: str, folder: str) -> str:
+    """Returns a text whose links to notebooks are links to their pages.
+
+    Args:
+        markdown: The text.
+        folder: Path of the pages, from that of the text.
+    """
+    return _LINK.sub(rf"]({folder}/\1.md)", markdown)
+
+
 def page(path: Path) -> tuple[str, dict[str, bytes]]:
     """Returns a notebook as Markdown, and its images.
 
@@ -53,7 +74,7 @@ def page(path: Path) -> tuple[str, dict[str, bytes]]:
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            parts.append(_LINK.sub(r"](\1.md)", source))
+            parts.append(linked(source, "."))
             continue
         is_shell = source.startswith("!")
         parts.append(_fenced(source, "sh" if is_shell else "python"))

@@ -64,13 +64,19 @@ def test_pages_show_code_images_and_the_last_state_of_each_line(tmp_path):
     text, images = notebook_pages.page(path)
 
     assert text.startswith("# A word\n\n*The notebook [")
-    assert "See [it](other.md)." in text
+    assert "See [it](./other.md)." in text
     assert "`sh\n!keras-sdft inspect tiny\n`" in text
     assert ".output .no-copy }\n100 %\ndone\n`" in text
     assert text.endswith(
         "`python\ngrid\n`````\n\n![What the code above shows](word-1.png)\n"
     )
     assert images == {"word-1.png": b"hello"}
+
+
+def test_links_to_notebooks_lead_to_their_pages():
+    text = "[a](../../examples/notebooks/lora.ipynb), [b](lora.md)"
+    linked = notebook_pages.linked(text, "../tutorials")
+    assert linked == "[a](../tutorials/lora.md), [b](lora.md)"
 
 
 @pytest.mark.slow

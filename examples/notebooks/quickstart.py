@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # Quick start
+# # A first fine-tune
 #
 # Fine-tunes the embedded model `tiny` on 64 drawings in ink and generates
 # images of things that were not among them. On two CPU cores this takes about
