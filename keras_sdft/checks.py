@@ -4,8 +4,6 @@ Imports nothing of this library; every package may import it. Each check
 returns the value, so that it can stand where the value is used.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import math

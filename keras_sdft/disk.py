@@ -3,8 +3,6 @@
 Imports nothing of this library; every package may import it.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

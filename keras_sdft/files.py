@@ -6,8 +6,6 @@ left beside it is removed or put back by the next write to the same path.
 Imports nothing of this library; every package may import it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno
@@ -330,7 +328,7 @@ class Lock:
         """Lets other processes have it. The file stays: one may wait."""
         self._file.close()
 
-    def __enter__(self) -> Lock:
+    def __enter__(self) -> "Lock":
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -4,8 +4,6 @@ Within the limits of control groups, as containers have. Imports nothing of
 this library; every package may import it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Downloads what is needed alone, and tells what to do where that fails. Must
 not know what is in a file.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import os

@@ -3,8 +3,6 @@
 Must not know the network, nor what is in a file.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import fnmatch
 import re
@@ -84,7 +82,7 @@ class Address:
     def what(self) -> str:
         return f"{self.repo_type.replace('dataset', 'data set')} {self}"
 
-    def at(self, commit: str) -> Address:
+    def at(self, commit: str) -> "Address":
         """Returns the same of one commit."""
         return dataclasses.replace(self, revision=commit)
 

@@ -5,8 +5,6 @@ names the file and what is wrong. Imports nothing of this library; every
 package may import it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import json

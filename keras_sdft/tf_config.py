@@ -3,8 +3,6 @@
 Must not know devices, nor an engine.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

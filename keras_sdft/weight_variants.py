@@ -4,8 +4,6 @@ The variant of `model.fp16.safetensors` is `"fp16"`, and `""` the plain one.
 Must not know folders, nor what is in a file.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from collections.abc import Mapping

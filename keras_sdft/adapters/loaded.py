@@ -3,8 +3,6 @@
 Must not know training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from collections.abc import Mapping
 from pathlib import Path

@@ -7,8 +7,6 @@ References:
     Hayou et al., LoRA+: Efficient Low Rank Adaptation of Large Models, 2024.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence

@@ -10,8 +10,6 @@ References:
     2024.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -3,8 +3,6 @@
 Must import neither Keras nor TensorFlow: the help of the command reads it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any

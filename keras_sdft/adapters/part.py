@@ -3,8 +3,6 @@
 Must not know losses, steps or the command.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path

@@ -5,8 +5,6 @@ Layers have diffusers' module names, which users and files of the field know:
 what is attached.
 """
 
-from __future__ import annotations
-
 import fnmatch
 import re
 from collections.abc import Sequence

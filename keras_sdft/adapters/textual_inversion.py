@@ -7,8 +7,6 @@ References:
     Generation using Textual Inversion, 2022.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from collections.abc import Mapping

@@ -8,8 +8,6 @@ References:
     Generation using Textual Inversion, 2022.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -4,8 +4,6 @@ Knows when one is due and where it goes; what is in it is decided by
 `keras_sdft.training`.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 import time

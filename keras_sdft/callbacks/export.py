@@ -3,8 +3,6 @@
 Knows that a trainer can `export`, and nothing of what is in the files.
 """
 
-from __future__ import annotations
-
 import os
 
 from keras_sdft import checks

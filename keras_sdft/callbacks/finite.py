@@ -1,7 +1,5 @@
 """Stops a training whose loss is no number any more."""
 
-from __future__ import annotations
-
 import math
 
 import keras

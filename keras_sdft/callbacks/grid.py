@@ -3,8 +3,6 @@
 Knows pixels and labels; not how the images were made.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import textwrap

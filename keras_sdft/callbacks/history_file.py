@@ -3,8 +3,6 @@
 Knows columns and rows; not where the numbers come from.
 """
 
-from __future__ import annotations
-
 import csv
 import os
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Must not know what is trained or written.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -35,7 +33,7 @@ class Interruption:
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> "Interruption":
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._previous = signal.set_wakeup_fd(

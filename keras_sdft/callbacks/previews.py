@@ -5,8 +5,6 @@ StableDiffusion; never builds a second model, never touches the training's
 random numbers.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import warnings

@@ -3,8 +3,6 @@
 Knows counts and clocks; not what is trained.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from typing import Any

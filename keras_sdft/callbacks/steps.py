@@ -4,8 +4,6 @@ Keras numbers batches inside an epoch; fine-tuning is measured in optimizer
 steps. Knows nothing of images, weights or files.
 """
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 Knows event files; not what the numbers mean.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import os

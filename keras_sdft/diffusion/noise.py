@@ -3,8 +3,6 @@
 Must not know timesteps' schedule, networks or batches of images.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -4,8 +4,6 @@ Tables are computed once in float64 and kept as float32. Must not know
 networks or how timesteps are drawn.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

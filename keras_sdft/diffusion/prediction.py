@@ -3,8 +3,6 @@
 Must not know the network or the loss.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from keras_sdft import checks

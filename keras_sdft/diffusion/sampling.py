@@ -4,8 +4,6 @@ Must not know the network, the text or the decoder: the caller hands over a
 function of `(latents, timesteps)`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -3,8 +3,6 @@
 Must not know latents or noise.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -4,8 +4,6 @@ A weighting is a function `(snr, prediction_type) -> weights`. It must not
 know batches: the trainer looks the weights up by timestep.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -5,8 +5,6 @@ weight files. Must not know training. `models.sources` imports this package
 when a path is resolved, so that foreign paths work however it was imported.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Callable

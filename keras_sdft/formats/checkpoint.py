@@ -4,8 +4,6 @@ Every dialect is read into a `Checkpoint` and written from one. Must not know
 any dialect.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import gc
 import math
@@ -87,7 +85,7 @@ class Checkpoint:
                     "'keras_sdft.vae_blocks' from its metadata."
                 )
 
-    def source(self, name: str) -> NetworkSource:
+    def source(self, name: str) -> "NetworkSource":
         """Returns what `StableDiffusion` takes in place of a weight file."""
         return NetworkSource(self, name)
 

@@ -4,8 +4,6 @@ Knows which files there are and what keys they have been written with over
 the years. Configurations are `diffusers_configs`'s.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping

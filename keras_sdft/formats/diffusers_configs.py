@@ -4,8 +4,6 @@ A configuration that our networks do not compute is refused by name, never
 approximated. Must not know weights.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

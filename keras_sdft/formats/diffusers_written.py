@@ -3,8 +3,6 @@
 Must not know weights, nor how configurations are read.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -3,8 +3,6 @@
 Must not know tokenizers or networks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Keras itself reads these, and the `.h5` files of Keras 2 in which weights
 were published.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import gzip
 import json

@@ -5,8 +5,6 @@ predicts) is taken from the metadata that we and others write, or from the
 sizes of the published models, or must be given.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -4,8 +4,6 @@ Modules are paired by prefix; what is inside a module is renamed part by
 part. Both directions come from one dict. Must not know files.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 

@@ -4,8 +4,6 @@ Heads and groups are those of the published models. Every count is of keys
 that exist, so a file cannot make this run long.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Each key is split into a module of diffusers and what is held for it; the
 spellings are data. Must not know layers or training.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import functools

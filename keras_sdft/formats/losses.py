@@ -1,7 +1,5 @@
 """Finds what a format cannot hold of a model, a sentence each."""
 
-from __future__ import annotations
-
 from keras_sdft.formats.checkpoint import Checkpoint
 from keras_sdft.formats.ldm_names import is_open_clip
 from keras_sdft.models.spec import AutoencoderSpec

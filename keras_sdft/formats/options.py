@@ -1,7 +1,5 @@
 """What to convert and to write, as the command's flags have it."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Literal
 

@@ -3,8 +3,6 @@
 Must not know what is written.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Collection

@@ -3,8 +3,6 @@
 Reads headers and first bytes only. Must not know how weights are mapped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from collections.abc import Mapping
 from pathlib import Path

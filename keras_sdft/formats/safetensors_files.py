@@ -4,8 +4,6 @@ Nothing is allocated by a number from the file before that number has been
 held against the file's own size. Must not know what tensors mean.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

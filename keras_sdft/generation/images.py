@@ -3,8 +3,6 @@
 Must not know the formats of files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

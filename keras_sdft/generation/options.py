@@ -3,8 +3,6 @@
 Must not know models or files of images.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path
@@ -166,7 +164,7 @@ class GenerateOptions:
             for seed in self.seeds
         ]
 
-    def resolved(self, model: str) -> GenerateOptions:
+    def resolved(self, model: str) -> "GenerateOptions":
         """Returns the options with numbers for steps and guidance.
 
         With the same prompt and seed, a run then shows its last preview.

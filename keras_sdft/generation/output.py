@@ -3,8 +3,6 @@
 Must not know how an image is generated.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

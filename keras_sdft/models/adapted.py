@@ -5,8 +5,6 @@ variables, their paths and the weight files stay those of the base. Works for
 every Keras layer, KerasCV's included. Must not know what an adapter computes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import contextvars
 from collections.abc import Iterator

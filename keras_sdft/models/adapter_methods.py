@@ -3,8 +3,6 @@
 And with the weights that stay as they are beside them.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Iterable
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Building layers under a dtype policy of our own choosing."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

@@ -3,8 +3,6 @@
 Must not know what is kept of what they compute.
 """
 
-from __future__ import annotations
-
 import gc
 import hashlib
 import os

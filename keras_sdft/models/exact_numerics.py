@@ -6,8 +6,6 @@ KerasCV has 1e-5 and the GELU by tanh, and sums over a whole image in one go,
 which loses a digit. docs/numerics.md has the measurements.
 """
 
-from __future__ import annotations
-
 import types
 from typing import Any
 

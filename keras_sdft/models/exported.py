@@ -4,8 +4,6 @@ An exported directory holds `diffusion_model.weights.h5` and a small
 `keras_sdft.json`. Must not know how a model was trained.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

@@ -5,8 +5,6 @@ as they are. Works for every dense and convolutional layer of Keras, KerasCV's
 included. Must not know why a layer is frozen.
 """
 
-from __future__ import annotations
-
 import contextlib
 import contextvars
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 Must not know text, decoders or presets.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from collections.abc import Sequence

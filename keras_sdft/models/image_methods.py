@@ -3,8 +3,6 @@
 Must not know where weights come from.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Keras draws initial weights from a global generator; a preset that has no
 published weights must be the same model for everyone.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

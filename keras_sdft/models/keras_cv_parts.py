@@ -5,8 +5,6 @@ is imported here and nowhere else. SD 1.x and 2.x get KerasCV's own encoder
 and decoder classes; narrower models are those of `small_encoders`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from keras_cv.models import StableDiffusion as KerasCVStableDiffusion

@@ -3,8 +3,6 @@
 Must not know how a model was trained, nor what else a directory holds.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import shutil

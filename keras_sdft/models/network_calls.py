@@ -3,8 +3,6 @@
 Must not know what a network computes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

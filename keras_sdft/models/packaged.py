@@ -5,8 +5,6 @@ network's weights, and a `weights.json` with the files' SHA-256. Must not
 know how the weights came to be.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -3,8 +3,6 @@
 Must not know how a file declares it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from keras_sdft.checks import one_of

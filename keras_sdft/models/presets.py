@@ -3,8 +3,6 @@
 Must not know how a weight file is laid out inside.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

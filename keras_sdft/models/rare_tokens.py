@@ -5,8 +5,6 @@ merges: what was frequent where it was made stands first. Must not know
 networks.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from keras_sdft import checks

@@ -7,8 +7,6 @@ KerasCV's order, so that one weight file fits both. Must not know keras_cv,
 losses or files.
 """
 
-from __future__ import annotations
-
 import types
 from typing import Any
 

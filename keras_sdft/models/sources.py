@@ -4,8 +4,6 @@ Must not know how a model was trained, nor other tools' formats, which register
 themselves.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import math

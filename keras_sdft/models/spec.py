@@ -4,8 +4,6 @@ A spec holds sizes and conventions only. It must not know where weights come
 from, nor build anything.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -134,7 +132,7 @@ class StableDiffusionSpec:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, config: dict[str, Any]) -> StableDiffusionSpec:
+    def from_dict(cls, config: dict[str, Any]) -> "StableDiffusionSpec":
         """Reverses `to_dict`; refuses fields it does not know."""
         parts = {
             "diffusion_model": DiffusionModelSpec,

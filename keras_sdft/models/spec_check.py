@@ -4,8 +4,6 @@ A file's numbers are not trusted: whoever lists a network's weights does as
 many steps as the spec says there are layers. Must not know formats.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

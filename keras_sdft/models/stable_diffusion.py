@@ -3,8 +3,6 @@
 Must not know training, datasets or other tools' file formats.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from functools import partial
@@ -114,7 +112,7 @@ class StableDiffusion(AdapterMethods, EncoderMethods, ImageMethods):
         prediction_type: str | None = None,
         vae: str | Path | None = None,
         clip_skip: int | None = None,
-    ) -> StableDiffusion:
+    ) -> "StableDiffusion":
         """Makes a model by name, or from what a fine-tune wrote.
 
         Args:

@@ -10,8 +10,6 @@ References:
     Natural Language Supervision, 2021, section 2.4.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Iterable
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Must not know which network a file should belong to.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path

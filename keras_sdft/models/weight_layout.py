@@ -3,8 +3,6 @@
 Must not know which weights there are: that is `weight_names`'s.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -5,8 +5,6 @@ path of a weight in our networks (and in KerasCV's: the attribute names are
 the same) with its key and shape in a diffusers file. Must not know files.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import functools

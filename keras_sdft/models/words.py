@@ -3,8 +3,6 @@
 Must not know networks or tokenizers.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable
 from pathlib import Path

@@ -4,8 +4,6 @@ A cache holds what encoders made, or the images of parquet files. Must not know
 what it was made from.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re

@@ -1,7 +1,5 @@
 """The caches of a run: which ones, where, when they are worth it."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib

@@ -3,8 +3,6 @@
 Must not know where the card is written.
 """
 
-from __future__ import annotations
-
 import contextlib
 from typing import Any
 

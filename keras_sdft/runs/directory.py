@@ -4,8 +4,6 @@ Of an earlier run only files that this library wrote are moved or removed, and
 none before the new run has exported.
 """
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import os
@@ -107,7 +105,7 @@ class RunDirectory:
     @classmethod
     def resume(
         cls, path: str | os.PathLike, command: str | None = None
-    ) -> RunDirectory:
+    ) -> "RunDirectory":
         """Returns the directory of a run that goes on, locked.
 
         Args:
@@ -141,7 +139,7 @@ class RunDirectory:
         return run
 
     @classmethod
-    def beside(cls, path: str | os.PathLike) -> RunDirectory:
+    def beside(cls, path: str | os.PathLike) -> "RunDirectory":
         """Returns the directory of a run that another worker writes.
 
         Args:
@@ -349,7 +347,7 @@ class RunDirectory:
             with contextlib.suppress(OSError):
                 self.path.rmdir()
 
-    def __enter__(self) -> RunDirectory:
+    def __enter__(self) -> "RunDirectory":
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:

@@ -1,7 +1,5 @@
 """Training into the directory of a run: its callbacks, `fit` and the export."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import shlex

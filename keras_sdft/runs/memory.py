@@ -1,7 +1,5 @@
 """Whether there is memory for a run: of the GPU, or of this machine."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from keras_sdft import devices

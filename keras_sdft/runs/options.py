@@ -1,7 +1,5 @@
 """The options of a run, as the command's flags have them."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

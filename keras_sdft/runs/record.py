@@ -4,8 +4,6 @@ A directory without it was not written by this library, whatever else it
 holds. Must not know how anything is trained.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -3,8 +3,6 @@
 Must not know flags by name beyond those that may change.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shlex

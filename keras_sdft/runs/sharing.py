@@ -3,8 +3,6 @@
 Files are named one by one, so that nothing else of a run can be among them.
 """
 
-from __future__ import annotations
-
 import fnmatch
 from pathlib import Path
 from typing import Any

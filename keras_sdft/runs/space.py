@@ -1,7 +1,5 @@
 """Whether the disk has room for all that a run will write."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

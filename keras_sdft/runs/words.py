@@ -1,7 +1,5 @@
 """Words of captions and prompts that the model to be trained does not know."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

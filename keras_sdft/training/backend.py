@@ -1,7 +1,5 @@
 """What each backend of Keras has of its own, under `training/<backend>/`."""
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

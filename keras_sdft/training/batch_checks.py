@@ -3,8 +3,6 @@
 Must not know noise schedules, losses or optimizers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -5,8 +5,6 @@ and the order of data are functions of seed, step and epoch, so that a
 resumed training equals one that was never interrupted, bit for bit.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import importlib
@@ -261,7 +259,7 @@ class Snapshot:
             for shape, dtype, _ in self.sources.values()
         )
 
-    def copied(self) -> Snapshot:
+    def copied(self) -> "Snapshot":
         """Returns it with its tensors copied, while training goes on."""
         sources = {
             name: (shape, dtype, _giving(read()))

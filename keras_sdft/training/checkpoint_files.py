@@ -4,8 +4,6 @@
 of each file. No pickle. Must not know what a tensor means.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -3,8 +3,6 @@
 Needs no TensorFlow, so that `--help` is quick.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 from keras_sdft import checks

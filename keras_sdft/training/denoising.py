@@ -4,8 +4,6 @@ In `keras.ops` alone: without a tape, an optimizer or a backend's own
 operations. The step of each backend differentiates `Denoising.losses`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from typing import Any
@@ -38,7 +36,7 @@ class Denoising:
     def __init__(
         self,
         stable_diffusion: Any,
-        loss: DenoisingLoss,
+        loss: "DenoisingLoss",
         networks: Iterable[str] = ("diffusion_model",),
     ):
         self.stable_diffusion = stable_diffusion
@@ -150,7 +148,7 @@ class DenoisingLoss:
         self.weights = objective.weights(prediction_type, zero_terminal_snr)
 
     @classmethod
-    def of(cls, objective: Objective, stable_diffusion: Any) -> DenoisingLoss:
+    def of(cls, objective: Objective, stable_diffusion: Any) -> "DenoisingLoss":
         """Makes the loss of a model, as it was trained or is asked to be.
 
         Raises:

@@ -3,8 +3,6 @@
 Must not know how losses are computed.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -4,8 +4,6 @@ Adds up what the trainer, its optimizer and the batch make necessary. Must not
 know how much memory there is.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterable

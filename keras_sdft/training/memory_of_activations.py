@@ -5,8 +5,6 @@ run, and counting the tensors that TensorFlow's gradients read again; a test
 holds the counts against traced graphs. Must not know trainers or optimizers.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math
@@ -72,7 +70,7 @@ class Place:
         """Positions of one image."""
         return self.height * self.width
 
-    def scaled(self, up: int = 1, down: int = 1) -> Place:
+    def scaled(self, up: int = 1, down: int = 1) -> "Place":
         """Returns the place after a layer that changes height and width."""
         height, width = self.height * up // down, self.width * up // down
         return dataclasses.replace(self, height=height, width=width)

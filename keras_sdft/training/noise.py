@@ -3,8 +3,6 @@
 Imports neither Keras nor TensorFlow before a table is asked for.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import typing
 from collections.abc import Sequence

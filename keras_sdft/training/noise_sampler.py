@@ -5,8 +5,6 @@ micro-batches, replicas and resumed runs see the same numbers. Must not know
 networks or losses.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from keras import ops

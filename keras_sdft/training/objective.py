@@ -3,8 +3,6 @@
 Imports neither Keras nor TensorFlow before a model is asked for.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import typing

@@ -3,8 +3,6 @@
 Must not know models or losses.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

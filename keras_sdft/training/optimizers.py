@@ -3,8 +3,6 @@
 Imports neither Keras nor TensorFlow before an optimizer is made.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import typing
 from typing import Any

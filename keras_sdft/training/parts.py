@@ -4,8 +4,6 @@ A part may be any object with the attributes of `Part`. Nothing else in
 training, in the estimate of memory or in the command knows parts by name.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path

@@ -3,8 +3,6 @@
 Must not know models or losses.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any

@@ -4,8 +4,6 @@ At each step equal to the schedules of the same names in the field. Must not
 know optimizers.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -117,7 +115,7 @@ class WarmUpSchedule(keras.optimizers.schedules.LearningRateSchedule):
         factor = ops.where(step < warmup, rising, factor)
         return config["learning_rate"] * factor
 
-    def with_peak(self, learning_rate: float) -> WarmUpSchedule:
+    def with_peak(self, learning_rate: float) -> "WarmUpSchedule":
         """Returns the schedule in proportion to another highest rate."""
         scale = learning_rate / self._config["learning_rate"]
         end = self._config["end_learning_rate"] * scale

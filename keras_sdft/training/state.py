@@ -4,8 +4,6 @@ No name counts the layers of a process, so a state fits any trainer that was
 made in the same way. Must not know files.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from typing import Any

@@ -4,8 +4,6 @@ Orders the work of other modules and packages: what latents, noise, targets,
 weights and averages are is decided there.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 Timesteps are spread over the whole schedule, whatever training samples.
 """
 
-from __future__ import annotations
-
 import contextlib
 from typing import Any
 

@@ -3,8 +3,6 @@
 Counted in optimizer steps. Must not know what the weights compute.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any

@@ -11,8 +11,6 @@ References:
     Dao, FlashAttention-2, 2023.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from keras import ops

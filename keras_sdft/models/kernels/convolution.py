@@ -12,8 +12,6 @@ References:
     Document Processing, 2006, section 3.1.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

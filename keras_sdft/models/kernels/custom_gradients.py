@@ -12,8 +12,6 @@ References:
     Normalization, 2016, equation 3.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -5,8 +5,6 @@ GPUs and TPUs the backend's own kernels are taken. Must not know how a fast
 path works.
 """
 
-from __future__ import annotations
-
 import contextlib
 import contextvars
 import math

@@ -9,8 +9,6 @@ Its reference implementation is `Block.plain`, which other backends and eager
 execution use. Must not know what a block computes.
 """
 
-from __future__ import annotations
-
 import functools
 import types
 from collections.abc import Callable

@@ -5,8 +5,6 @@ no copy in the compute dtype is kept from the forward pass to the backward
 pass. Must not know layers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

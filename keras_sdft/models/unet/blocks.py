@@ -4,8 +4,6 @@ Named like KerasCV's, as the layers in `layers.py` are. Must not know
 which blocks a network has.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -6,8 +6,6 @@ one file fits both. Must not know how the layers are put together: into blocks
 in `blocks.py`, and these in `model.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import contextvars
 from collections.abc import Iterator

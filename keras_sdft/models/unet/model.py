@@ -3,8 +3,6 @@
 Must not know losses, what a timestep means, or files.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -4,8 +4,6 @@
 what its callbacks wrote, `page` shows it. Must not know flags.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

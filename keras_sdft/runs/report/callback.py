@@ -1,7 +1,5 @@
 """The report of a run while it goes on."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -3,8 +3,6 @@
 Must not know the page around them.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

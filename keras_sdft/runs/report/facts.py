@@ -3,8 +3,6 @@
 Must not know how it is shown.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import platform

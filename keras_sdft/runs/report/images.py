@@ -3,8 +3,6 @@
 Must not know what they show.
 """
 
-from __future__ import annotations
-
 import base64
 import functools
 import io

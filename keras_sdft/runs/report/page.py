@@ -3,8 +3,6 @@
 All that it shows is read from the run's own files.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import datetime

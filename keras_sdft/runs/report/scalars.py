@@ -3,8 +3,6 @@
 Must not know how they are shown.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os
@@ -28,7 +26,7 @@ class Curve:
     steps: list[int] = dataclasses.field(default_factory=list)
     values: list[float] = dataclasses.field(default_factory=list)
 
-    def smoothed(self) -> Curve:
+    def smoothed(self) -> "Curve":
         """Returns exponential moving averages of a twentieth of the points.
 
         The first values count no more than others (as in Adam's bias
@@ -43,7 +41,7 @@ class Curve:
             values.append(average / weight if weight else math.nan)
         return Curve(list(self.steps), values)
 
-    def thinned(self, most: int = MAX_POINTS) -> Curve:
+    def thinned(self, most: int = MAX_POINTS) -> "Curve":
         """Returns at most so many points, each the mean of some neighbours."""
         size = math.ceil(len(self.steps) / most)
         if size <= 1:

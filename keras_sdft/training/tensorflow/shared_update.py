@@ -5,8 +5,6 @@ graph, and a network has hundreds of variables of a few dozen shapes. Must
 not know optimizers' settings: it gets numbers.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from collections.abc import Iterator

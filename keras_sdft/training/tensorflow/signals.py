@@ -4,8 +4,6 @@ Each adds what it has received to a sum over all replicas, so that all end
 after the same step. Must not know what a step computes.
 """
 
-from __future__ import annotations
-
 import signal
 from typing import Any
 

@@ -7,8 +7,6 @@ a step is short. Together they save four seconds before the first step. Must
 not know what a step does.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import functools
