@@ -35,11 +35,12 @@ class Checkpoint(StepCallback):
 
     Training stops for as long as copying the state takes; a thread writes
     the copy while the next steps run. One copy is written at a time: while
-    it is, the next one waits. Where memory has no room for a copy, training
-    stops for the whole write. A checkpoint that cannot be written, on a full
-    disk for example, leaves the ones before it, warns, and training goes on.
-    Of several workers the first one writes, and a signal to any of them ends
-    all after the same step.
+    it is, the next one waits. The last step has one as well, so that a longer
+    training goes on from there; validation and previews go on beside it. Where
+    memory has no room for a copy, training stops for the whole write. A
+    checkpoint that cannot be written, on a full disk for example, leaves the
+    ones before it, warns, and training goes on. Of several workers the first
+    one writes, and a signal to any of them ends all after the same step.
 
     Put it last in the list of callbacks, so that it keeps the state that
     they have after a step.
@@ -48,7 +49,8 @@ class Checkpoint(StepCallback):
         directory: Path of the directory for `step_00000100` and so on.
         every_steps: Integer >= 1, steps between two checkpoints, or `None`.
         every_minutes: Float > 0, minutes between two, or `None`. With
-            neither, they are written by `save` and when interrupted.
+            neither, they are written by `save` and when interrupted, and
+            none at the end.
         keep_last: Integer >= 1, how many of the newest stay. Defaults to
             `2`.
         keep_best: String, the name of a value of each epoch whose lowest
@@ -63,7 +65,8 @@ class Checkpoint(StepCallback):
 
     Attributes:
         best: Dict of `value`, `epoch` and `step` of the best weights, or
-            `None`.
+            `None`. A checkpoint has those of the moment it was written; set
+            before `fit`, better ones of the end of an earlier `fit` stay.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -96,15 +99,25 @@ class Checkpoint(StepCallback):
         self.best: dict[str, Any] | None = None
         self._writer = _Writer()
         self._is_due = False
+        # The step of the last one, and its position once it is written.
+        self._begun = 0
+        self._written: tuple[int, ...] | None = None
         self._since = time.monotonic()
         self._told: set[str] = set()
 
     def on_train_begin(self, logs=None) -> None:
         super().on_train_begin(logs)
-        self.model.progress.interruption = self.interruption
-        if self.model.writes_files:
+        # Under JAX, Keras waits for the step where `self.model` is asked for.
+        self._trainer = self.model
+        progress = self._trainer.progress
+        progress.interruption = self.interruption
+        if self._trainer.writes_files:
             remove_abandoned(self.directory)
         self._is_due, self._since = False, time.monotonic()
+        self._begun, self._written = self.step, None
+        there = disk.path_of(self.directory, self.step).is_dir()
+        if progress.is_restored and there:
+            self._written = tuple(progress.position)
 
     def on_train_batch_begin(self, batch, logs=None) -> None:
         super().on_train_batch_begin(batch, logs)
@@ -120,6 +133,10 @@ class Checkpoint(StepCallback):
         if late or self.passed(before, self.every_steps):
             self._is_due = True
         self._tell_of_last()
+        if self._trainer.stop_training:
+            # Before the end of the epoch, which a longer training does not
+            # have here: it may be cut short.
+            self._save_last()
 
     def on_test_batch_end(self, batch, logs=None) -> None:
         self._raise_if_interrupted()
@@ -127,13 +144,15 @@ class Checkpoint(StepCallback):
     def on_epoch_end(self, epoch, logs=None) -> None:
         self._export_best(epoch, logs or {})
         if self.model.stop_training:
-            # All is trained: what is left is the end of `fit`.
+            # All is trained, and saved: what is left is the end of `fit`.
             return
         self._raise_if_interrupted()
         if self._is_due:
             self.save()
 
     def on_train_end(self, logs=None) -> None:
+        if self._begun != self.step:
+            self._save_last()
         self._writer.wait()
         self._tell_of_last()
         if self.keep_best and self.best is None:
@@ -149,7 +168,14 @@ class Checkpoint(StepCallback):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
-        self.best = state["best"]
+        found = [one for one in (state["best"], self.best) if one is not None]
+        self.best = min(found, key=lambda one: one["value"], default=None)
+
+    def _save_last(self) -> None:
+        """Writes the checkpoint of the last step, where others are written."""
+        if self.every_steps is not None or self.every_minutes is not None:
+            self._writer.wait()
+            self.save()
 
     def save(self, wait: bool = False) -> None:
         """Writes a checkpoint of the training as it is now.
@@ -166,11 +192,17 @@ class Checkpoint(StepCallback):
             return
         self._tell_of_last()
         self._is_due, self._since = False, time.monotonic()
+        position = tuple(self.model.progress.position)
+        if wait and position == self._written:
+            # A validation since then has changed the metrics.
+            return
+        self._begun = position[0]
         found = snapshot(self.model, self.about)
-        path = disk.path_of(self.directory, found.content["position"][0])
+        path = disk.path_of(self.directory, self._begun)
 
         def write(state: Snapshot) -> None:
             state.write(path)
+            self._written = position
             disk.remove_all_but(self.directory, self.keep_last)
 
         if not wait and self._fits(found.num_bytes):
@@ -215,7 +247,7 @@ class Checkpoint(StepCallback):
             warnings.warn(text, stacklevel=2)
 
     def _raise_if_interrupted(self) -> None:
-        number = self.model.progress.signal
+        number = self._trainer.progress.signal
         if self.interruption is not None and number is not None:
             raise Interrupted(number, lambda: self.save(wait=True))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_sdft import distribution
+from keras_sdft.disk import size_text
 from keras_sdft.runs.cards import model_card
 from keras_sdft.runs.directory import RunDirectory
 from keras_sdft.runs.options import PreviewOptions
@@ -135,6 +136,8 @@ def fit(
         seen = data_facts(data.report, trainer.stable_diffusion.tokenizer)
         note_facts(run.path, steps=data.steps, prompt=prompt, data=seen)
     run.begin()
+    # Of a run that had ended, and is made longer.
+    callbacks["Checkpoint"].best = run.record.summary.get("best")
     with callbacks["Checkpoint"].interruption:
         try:
             _train(trainer, data, callbacks)
@@ -223,9 +226,10 @@ def _outcome(
     if "Previews" in callbacks:
         yield f"  previews  {run.before_and_after}"
     if run.checkpoints.is_dir():
+        sizes = [p.stat().st_size for p in run.checkpoints.rglob("*")]
         yield (
-            f"  go on     {command_to_resume(run)} --max_train_steps N "
-            f"(else {run.checkpoints} may be removed)"
+            f"  go on     {command_to_resume(run)} --max_train_steps N (else "
+            f"{run.checkpoints}, {size_text(sum(sizes))}, may be removed)"
         )
     command = ["keras-sdft", "generate", "--model", str(run.path)]
     command += ["--prompt", prompt, "--output", "out.png"]

@@ -34,9 +34,9 @@ class RunOptions:
         license: License of the weights in their model card, as the Hub
             spells it. Defaults to unknown.
         overwrite: Replace an earlier run in output_dir.
-        resume: Directory of a run that was interrupted. It goes on with its
-            own flags; those of its length, previews, logs and checkpoints
-            may be given anew.
+        resume: Directory of a run that was interrupted, or is to be longer.
+            It goes on with its own flags; those of its length, previews,
+            logs and checkpoints may be given anew.
     """
 
     output_dir: str

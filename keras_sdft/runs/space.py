@@ -56,10 +56,11 @@ def check_room(
     )
     when = "a checkpoint only when interrupted"
     if checkpoints.checkpoint_every_steps:
-        when = f"checkpoints every {checkpoints.checkpoint_every_steps:,} steps"
+        steps = f"{checkpoints.checkpoint_every_steps:,} steps"
+        when = f"checkpoints every {steps} and at the end"
     elif checkpoints.checkpoint_every_minutes:
         minutes = f"{checkpoints.checkpoint_every_minutes:g} minutes"
-        when = f"checkpoints every {minutes}"
+        when = f"checkpoints every {minutes} and at the end"
     return (
         f"{when}; a checkpoint takes {size_text(checkpoint)}, the run at most "
         f"{size_text(needed)} of the disk"

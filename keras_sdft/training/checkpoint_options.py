@@ -10,13 +10,13 @@ from keras_sdft import checks
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
-    """Checkpoints: what a run goes on from after it was interrupted.
+    """Checkpoints: what a run goes on from, interrupted or to be longer.
 
     Args:
         checkpoint_every_steps: Optimizer steps between two checkpoints, in
             place of a time.
-        checkpoint_every_minutes: Minutes between two checkpoints. 0 writes
-            one only when the run is interrupted.
+        checkpoint_every_minutes: Minutes between two checkpoints; the end has
+            one, too. 0 writes one only when the run is interrupted.
         keep_checkpoints: How many of the newest checkpoints stay.
         keep_best: Name of a value of each epoch, val_loss for example. The
             weights of the epoch with its lowest value are exported as well.

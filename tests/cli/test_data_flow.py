@@ -44,6 +44,8 @@ def test_from_a_folder_of_images_to_an_image(photos, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     # Eight images are two steps of four; the third is a part of a pass.
     assert [row["step"] for row in rows] == ["2", "3"]
+    assert os.listdir(run / "checkpoints") == ["step_00000003"]
+    assert "checkpoints every 10 minutes and at" in capsys.readouterr().out
     assert all(np.isfinite(float(row["loss"])) for row in rows)
     assert sorted(os.listdir(run / "previews")) == [
         "before_and_after.png",
@@ -80,3 +82,10 @@ def test_from_a_folder_of_images_to_an_image(photos, tmp_path, capsys):
     assert description["base"] == "tiny"
     assert description["steps"] == 3
     assert description["parts"]["diffusion_model"]["dtype"] == "float32"
+
+    # A run that has ended is made longer, and repeats no step.
+    assert main(["train", "--resume", str(run), "--max_train_steps=4"]) == 0
+    output = capsys.readouterr().out
+    assert "goes on after step 3\n" in output
+    with open(run / "history.csv", newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["2", "4"]

@@ -11,6 +11,7 @@ from keras_sdft.adapters import LoRA
 from keras_sdft.adapters import TextualInversion
 from keras_sdft.callbacks import Checkpoint
 from keras_sdft.callbacks import HistoryFile
+from keras_sdft.callbacks import StopAtStep
 from keras_sdft.callbacks import Throughput
 from keras_sdft.data import load
 from keras_sdft.encoding import Cache
@@ -399,6 +400,77 @@ def test_an_interruption_at_any_moment_writes_a_checkpoint(
         assert_equal(values(again), expected)
 
 
+@pytest.mark.parametrize(
+    ("steps", "position", "moment"),
+    [
+        # At the end of an epoch; and where one is cut short, with a signal in
+        # the last validation, which has other metrics.
+        (2, (2, 0, 2), None),
+        (3, (3, 1, 1), "on_test_batch_end"),
+    ],
+)
+def test_a_training_made_longer_is_bit_equal(
+    make, data, tmp_path, steps, position, moment
+):
+    def run(name, trainer, steps, batch=0, extra=()):
+        history = HistoryFile(tmp_path / "history.csv")
+        # Of the last step alone, and with a signal no other one.
+        keeper = Checkpoint(
+            tmp_path / name, every_steps=100, interruption=Signal()
+        )
+        trainer.fit(
+            data(batch),
+            epochs=3,
+            verbose=0,
+            validation_data=data().take(1),
+            callbacks=[StopAtStep(steps), history, *extra, keeper],
+        )
+        return history.rows
+
+    whole = make(ema_decay=0.9)
+    rows = run("whole", whole, 5)
+    assert [row["step"] for row in rows] == [2, 4, 5]
+    short, sender = make(ema_decay=0.9), keras.callbacks.LambdaCallback()
+    if moment is None:
+        assert run("again", short, steps)[-1]["step"] == steps
+    else:
+
+        def send(*_, **__):
+            if short.progress.position.step == steps:
+                short.progress.interruption.signal = 15
+
+        setattr(sender, moment, send)
+        with pytest.raises(Interrupted):
+            run("again", short, steps, extra=[sender])
+    again = make(ema_decay=0.9)
+    assert again.restore_checkpoint(tmp_path / "again") == position
+    assert run("again", again, 5, position[2]) == rows
+    assert_equal(values(again), values(whole))
+    found, expected = (
+        disk.read_tensors(disk.path_of(tmp_path / name, 5))
+        for name in ("again", "whole")
+    )
+    assert_equal(found, expected)
+    kept = [path.name for path in disk.find_all(tmp_path / "again")]
+    assert kept == ["step_00000005", f"step_0000000{steps}"]
+
+
+def test_without_checkpoints_the_end_has_none(make, data, tmp_path):
+    trainer = make()
+    for steps in (None, 100):
+        keeper = Checkpoint(tmp_path, every_steps=steps)
+        trainer.fit(data(), verbose=0, callbacks=[keeper])
+        assert len(disk.find_all(tmp_path)) == (steps is not None)
+    # Of a training that its epochs ended, and a rest without a step.
+    content = disk.check_whole(disk.path_of(tmp_path, 2 * BATCHES))
+    assert content["position"] == [2 * BATCHES, 1, 0]
+    again = make()
+    again.restore_checkpoint(tmp_path)
+    before = disk.path_of(tmp_path, 2 * BATCHES).stat().st_mtime_ns
+    again.fit(data(), epochs=1, verbose=0, callbacks=[keeper])
+    assert disk.path_of(tmp_path, 2 * BATCHES).stat().st_mtime_ns == before
+
+
 def test_the_best_weights_are_exported(make, data, tmp_path):
     trainer = make()
     keeper = Checkpoint(tmp_path, keep_best="val_loss")
@@ -411,6 +483,9 @@ def test_the_best_weights_are_exported(make, data, tmp_path):
     keeper.best["value"] = 0.0
     trainer.fit(data(), initial_epoch=1, epochs=2, callbacks=[keeper])
     assert keeper.best == {"value": 0.0, "epoch": 1, "step": 2}
+    # Those of an end are better than when its checkpoint was written.
+    keeper.set_state({"best": first})
+    assert keeper.best["value"] == 0.0
     lost = Checkpoint(tmp_path, keep_best="val_los")
     with pytest.warns(UserWarning, match="found no 'val_los' in .*val_loss"):
         trainer.fit(data(), callbacks=[lost], **arguments)
