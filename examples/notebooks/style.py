@@ -58,8 +58,7 @@ Image("runs/style/previews/before_and_after.png")
 # %% [markdown]
 # ## Train longer
 #
-# A run goes on from its newest checkpoint, here that of step 160, at the very
-# next batch.
+# A run goes on from where it ended, at the very next batch.
 
 # %%
 # !keras-sdft train --resume runs/style --max_train_steps {STEPS + 80}
