@@ -17,7 +17,6 @@ from keras_sdft.cli.command import Options
 from keras_sdft.cli.run import COMMON
 from keras_sdft.cli.run import TRAINING
 from keras_sdft.cli.run import Source
-from keras_sdft.cli.run import Start
 from keras_sdft.cli.run import run
 from keras_sdft.cli.training import parts_of
 
@@ -90,7 +89,7 @@ class Subject(Source):
                 options.seed,
             )
 
-    def load(self, start: Start) -> runs.RunData:
+    def load(self) -> runs.RunData:
         token = _token(self.options)
         if token is not None:
             problem = models.check_token(token, self.sd.tokenizer)
@@ -121,7 +120,7 @@ class Subject(Source):
             is_pass=False,
         )
 
-    def prepare(self, loaded: runs.RunData, start: Start) -> runs.RunData:
+    def prepare(self, loaded: runs.RunData) -> runs.RunData:
         self._generate_class_images()
         subject = self.options.values_of(data.SubjectOptions)
         if self.options.class_prompt is None:
@@ -130,7 +129,7 @@ class Subject(Source):
             data.load_dreambooth,
             self.options.instance_data_dir,
             batches_per_epoch=loaded.steps_per_epoch,
-            start=start,
+            start=self.start,
             **subject,
         )
         return dataclasses.replace(loaded, training=training)

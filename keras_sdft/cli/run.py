@@ -47,8 +47,6 @@ COMMON = (
     "overwrite",
 )
 
-Start = tuple[int, int]
-
 
 class Source:
     """What a kind of training learns from.
@@ -57,6 +55,7 @@ class Source:
         inputs: Flags of what is read, what is trained on first, what is
             validated with last.
         made: Flag of what is made beside the run.
+        start: Epoch and batch that training begins with.
     """
 
     inputs: tuple[str, ...]
@@ -65,6 +64,7 @@ class Source:
     def __init__(self, options: Options, sd: Any) -> None:
         self.options = options
         self.sd = sd
+        self.start = (0, 0)
         self.report = data.Report()
         self.run = options.of(runs.RunOptions)
 
@@ -77,11 +77,11 @@ class Source:
         """What to try the result with."""
         return "YOUR PROMPT"
 
-    def load(self, start: Start) -> runs.RunData:
+    def load(self) -> runs.RunData:
         """Reads what is there, to know how long the run is."""
         raise NotImplementedError
 
-    def prepare(self, loaded: runs.RunData, start: Start) -> runs.RunData:
+    def prepare(self, loaded: runs.RunData) -> runs.RunData:
         """Makes what is not there yet; returns the data from `start` on."""
         raise NotImplementedError
 
@@ -160,7 +160,8 @@ def _run(
     done, epoch, batch = content["position"]
     sd = load_for_training(options)
     source = kind(options, sd)
-    data = distribution.together(lambda: source.load((epoch, batch)))
+    source.start = (epoch, batch)
+    data = distribution.together(source.load)
     if done > data.steps:
         raise ValueError(
             f"The run is at step {done:,} already, beyond the {data.steps:,} "
@@ -168,13 +169,13 @@ def _run(
         )
     if done == data.steps and batch != data.steps_per_epoch:
         # All is trained, and the end of the epoch is still to come.
-        batch = data.steps_per_epoch
-        data = source.load((epoch, batch))
+        source.start = (epoch, data.steps_per_epoch)
+        data = source.load()
     # Before the trainer, which makes it a model that learns new words.
     words = runs.unknown_words(sd, data.report, options.preview_prompts or ())
     trainer = make_trainer(options, sd, data.steps)
     distribution.together(lambda: runs.check_memory(trainer, data, source.run))
-    data = source.prepare(data, (epoch, batch))
+    data = source.prepare(data)
     previews = options.of(runs.PreviewOptions)
     checkpoints = options.of(training.CheckpointOptions)
     callbacks = runs.make_callbacks(
@@ -195,11 +196,11 @@ def _run(
         run.write_config(saved, f"{again} --output_dir ANOTHER")
         changed = runs.changed_settings(saved, command.defaults_by_flag)
         runs.note_facts(run.path, settings=changed)
-        lines = [_opening(options, kind, trainer, data), room]
-        for earlier in run.earlier:
-            lines.append(
-                f"the earlier run stays in {earlier} until this one is done"
-            )
+        lines = [*_opening(options, kind, trainer, data), room]
+        lines += [
+            f"the earlier run stays in {earlier} until this one is done"
+            for earlier in run.earlier
+        ]
         if checkpoint is not None:
             lines.append(f"goes on after step {done:,}")
         elif words:
@@ -235,7 +236,7 @@ def resolved(
 
 def _opening(
     options: Options, kind: type[Source], trainer: Any, data: runs.RunData
-) -> str:
+) -> list[str]:
     sd, micro = trainer.stable_diffusion, options.gradient_accumulation_steps
     weights = sd.diffusion_model.count_params()
     batch = f"{data.images_per_step // micro} images"
@@ -246,16 +247,15 @@ def _opening(
     lines = [
         f"Training {options.model} ({weights:,} weights) on "
         f"{getattr(options, kind.inputs[0])}",
-        f"  {_steps(data.steps)} of {batch} at {sd.img_width} x "
+        f"{_steps(data.steps)} of {batch} at {sd.img_width} x "
         f"{sd.img_height}, on {device}{epoch if data.is_pass else ''}",
-        f"  {options.optimizer}, learning rate {options.learning_rate:g}, "
+        f"{options.optimizer}, learning rate {options.learning_rate:g}, "
         f"{options.lr_scheduler}",
     ]
     names = [part.name.replace("_", " ") for part in parts_of(options)]
     if len(names) > 1:
-        lines.append(f"  what learns: {', '.join(names)}")
-    lines += [f"  {line}" for line in data.report.summary().splitlines()]
-    return "\n".join(lines)
+        lines.append(f"what learns: {', '.join(names)}")
+    return lines + data.report.summary().splitlines()
 
 
 def _steps(count: int) -> str:

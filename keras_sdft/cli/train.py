@@ -13,7 +13,6 @@ from keras_sdft.cli.command import Options
 from keras_sdft.cli.run import COMMON
 from keras_sdft.cli.run import TRAINING
 from keras_sdft.cli.run import Source
-from keras_sdft.cli.run import Start
 from keras_sdft.cli.run import run
 from keras_sdft.cli.training import inputs_of
 from keras_sdft.cli.training import parts_of
@@ -107,13 +106,13 @@ class Captioned(Source):
             inputs = inputs_of(options, Captioned.inputs)
             runs.check_separate(options.cache, inputs, {}, flag="cache")
 
-    def load(self, start: Start = (0, 0)) -> runs.RunData:
+    def load(self) -> runs.RunData:
         options, self.report = self.options, data.Report()
         training = self.read_training(
             data.load,
             options.data,
             cache=self.caches.training,
-            start=start,
+            start=self.start,
             **options.values_of(data.SourceOptions, data.TagOptions),
         )
         self._label("training")
@@ -141,7 +140,7 @@ class Captioned(Source):
         for source in self.report.sources[-1:]:
             source.name = f"{role} images in {source.name}"
 
-    def prepare(self, loaded: runs.RunData, start: Start) -> runs.RunData:
+    def prepare(self, loaded: runs.RunData) -> runs.RunData:
         self.caches.fill(keep_text_encoder=bool(self.options.preview_prompts))
         return loaded
 

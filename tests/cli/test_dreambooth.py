@@ -324,7 +324,7 @@ def test_a_split_or_common_token_is_told(make_micro, subject, capsys):
         options = options_of(
             instance_data_dir=str(subject), token=token, max_train_steps=2
         )
-        Subject(options, make_micro()).load((0, 0))
+        Subject(options, make_micro()).load()
         note = "Note: The token 'sks dog'" in capsys.readouterr().err
         assert note is told
 

@@ -82,8 +82,8 @@ def test_where_the_data_begins(saved, monkeypatch, position, starts):
     found = []
 
     class Photos(Captioned):
-        def load(self, start):
-            found.append(start)
+        def load(self):
+            found.append(self.start)
             return RunData(None, None, None, 1, 5, 12)
 
     def make_trainer(*arguments):

@@ -75,7 +75,7 @@ def fakes(monkeypatch):
     ).repeat(4)
     batches = batches.apply(tf.data.experimental.assert_cardinality(4))
 
-    def load_data(self, start):
+    def load_data(self):
         options = self.options
         steps = options.max_train_steps or 4 * options.num_train_epochs
         validation = batches if options.validation_data else None

@@ -154,13 +154,14 @@ def test_photos_are_read_alone_and_then_with_class_images(calls):
         validation_every_steps=5,
     )
     subject = Subject(options, SD)
-    photos = subject.load((0, 0))
+    photos = subject.load()
     (_, alone), (other, validation) = calls
     assert "class_prompt" not in alone and "start" not in alone
     assert alone["masks"] == "files"
     assert (other, validation["shuffle"]) == ("others", False)
     assert (photos.steps_per_epoch, photos.steps, photos.epochs) == (5, 12, 3)
-    data = subject.prepare(photos, (1, 2))
+    subject.start = (1, 2)
+    data = subject.prepare(photos)
     source, arguments = calls[2]
     assert source == "photos"
     assert arguments["instance_prompt"] == "a photo of sks dog"
@@ -179,8 +180,8 @@ def test_photos_are_read_alone_and_then_with_class_images(calls):
 def test_without_a_class_there_is_no_prior(calls):
     options = subject_of(class_data_dir="class")
     subject = Subject(options, SD)
-    photos = subject.load((0, 0))
-    subject.prepare(photos, (0, 0))
+    photos = subject.load()
+    subject.prepare(photos)
     assert calls[1][1]["class_prompt"] is None
     assert calls[1][1]["class_data_dir"] is None
     assert photos.images_per_step == 1
@@ -189,5 +190,5 @@ def test_without_a_class_there_is_no_prior(calls):
 def test_a_short_run_of_photos(calls):
     options = subject_of(max_train_steps=None, num_train_epochs=2)
     subject = Subject(options, SD)
-    photos = subject.load((0, 0))
+    photos = subject.load()
     assert (photos.steps, photos.steps_per_epoch, photos.epochs) == (10, 10, 1)
