@@ -54,8 +54,7 @@ def cache(options: Options) -> None:
         print(f"{folder}: {total}; unused for")
         for one in left:
             size = disk.size_text(one.num_bytes)
-            in_use = ", in use" if one.is_busy else ""
-            days = f"{one.days:>4.0f} days{in_use}"
+            days = f"{one.days:>4.0f} days{', in use' * one.is_busy}"
             print(f"  {one.path!s:<50} {size:>10} {days}")
     if not folders:
         print(f"There is no {runs.CACHE_FOLDER} here. Name one: cache FOLDER.")

@@ -118,11 +118,7 @@ class Command:
         return Options(self.defaults_by_flag | given, given)
 
     def parse(self, arguments: Sequence[str]) -> Options:
-        """Reads the flags, and those of the run that goes on.
-
-        Raises:
-            UsageError: If a flag or value is wrong, or one is missing.
-        """
+        """Reads the flags, and those of the run that goes on."""
         given, paths = parser.split(arguments, self.flags)
         directory = given.get("resume")
         if directory is not None:

@@ -64,27 +64,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         on stderr), 130 or 143 interrupted. Any other error is raised with its
         traceback.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     debug = os.environ.get("KERAS_SDFT_DEBUG", "") not in ("", "0")
-    debug = debug or "--debug" in arguments
-    shows_config = "--print_config" in arguments
+    debug = debug or "--debug" in given
     everywhere = ("--debug", "--print_config")
-    arguments = [word for word in arguments if word not in everywhere]
+    arguments = [word for word in given if word not in everywhere]
     text = _information(arguments)
     if text is not None:
         print(text)
         return 0
     try:
         name, options = parse(arguments)
-        if shows_config:
+        if "--print_config" in given:
             values = options.plain()
             text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
             print(text, end="")
             return 0
         COMMANDS[name].check(options)
         _log_each_message_once()
-        quietly = COMMANDS[name].needs_tensorflow and not debug
-        _prepare_tensorflow(quietly)
+        _prepare_tensorflow(COMMANDS[name].needs_tensorflow and not debug)
         with _term_like_interrupt():
             COMMANDS[name].run(COMMANDS[name].pin(options))
     except UsageError as error:

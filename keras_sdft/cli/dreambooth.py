@@ -17,8 +17,8 @@ from keras_sdft.cli.command import Options
 from keras_sdft.cli.run import COMMON
 from keras_sdft.cli.run import TRAINING
 from keras_sdft.cli.run import Source
+from keras_sdft.cli.run import parts_of
 from keras_sdft.cli.run import run
-from keras_sdft.cli.training import parts_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from keras_sdft import models
 from keras_sdft.cli import train
 from keras_sdft.cli.command import Command
 from keras_sdft.cli.command import Options
+from keras_sdft.cli.run import load_for_training
 from keras_sdft.cli.train import Captioned
 from keras_sdft.cli.train import DataOptions
-from keras_sdft.cli.training import load_for_training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

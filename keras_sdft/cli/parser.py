@@ -136,10 +136,6 @@ def split(
 ) -> tuple[dict[str, Any], list[str]]:
     """Returns the words of each flag, and the files of `--config`.
 
-    Args:
-        arguments: Strings, without program and command.
-        flags: Dict of the command's flags by name.
-
     Raises:
         UsageError: If there is no such flag, or a value is missing.
     """

@@ -13,9 +13,9 @@ from keras_sdft.cli.command import Options
 from keras_sdft.cli.run import COMMON
 from keras_sdft.cli.run import TRAINING
 from keras_sdft.cli.run import Source
+from keras_sdft.cli.run import inputs_of
+from keras_sdft.cli.run import parts_of
 from keras_sdft.cli.run import run
-from keras_sdft.cli.training import inputs_of
-from keras_sdft.cli.training import parts_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,6 @@ _DECIDING = (
     data.ImageOptions,
     models.ModelOptions,
 )
-# How often an image is shown, and when to give up, decides nothing.
-_NOT_DECIDING = ("repeats", "max_unreadable", "weights_directory")
 # Validation data is written as the training data is.
 _OF_VALIDATION = (
     "image_column",
@@ -55,12 +53,8 @@ _OF_VALIDATION = (
 class Captioned(Source):
     """Captioned images, from the cache where there is one.
 
-    Args:
-        options: The options of `train`.
-        sd: `keras_sdft.StableDiffusion`.
-        captions: As for `runs.RunCaches`. Defaults to whether no part that
-            learns encodes captions.
-        overwrite: As for `runs.RunCaches`.
+    `captions` and `overwrite` are as for `runs.RunCaches`; `captions` defaults
+    to whether no part that learns encodes them.
     """
 
     inputs = ("data", "validation_data")
@@ -150,7 +144,8 @@ class Captioned(Source):
         for name, path in inputs_of(self.options, self.inputs).items():
             if path is not None and os.path.exists(path):
                 values[name] = os.path.realpath(path)
-        for name in _NOT_DECIDING:
+        # How often an image is shown, and when to give up, decides nothing.
+        for name in ("repeats", "max_unreadable", "weights_directory"):
             del values[name]
         dtype = self.options.cache_dtype
         return values | {"cache_dtype": dtype, "captions": self.captions}

@@ -9,7 +9,6 @@ from PIL import Image
 from keras_sdft import adapters
 from keras_sdft.cli import main
 from keras_sdft.cli import run as run_module
-from keras_sdft.cli import training
 from keras_sdft.cli.command_line import parse
 from keras_sdft.formats import embedding_files
 from keras_sdft.formats import lora_files
@@ -30,7 +29,7 @@ def train(command, **flags):
     """Trains `tiny` for one step, without tracing a graph of it."""
 
     def eager(options, sd, steps):
-        trainer = training.make_trainer(options, sd, steps)
+        trainer = run_module.make_trainer(options, sd, steps)
         trainer.run_eagerly = True
         return trainer
 

@@ -4,8 +4,8 @@ import pytest
 
 from keras_sdft.cli import dreambooth
 from keras_sdft.cli import train
+from keras_sdft.cli.run import check_training
 from keras_sdft.cli.train import Captioned
-from keras_sdft.cli.training import check_training
 from tests.cli.options import options_of
 from tests.cli.options import subject_of
 

@@ -17,9 +17,9 @@ from keras_sdft.cli import main
 from keras_sdft.cli import run as run_module
 from keras_sdft.cli import train as train_module
 from keras_sdft.cli.command_line import parse
+from keras_sdft.cli.run import inputs_of
 from keras_sdft.cli.run import resolved
 from keras_sdft.cli.train import Captioned
-from keras_sdft.cli.training import inputs_of
 from keras_sdft.data import Report
 from keras_sdft.runs import RunData
 from tests.cli.options import options_of

@@ -6,10 +6,10 @@ import pytest
 
 import keras_sdft
 from keras_sdft import training
+from keras_sdft.cli.run import make_trainer
+from keras_sdft.cli.run import parts_of
+from keras_sdft.cli.run import resolve_defaults
 from keras_sdft.cli.train import Captioned
-from keras_sdft.cli.training import make_trainer
-from keras_sdft.cli.training import parts_of
-from keras_sdft.cli.training import resolve_defaults
 from keras_sdft.runs import RunData
 from tests.cli.options import options_of
 from tests.cli.options import subject_of

@@ -5,7 +5,7 @@ import pytest
 from keras_sdft import formats
 from keras_sdft.cli import main
 from keras_sdft.cli.command_line import parse
-from keras_sdft.cli.training import load_for_training
+from keras_sdft.cli.run import load_for_training
 from keras_sdft.models import StableDiffusion
 from keras_sdft.models import describe
 from keras_sdft.models import resolve
