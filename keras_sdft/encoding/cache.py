@@ -24,9 +24,9 @@ from keras_sdft.encoding.contents import DTYPES
 from keras_sdft.encoding.contents import Contents
 from keras_sdft.encoding.contents import identify_images
 from keras_sdft.encoding.encoders import Encoders
-from keras_sdft.encoding.filling import Filling
-from keras_sdft.encoding.reading import CachedExampleBuilder
-from keras_sdft.encoding.reading import CacheReader
+from keras_sdft.encoding.rows import CachedExampleBuilder
+from keras_sdft.encoding.rows import CacheReader
+from keras_sdft.encoding.rows import Filling
 
 # What a disk raises that a process can only read.
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -76,7 +76,6 @@ class Cache:
     Attributes:
         stale: List of strings, why the cache that was there is replaced.
         skip_reason: String, the reason of `unless`, or `None`.
-        encoders: What encodes images and captions.
         contents: What it holds, once `load` has planned it; else `None`.
 
     Example:
@@ -224,7 +223,6 @@ class Cache:
             self.stable_diffusion.build_parts()
         path = os.path.join(self.directory, store.LOCK)
         try:
-            # One of several workers fills the cache, the others wait.
             with files.Lock(path, "is filling the cache", wait=self._waits):
                 state = self._filled()
         except OSError as error:
@@ -271,8 +269,7 @@ class Cache:
     def _valid_state(self) -> store.State | None:
         """Returns the state on the disk; `None` if there is no valid cache.
 
-        Raises:
-            ValueError: If it is stale, and is not to be replaced.
+        Raises `ValueError` if it is stale, and is not to be replaced.
         """
         contents, state = self.contents, store.read_state(self.directory)
         self.stale = [] if state is None else contents.differences(state)

@@ -48,9 +48,6 @@ class Contents:
         images: List of int64 arrays, the records of each bucket in order.
         keys: uint64 array, sorted, one for each distinct caption.
         flips: Boolean, whether each image has the moments of its mirror image.
-
-    Raises:
-        ValueError: If class images would be needed at several sizes.
     """
 
     examples: Examples
@@ -164,7 +161,7 @@ class Contents:
 
 
 def _buckets(examples: Examples, assignment: Assignment) -> np.ndarray:
-    """Returns the bucket of each record, or -1."""
+    """Returns the bucket of each record, or -1; refuses several for a class."""
     own = len(assignment.bucket_of)
     if own < len(examples) and len(assignment.sizes) > 1:
         raise ValueError(

@@ -92,11 +92,8 @@ def build_encoders(stable_diffusion: Any, spec: dict[str, Any]) -> None:
         _ = stable_diffusion.text_encoder
 
 
-# === For the cache ===
-
-
 class Encoders:
-    """The encoders of a `StableDiffusion`; networks are built when needed."""
+    """The encoders as functions of arrays; networks are built when needed."""
 
     def __init__(self, stable_diffusion: Any):
         self._model = stable_diffusion
@@ -137,12 +134,10 @@ class Encoders:
         return CaptionTokens(self._model.tokenizer)(_PROBE).tobytes()
 
     def fingerprint(self, part: str, stored: dict[str, Any]) -> dict[str, Any]:
-        """Returns what tells an encoder from others.
+        """Returns what tells an encoder, `"image_encoder"`, from others.
 
-        Args:
-            part: `"image_encoder"` or `"text_encoder"`.
-            stored: Dict, the fingerprint of a cache. Where that has the same
-                source, the weights are not looked at.
+        Where `stored`, the fingerprint of a cache, has the same source, the
+        weights are not looked at.
         """
         source, name = self._sources.get(part), part.replace("_", " ")
         names = [f"{what} of the {name}" for what in _OF_ENCODER]

@@ -22,7 +22,7 @@ from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.options import LoadOptions
 from keras_sdft.encoding import Cache
 from keras_sdft.encoding import cache as cache_module
-from keras_sdft.encoding import filling
+from keras_sdft.encoding import rows
 from keras_sdft.encoding.store import read_state
 from keras_sdft.models.encoder_methods import EncoderMethods
 from keras_sdft.models.image_methods import ImageMethods
@@ -445,15 +445,15 @@ def test_a_killed_process_loses_only_what_was_not_noted(
 ):
     """Of three groups, two were written, one noted, and the third cut."""
     options = {**OPTIONS, "masks": "files"}
-    monkeypatch.setattr(filling, "FLUSH_SECONDS", 0.0)
-    real, notes = filling.Filling._note, []
+    monkeypatch.setattr(rows, "FLUSH_SECONDS", 0.0)
+    real, notes = rows.Filling._note, []
 
     def note(self, writer):
         notes.append(writer.done)
         if notes[-1] < 32 or writer.store.name == "captions":
             real(self, writer)
 
-    monkeypatch.setattr(filling.Filling, "_note", note)
+    monkeypatch.setattr(rows.Filling, "_note", note)
     stop_after(model.moments_model, 2, SystemExit())
     with pytest.raises(SystemExit):
         cache = cache_of(tmp_path / "cache", model)
