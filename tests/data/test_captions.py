@@ -121,6 +121,14 @@ def test_empty_captions_are_counted(tokenizer, caplog):
     assert "2 of 3 captions are empty" in caplog.text
 
 
+def test_captions_of_images_that_are_left_out_do_not_count(tokenizer, caplog):
+    examples = examples_of(["", "w " * 80, "c"]).without([0])
+    tokens = CaptionTokens(tokenizer)
+    assert warn_about_captions(examples, tokens, PLAIN) == (0, 1)
+    assert "1 of 2 captions are longer" in caplog.text
+    assert "not counted" not in caplog.text
+
+
 def test_good_captions_need_no_warning(tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
         warn_about_captions(

@@ -192,11 +192,14 @@ def test_prior_preservation_goes_through(
         "resolution": 64,
         "batch_size": 3,
         "horizontal_flip": True,
+        "repeats": 2,
     }
     plain = load_dreambooth(numbered, tokenizer, **options)
     cache = cache_of(tmp_path / "cache", model)
     cached = load_dreambooth(numbered, tokenizer, cache=cache, **options)
     assert "prior" in cached.element_spec
+    # Ten photos and four class images, each once in spite of the repeats.
+    assert len(cache.contents.used) == 14
     assert_same_epochs(plain, cached, model)
 
 
