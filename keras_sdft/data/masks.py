@@ -105,15 +105,10 @@ def latent_mask(
     return blocks.mean(axis=(1, 3), dtype=np.float32)[..., None] / 255
 
 
-def check_masks(
-    examples: Examples,
-    kind: str,
-    needed: bool = True,
-    limit: int = unreadable.CHECK_LIMIT,
-) -> None:
+def check_masks(examples: Examples, kind: str, needed: bool = True) -> None:
     """Looks at the masks before training, without decoding them.
 
-    Of more than `limit` images an even sample is looked at.
+    Of more than `CHECK_LIMIT` images an even sample is looked at.
 
     Raises:
         ValueError: If none has a mask where one is `needed`, or if a mask
@@ -121,7 +116,7 @@ def check_masks(
     """
     files = kind == "files"
     look = _mask_fits if files else lambda e: images.has_alpha(e.image)
-    rows = unreadable.sample_records(examples, limit)
+    rows = unreadable.sample_records(examples, unreadable.CHECK_LIMIT)
     seen = list(unreadable.attempts(examples.records, rows, look))
     wrong = [f"{name}: {why}" for name, _, why in seen if why and files]
     if wrong:
