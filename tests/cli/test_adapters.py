@@ -28,8 +28,10 @@ def photos(tmp_path_factory):
 def train(command, **flags):
     """Trains `tiny` for one step, without tracing a graph of it."""
 
+    make = run_module.make_trainer
+
     def eager(options, sd, steps):
-        trainer = run_module.make_trainer(options, sd, steps)
+        trainer = make(options, sd, steps)
         trainer.run_eagerly = True
         return trainer
 
