@@ -1,8 +1,8 @@
-"""AdamW's update of one variable, traced once for each shape.
+"""AdamW's update of one variable, traced once for all of them.
 
 Python takes about half a millisecond for every operation it adds to a
-graph, and a network has hundreds of variables of a few dozen shapes. Must
-not know optimizers' settings: it gets numbers.
+graph, and a network has hundreds of variables. Must not know optimizers'
+settings: it gets numbers.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 
 class SharedUpdate:
-    """Updates variables by functions of their shape.
+    """Updates variables by functions that take any shape.
 
     Args:
         scalars: Dict of float32 scalars: those of `apply_adam`, `clip` that
@@ -47,7 +47,7 @@ class SharedUpdate:
             gradient: Tensor of the same shape.
             decays: Boolean, whether the weight decays.
         """
-        kind = (tuple(variable.shape), variable.dtype, gradient.dtype, decays)
+        kind = (variable.dtype, gradient.dtype, decays)
         if kind not in self._functions:
             self._functions[kind] = self._function(*kind)
         handles = [v.handle for v in (variable, momentum, velocity)]
@@ -57,9 +57,7 @@ class SharedUpdate:
             f=self._functions[kind],
         )
 
-    def _function(
-        self, shape: Any, dtype: Any, gradient_dtype: Any, decays: bool
-    ) -> Any:
+    def _function(self, dtype: Any, gradient_dtype: Any, decays: bool) -> Any:
         def update(
             variable: Any, m: Any, v: Any, gradient: Any, *numbers: Any
         ) -> None:
@@ -70,7 +68,6 @@ class SharedUpdate:
                 weight = tf.raw_ops.ReadVariableOp(
                     resource=variable, dtype=dtype
                 )
-                weight.set_shape(shape)
                 tf.raw_ops.AssignVariableOp(
                     resource=variable, value=weight * tf.cast(kept, dtype)
                 )
@@ -85,7 +82,7 @@ class SharedUpdate:
             experimental_attributes={"_noinline": True},
         ).get_concrete_function(
             *[handle] * 3,
-            tf.TensorSpec(shape, gradient_dtype),
+            tf.TensorSpec(None, gradient_dtype),
             *[tf.TensorSpec((), tf.float32)] * len(self.names),
         )
 
