@@ -8,6 +8,7 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from keras_sdft import collector as _collector
 from keras_sdft import onednn as _onednn
 from keras_sdft.version import __version__
 
@@ -55,10 +56,11 @@ def __getattr__(name: str) -> _Any:
     # import, and `keras-sdft --help` does not need it.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in _HOMES:
-        home = _importlib.import_module(f"{__name__}.{_HOMES[name]}")
-        return getattr(home, name)
-    return _importlib.import_module(f"{__name__}.{name}")
+    with _collector.paused():
+        if name in _HOMES:
+            home = _importlib.import_module(f"{__name__}.{_HOMES[name]}")
+            return getattr(home, name)
+        return _importlib.import_module(f"{__name__}.{name}")
 
 
 def __dir__() -> list[str]:

@@ -37,6 +37,7 @@ EXCEPTIONS = {
 # Modules that every package may import; what each of them may import.
 LEAVES = {
     "checks": set(),
+    "collector": set(),
     "devices": {"checks"},
     "disk": set(),
     "distribution": {"checks", "devices", "tf_config"},

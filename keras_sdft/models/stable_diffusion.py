@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_sdft import checks
+from keras_sdft import collector
 from keras_sdft import keras_internals
 from keras_sdft import reprs
 from keras_sdft.diffusion import NoiseSchedule
@@ -303,7 +304,7 @@ class StableDiffusion(AdapterMethods, EncoderMethods, ImageMethods):
         """Returns a network, built and loaded when first asked for."""
         if not self.is_built(part):
             dtype = self._held.get(part)
-            with keras_internals.repeated_names():
+            with keras_internals.repeated_names(), collector.paused():
                 with frozen_kernels.new_kernels_held_in(dtype):
                     model = self._build(part)
                 self._load(part, model)

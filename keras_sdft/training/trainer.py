@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_sdft import checks
+from keras_sdft import collector
 from keras_sdft import reprs
 from keras_sdft.models.exported import check_finite
 from keras_sdft.models.exported import write_export
@@ -227,7 +228,8 @@ class Trainer(_TrainStep, ValidationStep, OneDevice, keras.Model):
             # A graph that makes variables is traced twice, at many seconds
             # each.
             if not self.optimizer.built:
-                self.optimizer.build(self.trainable_variables)
+                with collector.paused():
+                    self.optimizer.build(self.trainable_variables)
         if hasattr(x, "passes"):
             # What was looked at until now is none.
             x.passes.begin()

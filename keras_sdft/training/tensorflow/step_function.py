@@ -10,7 +10,6 @@ not know what a step does.
 import collections
 import contextlib
 import functools
-import gc
 import math
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sdft import collector
 from keras_sdft import keras_internals
 from keras_sdft.models.kernels import gate
 from keras_sdft.training.tensorflow import replicas
@@ -71,7 +71,7 @@ def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
     gradients = functools.partial(keras_internals.gradients_end_with, owner)
 
     def called(function: Any, *arguments: Any) -> Any:
-        with _collector_off(), _graph_options(for_blocks), gradients():
+        with collector.paused(), _graph_options(for_blocks), gradients():
             concrete = function.get_concrete_function(*arguments)
         off = soon and only_calls(concrete.graph)
         with _graph_options(_OFF if off else {}):
@@ -123,15 +123,3 @@ def _graph_options(options: dict[str, bool]) -> Iterator[None]:
         yield
     finally:
         tf.config.optimizer.set_experimental_options(before)
-
-
-@contextlib.contextmanager
-def _collector_off() -> Iterator[None]:
-    """Context manager without garbage collection, which finds little."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
