@@ -3,8 +3,7 @@
 Must not know models or training.
 """
 
-from __future__ import annotations
-
+import collections
 import math
 import warnings
 from typing import Any
@@ -139,48 +138,87 @@ def share(strategy: str) -> Any:
     """Makes all models from here on live on all devices, under JAX.
 
     The program means the whole batch, wherever its rows are computed, so
-    that a training equals that of one device up to rounding.
+    that a training equals that of one device up to rounding. Of several
+    processes each has the models on its own devices; a training step joins
+    them.
 
     Args:
         strategy: `"data_parallel"`: each device holds all weights, and
             computes its rows of a batch. `"fully_sharded"`: each device also
             holds only its part of each weight, of its moments and of its
-            average. `"none"`: one device.
+            average; each process holds all of them. `"none"`: one device.
 
     Returns:
         The `keras.distribution.Distribution`, or `None` for one device.
 
     Raises:
-        ValueError: If there is no such strategy.
+        ValueError: If there is no such strategy, or if the processes'
+            devices do not fit it.
     """
     import keras
 
     checks.one_of("strategy", strategy, (*JAX_STRATEGIES, "none"))
     made = None
-    if strategy == "data_parallel":
-        made = keras.distribution.DataParallel()
-    elif strategy == "fully_sharded":
-        made = _fully_sharded()
+    if strategy != "none":
+        made = _shared(strategy)
     keras.distribution.set_distribution(made)
     return made
 
 
-def _fully_sharded() -> Any:
+def _shared(strategy: str) -> Any:
+    import jax
     import keras
 
-    devices = keras.distribution.list_devices()
-    mesh = keras.distribution.DeviceMesh((len(devices),), ["batch"], devices)
+    _check_processes(strategy)
+    own = [f"{one.platform}:{one.id}" for one in jax.local_devices()]
+    mesh = keras.distribution.DeviceMesh((len(own),), ["batch"], own)
+    # Those of other processes compute rows too.
+    everywhere = property(lambda _: jax.device_count())
+
+    class DataParallel(keras.distribution.DataParallel):
+        """Has all weights on each device."""
+
+        num_model_replicas = everywhere
 
     class FullySharded(keras.distribution.ModelParallel):
         """Divides each weight among the devices, along its longest axis."""
 
+        num_model_replicas = everywhere
+
         def get_variable_layout(self, variable: Any) -> Any:
-            axes = sharded_axes(tuple(variable.shape), len(devices))
+            axes = sharded_axes(tuple(variable.shape), len(own))
             return keras.distribution.TensorLayout(axes, mesh)
 
+    if strategy == "data_parallel":
+        return DataParallel(mesh, auto_shard_dataset=False)
     return FullySharded(
-        layout_map=keras.distribution.LayoutMap(mesh), batch_dim_name="batch"
+        layout_map=keras.distribution.LayoutMap(mesh),
+        batch_dim_name="batch",
+        auto_shard_dataset=False,
     )
+
+
+def _check_processes(strategy: str) -> None:
+    """Raises `ValueError` for devices that processes cannot share."""
+    import jax
+
+    count, own = jax.process_count(), jax.local_device_count()
+    if count == 1:
+        return
+    found = collections.Counter(d.process_index for d in jax.devices())
+    if len(set(found.values())) > 1:
+        raise ValueError(
+            "All processes must have as many devices. Received: "
+            f"{[found[index] for index in range(count)]}."
+        )
+    if strategy == "fully_sharded" and own == 1:
+        raise ValueError(
+            "`strategy=fully_sharded` divides the weights among the devices "
+            f"of a process, and each of the {count} processes has one. Start "
+            "one process for each machine, with all devices of it "
+            "(JAX_LOCAL_DEVICE_IDS=0,1,2,3 where JAX would take one), or use "
+            "strategy=data_parallel."
+        )
 
 
 def sharded_axes(shape: tuple[int, ...], devices: int) -> list[str | None]:

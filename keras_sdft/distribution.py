@@ -4,8 +4,6 @@ The engines are `tf.distribute` and `keras.distribution`. They are imported
 only where they are needed. Must not know what is trained.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools
@@ -21,6 +19,7 @@ from typing import Literal
 
 from keras_sdft import checks
 from keras_sdft import devices as devices_of_jax
+from keras_sdft import processes
 from keras_sdft.tf_config import EXAMPLE
 from keras_sdft.tf_config import VARIABLE
 from keras_sdft.tf_config import check_port
@@ -49,7 +48,8 @@ class DistributionOptions:
             or else all GPUs of this one; none takes one device. In
             TensorFlow, mirrored takes all GPUs of this machine, multi_worker
             the machines of TF_CONFIG; in JAX, data_parallel takes all
-            devices, and fully_sharded also divides the weights among them.
+            devices of all processes, and fully_sharded also divides the
+            weights among those of each process.
 
     Raises:
         ValueError: If there is no such strategy.
@@ -65,12 +65,17 @@ class WorkerError(RuntimeError):
     """Another worker could not go on, or was lost."""
 
 
+class LostWorkerError(WorkerError):
+    """Another worker was lost, or the connection to it."""
+
+
 def use(strategy: str = "auto", devices: Any = None) -> Any:
     """Makes all that follows train on several devices.
 
-    Call it once, before the model is made; `"multi_worker"` before anything
-    else of TensorFlow. `with tf.distribute.MirroredStrategy().scope():`
-    around a script does the same.
+    Call it once, before the model is made; for several machines before
+    anything else of TensorFlow or JAX.
+    `with tf.distribute.MirroredStrategy().scope():` around a script does the
+    same.
 
     Args:
         strategy: `"mirrored"` for all GPUs of this machine;
@@ -79,7 +84,8 @@ def use(strategy: str = "auto", devices: Any = None) -> Any:
             these that fits: `"multi_worker"` with `TF_CONFIG`,
             `"mirrored"` with two GPUs or more. With Keras' JAX backend,
             `"data_parallel"` or `"fully_sharded"`, see
-            `keras_sdft.devices.share`; `"auto"` is the first of them.
+            `keras_sdft.devices.share`, with all processes that JAX finds or
+            the environment names; `"auto"` is the first of them.
         devices: List of names of devices for `"mirrored"`, as
             `["GPU:0", "GPU:1"]`. Defaults to all GPUs; without any, to
             several logical CPUs.
@@ -89,7 +95,8 @@ def use(strategy: str = "auto", devices: Any = None) -> Any:
         `Distribution`, or `None` for one device.
 
     Raises:
-        ValueError: If there are no such devices, or `TF_CONFIG` is wrong.
+        ValueError: If there are no such devices, or if `TF_CONFIG` is wrong
+            or what names the processes of JAX.
 
     Example:
 
@@ -100,9 +107,11 @@ def use(strategy: str = "auto", devices: Any = None) -> Any:
     ```
     """
     checks.one_of("strategy", strategy, STRATEGIES)
+    backend = _backend()
+    if backend == "jax" and strategy in ("auto", *_OF_BACKEND[backend]):
+        processes.start()
     if strategy == "auto":
         strategy = _chosen()
-    backend = _backend()
     if strategy not in ("none", *_OF_BACKEND.get(backend, ())):
         wanted = [k for k, names in _OF_BACKEND.items() if strategy in names]
         raise ValueError(
@@ -134,6 +143,7 @@ def _chosen() -> str:
     """Returns the strategy that fits the machine."""
     if _backend() == "jax":
         several = len(devices_of_jax.accelerators()) > 1
+        several = several or processes.place()[1] > 1
         return "data_parallel" if several else "none"
     if _backend() != "tensorflow":
         return "none"
@@ -198,6 +208,10 @@ def others(strategy: str) -> list[str]:
     Raises:
         ValueError: If `TF_CONFIG` is no description of machines.
     """
+    if strategy == "none":
+        return []
+    if _backend() == "jax":
+        return processes.others()
     if strategy not in ("auto", "multi_worker") or _backend() != "tensorflow":
         return []
     cluster = read_cluster()
@@ -221,7 +235,10 @@ def worker() -> tuple[int, int]:
     )
     ```
     """
-    resolver = getattr(_strategy(), "cluster_resolver", None)
+    strategy = _strategy()
+    if strategy is not None and _backend() == "jax":
+        return processes.place()
+    resolver = getattr(strategy, "cluster_resolver", None)
     if resolver is None:
         return 0, 1
     tasks = tasks_of(resolver.cluster_spec().as_dict())
@@ -306,27 +323,52 @@ def naming_lost_workers(when: Callable[[], str]) -> Iterator[None]:
     Args:
         when: Function that returns what was done last: `"after step 3"`.
     """
-    from tensorflow import errors
-
-    lost = (
-        errors.AbortedError,
-        errors.CancelledError,
-        errors.InternalError,
-        errors.UnavailableError,
-    )
+    lost = _lost_errors()
     try:
         yield
     except lost as error:
         if worker()[1] == 1:
             raise
+        if _backend() == "jax" and not processes.tells_of_loss(error):
+            raise
         lines = str(error).strip().splitlines()
         told = [line for line in lines if "abort" in line] or lines[-1:]
-        raise WorkerError(
+        raise LostWorkerError(
             "Another worker was lost, or the connection to it, "
             f"{when()}: {told[0][:300].rstrip(':. ')}. Training ends on all "
             "of them. Start all again, as many or fewer, to go on from the "
             "last checkpoint."
         ) from error
+
+
+def leave(error: BaseException, code: int) -> None:
+    """Ends this process if the engine would wait for a worker that is lost.
+
+    JAX waits for all of them at the end of Python, and then aborts.
+
+    Args:
+        error: What was raised. Nothing is done if it is no
+            `LostWorkerError`.
+        code: Integer, the exit code.
+    """
+    if isinstance(error, LostWorkerError) and _backend() == "jax":
+        processes.leave(code)
+
+
+def _lost_errors() -> tuple[type[Exception], ...]:
+    """Returns the errors that the loss of a worker may raise."""
+    if _backend() == "jax":
+        import jax
+
+        return (jax.errors.JaxRuntimeError,)
+    from tensorflow import errors
+
+    return (
+        errors.AbortedError,
+        errors.CancelledError,
+        errors.InternalError,
+        errors.UnavailableError,
+    )
 
 
 def check_alike(facts: dict[str, Any]) -> None:
@@ -368,7 +410,7 @@ def describe(rows: int) -> str:
     each = -(-rows // count)
     machines = f" of {workers} machines" if workers > 1 else ""
     name = type(strategy).__name__
-    if workers > 1:
+    if workers > 1 and _backend() == "tensorflow":
         name = "MultiWorkerMirroredStrategy"
     text = f"{count} {'GPU' if gpus else 'CPU'}s{machines} ({name}, {each} each"
     if each * count != rows:
@@ -400,6 +442,13 @@ def _gather(strategy: Any) -> Any:
 
 def _gathered(text: str) -> list[str]:
     """Returns the text of each worker, in their order."""
+    with naming_lost_workers(lambda: "while all waited for each other"):
+        if _backend() == "jax":
+            return processes.gathered(text)
+        return _gathered_by_tensorflow(text)
+
+
+def _gathered_by_tensorflow(text: str) -> list[str]:
     import numpy as np
     import tensorflow as tf
 
@@ -407,8 +456,7 @@ def _gathered(text: str) -> list[str]:
     count = strategy.num_replicas_in_sync // worker()[1]
 
     def of_each(row: Any) -> Any:
-        with naming_lost_workers(lambda: "while all waited for each other"):
-            return _gather(strategy)(tf.constant(row)).numpy()[::count]
+        return _gather(strategy)(tf.constant(row)).numpy()[::count]
 
     values = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
     lengths = of_each(np.array([len(values)], np.int32))[:, 0]

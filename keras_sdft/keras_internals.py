@@ -5,8 +5,6 @@ what happens where it is missing. KerasCV's private parts are in
 `models/keras_cv_parts.py`. Imports nothing of this library.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import weakref
@@ -107,6 +105,24 @@ def repeated_names() -> Iterator[None]:
 
 
 # === A model's step ===
+
+
+def map_state(model: Any, function: Any) -> None:
+    """Applies a function to the values that the variables are to have.
+
+    Relies on `_jax_state` and `_jax_state_synced` of Keras' trainer for JAX
+    (Keras 3.0 to 3.15), which hold them until `jax_state_sync`.
+
+    Args:
+        model: A `keras.Model` that is trained.
+        function: Function of an array that returns one.
+    """
+    state = getattr(model, "_jax_state", None)
+    if not state or model._jax_state_synced:
+        return
+    for name, values in state.items():
+        if values is not None:
+            state[name] = [function(value) for value in values]
 
 
 @contextlib.contextmanager

@@ -105,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug or not isinstance(cause, _MENDABLE):
             raise
         print(f"{PROGRAM}: error: {_text_of(cause)}", file=sys.stderr)
+        keras_sdft.distribution.leave(cause, 2)
         return 2
     return 0
 

@@ -4,8 +4,6 @@ A backend whose program is of the whole batch, wherever its rows are computed,
 needs nothing else.
 """
 
-from __future__ import annotations
-
 import contextlib
 from typing import Any
 

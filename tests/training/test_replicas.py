@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sdft import data
+from keras_sdft.training import workers
 from keras_sdft.training.tensorflow import replicas
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,7 +150,7 @@ def test_looks_whose_rows_a_dataset_has(index, count, refused):
     if refused:
         context = pytest.raises(ValueError, match="Received: rows 4 to 7 of 8")
     with context:
-        replicas.check_rows(dataset, index, count)
+        workers.check_rows(dataset, index, count)
 
 
 def test_a_look_at_the_rows_is_no_epoch(make_micro):
@@ -169,6 +170,6 @@ def test_a_look_at_the_rows_is_no_epoch(make_micro):
     dataset.passes.begin()
     again = []
     for _ in range(2):
-        replicas.check_rows(dataset, 1, 2)
+        workers.check_rows(dataset, 1, 2)
         again.append(next(iter(dataset))["images"].numpy())
     np.testing.assert_array_equal(again, shown)

@@ -3,8 +3,6 @@
 Must not know what is computed for each micro-batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

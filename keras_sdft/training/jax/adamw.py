@@ -1,7 +1,5 @@
 """AdamW in JAX, whose compiler fuses the plain update."""
 
-from __future__ import annotations
-
 import keras
 
 from keras_sdft.training.adamw import BaseAdamW

@@ -3,8 +3,6 @@
 Must not know what a step computes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +31,7 @@ class CompiledStep:
         devices: A `keras.distribution.Distribution`, or `None`.
         eager: Boolean, whether it is run as it is, not compiled.
         steps: Integer >= 1, batches of one call.
+        arrays: `WholeArrays` of several processes, or `None`.
     """
 
     def __init__(
@@ -43,6 +42,7 @@ class CompiledStep:
         devices: Any = None,
         eager: bool = False,
         steps: int = 1,
+        arrays: Any = None,
     ):
         known = {id(variable) for variables in state for variable in variables}
         self.step = step
@@ -51,6 +51,9 @@ class CompiledStep:
         self.devices = devices
         self.eager = eager
         self.steps = steps
+        self.arrays = arrays
+        # The values of all processes, beside those they were made of.
+        self._frozen_of_all: list[tuple[Any, Any]] = []
         self._functions: dict[Any, Callable[..., Any]] = {}
 
     def __call__(self, state: Any, iterator: Any, kind: Any = None) -> Any:
@@ -68,10 +71,13 @@ class CompiledStep:
         Raises:
             StopIteration: If there is no batch.
         """
+        frozen = [variable.value for variable in self.frozen]
+        if self.arrays is not None:
+            state = jax.tree.map(self.arrays.whole, state)
+            frozen = self._of_all(frozen)
         if kind not in self._functions:
             self._functions[kind] = self._compiled(state)
         function = self._functions[kind]
-        frozen = [variable.value for variable in self.frozen]
         logs = None
         try:
             for _ in range(self.steps):
@@ -81,18 +87,30 @@ class CompiledStep:
                 if batch is None:
                     break
                 batch, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+                if self.arrays is not None:
+                    batch = jax.tree.map(self.arrays.rows, batch)
                 logs, state = function(state, batch, frozen)
         except BaseException:
             self._put_back(state)
             raise
         return logs, state
 
+    def _of_all(self, values: list[Any]) -> list[Any]:
+        """Returns values of this process as those of all of them."""
+        known = self._frozen_of_all or [(None, None)] * len(values)
+        self._frozen_of_all = [
+            pair if pair[0] is value else (value, self.arrays.whole(value))
+            for value, pair in zip(values, known, strict=True)
+        ]
+        return [whole for _, whole in self._frozen_of_all]
+
     def _put_back(self, state: Any) -> None:
         """Puts values into the variables, which have none meanwhile."""
         for variables, values in zip(self.state, state, strict=True):
             for variable, value in zip(variables, values, strict=True):
                 if not value.is_deleted():
-                    variable.assign(value)
+                    own = self.arrays.own(value) if self.arrays else value
+                    variable.assign(own)
 
     def _compiled(self, state: Any) -> Callable[..., Any]:
         if self.eager:

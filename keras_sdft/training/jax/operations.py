@@ -1,7 +1,5 @@
 """What optimizers need of JAX itself, beside `keras.ops`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

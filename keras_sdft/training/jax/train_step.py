@@ -3,8 +3,6 @@
 Must not know how a loss is computed, or what learns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,16 +13,21 @@ import jax
 import keras
 from keras import ops
 
+from keras_sdft import distribution
+from keras_sdft import keras_internals
 from keras_sdft.devices import leave_to_jax
 from keras_sdft.encoding import latent_shape
 from keras_sdft.models.adapted import variables_read
 from keras_sdft.training import parts
+from keras_sdft.training import workers
 from keras_sdft.training.denoising import loss_of
 from keras_sdft.training.gradients import not_finite_error
 from keras_sdft.training.jax import operations
+from keras_sdft.training.jax import rows
 from keras_sdft.training.jax.accumulation import accumulate
 from keras_sdft.training.jax.compiled import CompiledStep
 from keras_sdft.training.jax.compiled import values_in
+from keras_sdft.training.jax.whole_arrays import WholeArrays
 from keras_sdft.training.optimizer_groups import find_groups
 from keras_sdft.training.optimizer_groups import learning
 
@@ -50,16 +53,24 @@ class TrainStep:
             name=_FAILED,
         )
         self._last_failed: Any = None
+        self.arrays = None
+        if distribution.worker()[1] > 1:
+            self.arrays = WholeArrays(keras.distribution.distribution())
 
     def compile(
         self: Any, optimizer: Any, jit_compile: bool | str, **kwargs: Any
     ) -> None:
         """Compiles as Keras does; XLA compiles what is not eager."""
+        if self.arrays is not None and kwargs.get("run_eagerly"):
+            raise ValueError(
+                "`run_eagerly=True` is for one process. Leave it out."
+            )
         kwargs["jit_compile"] = not kwargs.get("run_eagerly", False)
         super().compile(optimizer=optimizer, **kwargs)  # type: ignore[misc]
 
     def train_step(self: Any, data: dict[str, Any]) -> dict[str, Any]:
         """Takes one optimizer step on one batch."""
+        told, data = rows.without_signal(data)
         parts.prepare(self.parts, self.step, training=True)
         shape = latent_shape(self.stable_diffusion, data)
         variables = learning(self.optimizer, self.trainable_variables)
@@ -81,7 +92,12 @@ class TrainStep:
                 self.weight_average.update(self.step)
         self.step.assign_add(ops.cast(took, "int32"))
         logs = self.loss_metrics.update(loss, None, sums)
-        return {**logs, _FAILED: self.failed.value}
+        return {**logs, **told, _FAILED: self.failed.value}
+
+    def test_step(self: Any, data: dict[str, Any]) -> dict[str, Any]:
+        """Computes the validation loss of one batch."""
+        told, data = rows.without_signal(data)
+        return {**super().test_step(data), **told}  # type: ignore[misc]
 
     def _apply(self: Any, gradients: list[Any], variables: list[Any]) -> Any:
         """Updates the variables; returns whether the step was taken."""
@@ -109,10 +125,49 @@ class TrainStep:
             _assign(changed, [*weights, *values])
         return took
 
+    # === Several devices ===
+
+    def check_devices(self: Any) -> None:
+        """Raises `ValueError` where processes would train apart."""
+        shared = keras.distribution.distribution()
+        if shared is None or jax.process_count() == 1:
+            return
+        devices = shared.device_mesh.backend_mesh.devices.flat
+        if set(devices) != set(jax.local_devices()):
+            raise ValueError(
+                "Several processes train with a distribution of "
+                "`keras_sdft.distribution.use()` alone. Received: "
+                f"{type(shared).__name__} of {shared.device_mesh}."
+            )
+
     def distributed(self: Any, dataset: Any, micro_batches: int = 1) -> Any:
-        """Returns the dataset, whose rows Keras gives to the devices."""
-        check_rows(dataset, micro_batches)
-        return dataset
+        """Returns this process' rows, which Keras gives to its devices."""
+        index, count = distribution.worker()
+        if count > 1:
+            distribution.together(
+                lambda: workers.check_rows(dataset, index, count)
+            )
+        rows.check_rows(dataset, micro_batches)
+        return rows.of_worker(dataset, index, count)
+
+    def is_distributed(self, dataset: Any) -> bool:
+        return getattr(dataset, "is_of_worker", False)
+
+    @property
+    def writes_files(self) -> bool:
+        return distribution.is_chief()
+
+    def check_workers(self: Any, dataset: Any) -> None:
+        workers.check_alike(self, dataset, jax.local_device_count())
+
+    def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Trains, and words errors that come from inside of a step."""
+
+        def when() -> str:
+            return f"after step {self.progress.position.step:,}"
+
+        with distribution.naming_lost_workers(when):
+            return super().fit(*args, **kwargs)  # type: ignore[misc]
 
     # === What a step reads and changes ===
 
@@ -147,13 +202,30 @@ class TrainStep:
             self._last_failed = logs.pop(_FAILED)
             return logs, state
 
-        function.frozen = step.frozen  # type: ignore[attr-defined]
-        self.train_function = function
+        self.train_function = self._telling(function, step)
 
     def make_test_function(self: Any, force: bool = False) -> None:
         """Makes what `evaluate` calls for each batch."""
         if force or not self._is_current(self.test_function):
-            self.test_function = self._compiled(self.test_step)
+            step = self._compiled(self.test_step)
+            self.test_function = self._telling(step, step)
+
+    def _telling(self: Any, function: Any, step: CompiledStep) -> Any:
+        """Returns a function whose steps tell processes of each's signal."""
+
+        def telling(state: Any, iterator: Any) -> Any:
+            if self.arrays is None:
+                return function(state, iterator)
+            own = self.progress.received or 0
+            logs, state = function(state, rows.with_signal(iterator, own))
+            # All wait for the step here, to end after the same one.
+            told = int(logs.pop(rows.SIGNAL))
+            if told and self.progress.told is None:
+                self.progress.told = told
+            return logs, state
+
+        telling.frozen = step.frozen  # type: ignore[attr-defined]
+        return telling
 
     def _is_current(self: Any, function: Any) -> bool:
         """Returns whether a function reads all networks, if it is there."""
@@ -176,39 +248,18 @@ class TrainStep:
             keras.distribution.distribution(),
             eager=self.run_eagerly,
             steps=self.steps_per_execution,
+            arrays=self.arrays,
         )
 
     def jax_state_sync(self: Any) -> None:
         """Puts a step's results into the variables; raises if they failed."""
+        if self.arrays is not None:
+            keras_internals.map_state(self, self.arrays.own)
         super().jax_state_sync()  # type: ignore[misc]
         if self.failed.value is not None and int(self.failed):
             self.failed.assign(0)
             self._last_failed = None
             raise not_finite_error()
-
-
-def check_rows(dataset: Any, micro_batches: int = 1) -> None:
-    """Checks that devices can share the rows of each micro-batch.
-
-    Args:
-        dataset: A `tf.data.Dataset` of batches.
-        micro_batches: Integer >= 1, of a batch.
-
-    Raises:
-        ValueError: If a batch has a number of rows that does not divide.
-    """
-    devices = keras.distribution.distribution()
-    size = dataset.element_spec["example_weight"].shape[0]
-    if devices is None or size is None:
-        return
-    step = devices.num_model_replicas * micro_batches
-    if size % step:
-        raise ValueError(
-            "The rows of a batch must be a multiple of the devices times "
-            f"`gradient_accumulation_steps`, {devices.num_model_replicas} * "
-            f"{micro_batches}. Received: batch size {size}. Take "
-            f"{max(1, round(size / step)) * step}."
-        )
 
 
 def _by_running_groups(

@@ -7,9 +7,6 @@ averages and metrics are then those of one device, computed by each replica
 on its own copy of the variables. Must not know what a step computes.
 """
 
-from __future__ import annotations
-
-import contextlib
 import functools
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -118,35 +115,6 @@ def optimizers_in(optimizer: Any) -> list[Any]:
 
 
 # === Rows ===
-
-
-def check_rows(dataset: Any, index: int, count: int) -> None:
-    """Raises `ValueError` if a dataset has the rows of another worker.
-
-    Args:
-        dataset: A `tf.data.Dataset` of batches, whose first one is read if
-            they are a part of the whole ones.
-        index: Integer, this process' number among the workers.
-        count: Integer, how many there are.
-    """
-    if "place" not in dataset.element_spec:
-        return
-    passes = getattr(dataset, "passes", None)
-    # A look at it is no epoch.
-    with passes.validating() if passes else contextlib.nullcontext():
-        batch = next(iter(dataset.take(1)), None)
-    if batch is None:
-        return
-    rows, first = len(batch["place"]), int(batch["place"][0])
-    whole = int(batch["whole"][0])
-    if (first, whole) == (index * rows, count * rows):
-        return
-    raise ValueError(
-        "The dataset was loaded for another worker or number of workers than "
-        f"train here. Expected: worker=({index}, {count}). Received: rows "
-        f"{first} to {first + rows - 1} of {whole}. Load it with "
-        "`worker=keras_sdft.distribution.worker()`, or without `worker`."
-    )
 
 
 def distributed(dataset: Any, strategy: Any, micro_batches: int = 1) -> Any:

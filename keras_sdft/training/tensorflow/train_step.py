@@ -3,8 +3,6 @@
 Must not know how a loss is computed, or what learns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -19,9 +17,8 @@ from keras_sdft.encoding import latent_shape
 from keras_sdft.keras_internals import StepFunctionHook
 from keras_sdft.keras_internals import takes_sums
 from keras_sdft.models.kernels import gate
-from keras_sdft.training import checkpoint
 from keras_sdft.training import parts
-from keras_sdft.training import state
+from keras_sdft.training import workers
 from keras_sdft.training.denoising import loss_of
 from keras_sdft.training.gradients import NOT_FINITE
 from keras_sdft.training.gradients import not_finite_error
@@ -94,7 +91,7 @@ class TrainStep(StepFunctionHook):
         with self.devices_scope():
             index, count = distribution.worker()
             distribution.together(
-                lambda: replicas.check_rows(dataset, index, count)
+                lambda: workers.check_rows(dataset, index, count)
             )
         strategy = replicas.strategy_of(self)
         return replicas.distributed(dataset, strategy, micro_batches)
@@ -108,21 +105,8 @@ class TrainStep(StepFunctionHook):
             return distribution.is_chief()
 
     def check_workers(self: Any, dataset: Any) -> None:
-        if distribution.worker()[1] == 1:
-            return
-        # For what the first worker does alone, previews for example.
-        self.stable_diffusion.build_parts()
-        distribution.check_alike(
-            {
-                **state.configuration(self),
-                **checkpoint.versions(),
-                "devices": len(tf.config.list_logical_devices("GPU")),
-                "frozen weights": checkpoint.frozen_checksums(self),
-                "weights": checkpoint.checksum(self.trainable_variables),
-                "batches": str(dataset.element_spec),
-                "batches of an epoch": int(dataset.cardinality()),
-            }
-        )
+        gpus = len(tf.config.list_logical_devices("GPU"))
+        workers.check_alike(self, dataset, gpus)
 
     mean_over_devices = staticmethod(replicas.mean_over_replicas)
 

@@ -1,0 +1,141 @@
+"""Two processes over loopback train as one does, in JAX.
+
+Each has two devices that divide the weights. What they train is ended by a
+signal to the second, and gone on with by this process.
+"""
+
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import jax
+import keras
+import numpy as np
+import pytest
+
+from benchmarks._speed_workers import free_addresses
+from keras_sdft import devices
+from keras_sdft import processes
+from keras_sdft.training.jax import rows
+from tests.jax import worker_cases
+
+# One run of two processes is what several tests look at.
+pytestmark = pytest.mark.xdist_group("workers")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """Returns the folder and the outputs of what two processes trained."""
+    folder = tmp_path_factory.mktemp("workers")
+    given = {
+        "PYTHONPATH": str(ROOT),
+        processes.ADDRESSES: ",".join(free_addresses(2)),
+    }
+    started = []
+    for index in range(2):
+        environment = {**os.environ, **given, processes.INDEX: str(index)}
+        with open(folder / f"output-{index}.txt", "w") as output:
+            started.append(
+                subprocess.Popen(
+                    [
+                        *(sys.executable, "-W", "ignore"),
+                        *("-m", "tests.jax.worker_cases"),
+                        *(str(folder), "fully_sharded"),
+                    ],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    try:
+        codes = [process.wait(timeout=1500) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    outputs = [(folder / f"output-{i}.txt").read_text() for i in range(2)]
+    assert codes == [0, 0], outputs[-1][-3000:]
+    return folder, outputs
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Returns a trainer that trained alone, its losses and its weights."""
+    one = worker_cases.trainer()
+    begin, losses = worker_cases.values_of(one), []
+    worker_cases.train(one, losses)
+    return one, losses, begin, worker_cases.values_of(one)
+
+
+def test_two_processes_end_together_and_one_goes_on(both, alone):
+    folder, _ = both
+    one, straight, begin, end = alone
+    first, second = (np.load(folder / f"worker-{i}.npz") for i in (0, 1))
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+    np.testing.assert_array_equal(first["begin"], begin)
+    position = one.restore_checkpoint(folder / "checkpoints")
+    step, *start = position
+    assert position == (worker_cases.STEPS // 2 + 2, 1, 2)
+    np.testing.assert_array_equal(first["end"], worker_cases.values_of(one))
+    # One validation more.
+    losses = list(first["losses"])
+    assert len(losses) == step + 1
+    worker_cases.train(one, losses, start)
+    np.testing.assert_allclose(losses, straight, rtol=1e-6)
+    apart = abs(worker_cases.values_of(one) - end)
+    moved = abs(end - begin)
+    assert moved.max() > 1e-2
+    print(f"apart {apart.max():.1e}, {apart.mean():.1e}; {moved.max():.1e}")
+    assert apart.mean() <= 1e-6 * moved.max()
+    assert apart.max() <= 1e-5 * moved.max()
+
+
+def test_processes_that_differ_are_named(both):
+    _, outputs = both
+    for output in outputs:
+        assert "seed is 0 on worker 0, and 1 on worker 1" in output
+        assert "signal 15 after (5, 1, 2)" in output
+    assert "Expected: worker=(1, 2). Received: rows 0 to 1 of 4" in outputs[1]
+    assert "WorkerError: Worker 1 could not go on: ValueError" in outputs[0]
+
+
+def test_the_first_process_alone_writes(both):
+    folder, _ = both
+    assert len(list((folder / "checkpoints").iterdir())) == 1
+    assert (folder / "weights/diffusion_model.weights.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("owners", "strategy", "message"),
+    [
+        ([0, 0, 1], "data_parallel", r"as many devices. Received: \[2, 1\]"),
+        ([0, 1], "fully_sharded", "each of the 2 processes has one"),
+    ],
+)
+def test_devices_that_processes_cannot_share(
+    monkeypatch, owners, strategy, message
+):
+    found = [types.SimpleNamespace(process_index=index) for index in owners]
+    monkeypatch.setattr(jax, "devices", lambda: found)
+    monkeypatch.setattr(jax, "process_count", lambda: max(owners) + 1)
+    monkeypatch.setattr(jax, "local_device_count", lambda: owners.count(0))
+    with pytest.raises(ValueError, match=message):
+        devices.share(strategy)
+    assert keras.distribution.distribution() is None
+
+
+def test_processes_need_batches_of_a_known_size():
+    import tensorflow as tf
+
+    batches = tf.data.Dataset.from_tensors({"example_weight": [1.0, 1.0]})
+    unknown = batches.unbatch().batch(2)
+    with pytest.raises(ValueError, match="drop_remainder=True"):
+        rows.of_worker(unknown, 0, 2)
+    own = rows.of_worker(batches, 1, 2)
+    assert own.element_spec["example_weight"].shape == (1,)
+    assert own.cardinality() == 1
