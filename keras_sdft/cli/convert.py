@@ -25,10 +25,14 @@ def merge(options: Options) -> None:
             "LoRA, and no `--lora FILE` was given."
         )
     sd.merge_adapters()
+    words = list(sd.adapters.embeddings)
+    sd.unload_adapters(words)
     formats.save(
         sd, options.output, options.format, options.dtype, options.overwrite
     )
     print(f"Wrote {options.output}")
+    if words:
+        print(f"Left out, as files of their own: {', '.join(words)}")
 
 
 CONVERT = Command(

@@ -195,6 +195,22 @@ def _refuse_adapters(model: Any) -> None:
         )
 
 
+def _refuse_words(checkpoint: Checkpoint) -> None:
+    """Refuses new words whose embeddings the text encoder does not hold."""
+    text, make = checkpoint.spec.text_encoder, checkpoint.make_tokenizer
+    if make is None:
+        return
+    added = make(text.max_length, checkpoint.spec.pad_token).added_tokens
+    words = [w for w, number in added.items() if number >= text.vocabulary_size]
+    if words:
+        raise ValueError(
+            f"{checkpoint.path!r} has new words, which are files of their own: "
+            f"{words[:5]}. Call `unload_adapters()` first, or convert the "
+            "model that it was trained from; every reader takes the file of a "
+            "word as it is."
+        )
+
+
 def _with_scheduler(checkpoint: Checkpoint, origin: Any) -> Checkpoint:
     """Adds the scheduler's configuration of the model trained from."""
     folder = None if origin is None else Path(hub.local(origin))
@@ -285,6 +301,7 @@ def save(
         _refuse_adapters(model)
         model.check_full_precision()
         checkpoint = _with_scheduler(from_model(model), model.origin)
+    _refuse_words(checkpoint)
     FORMATS[format].save(checkpoint, path, dtype=dtype, overwrite=overwrite)
     _warn(losses(checkpoint, format))
 

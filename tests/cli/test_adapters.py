@@ -68,10 +68,13 @@ def test_one_lora_by_every_way_to_use_it(lora_run, tmp_path, capsys):
     found = generate(tmp_path / "run.png", model=lora_run)
     assert np.abs(found - base).max() > 8
     # Half of it from a file and half from the run are the whole of it.
-    merged = tmp_path / "merged"
+    merged, word = tmp_path / "merged", tmp_path / "toy.safetensors"
+    embedding_files.write(word, {"<toy>": np.ones((2, 128), "float32")})
     arguments = ["--lora", f"{kohya}:0.5", "--lora", f"{lora_run}:0.5"]
-    arguments += ["--output", str(merged)]
+    arguments += ["--output", str(merged), "--embedding", str(word)]
     assert main(["merge", "--model", "tiny", *arguments]) == 0
+    told = capsys.readouterr().out
+    assert "Left out, as files of their own: <toy>" in told
     image = generate(tmp_path / "merged.png", model=merged)
     assert np.abs(image - found).max() <= 2
     capsys.readouterr()

@@ -80,6 +80,23 @@ def test_an_embedding_is_what_diffusers_reads(golden):
         assert error < 1e-5 * np.linalg.norm(expected["text"])
 
 
+def test_a_model_is_not_written_with_a_word_that_it_does_not_hold(
+    golden, tmp_path
+):
+    folder, model, _ = golden
+    tokens = model.load_embedding(
+        folder / "lora" / "embedding_diffusers.safetensors"
+    )
+    for name, format in (("a", "diffusers"), ("b", "keras_cv")):
+        with pytest.raises(ValueError, match="new words, which are files of"):
+            formats.save(model, tmp_path / name, format)
+    with pytest.raises(ValueError, match="new words, which are files of"):
+        formats.save(model, tmp_path / "c.safetensors", "ldm")
+    model.unload_adapters(tokens)
+    formats.save(model, tmp_path / "a", "diffusers")
+    StableDiffusion.from_preset(tmp_path / "a", 64, 64)
+
+
 def assert_equal(one, other):
     assert {c: set(m) for c, m in one.items()} == {
         c: set(m) for c, m in other.items()
