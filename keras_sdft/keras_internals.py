@@ -305,3 +305,19 @@ def optimized_variables(optimizer: Any) -> list[Any]:
     Relies on `Optimizer._trainable_variables` (Keras 3.0 to 3.15).
     """
     return list(optimizer._trainable_variables)
+
+
+def count_traces_apart(function: Any) -> None:
+    """Makes TensorFlow count the traces of a `tf.function` by itself.
+
+    It warns of retracing where of ten calls five were traced, and counts all
+    functions of the same source lines together. Those with which Keras calls
+    its models are such, and each is traced once when it is first called: five
+    models are no fault. Relies on `Function._key_for_call_stats` (TensorFlow
+    2.21); where it is missing, the warning stays.
+
+    Args:
+        function: What `tf.function` returned, or anything else.
+    """
+    if hasattr(function, "_key_for_call_stats"):
+        function._key_for_call_stats = function._python_function

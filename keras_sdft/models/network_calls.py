@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_sdft.keras_internals import count_traces_apart
 from keras_sdft.models.adapted import variables_read
 
 
@@ -24,6 +25,10 @@ def predict(network: Any, inputs: Any) -> np.ndarray:
     """
     make = _maker(network)
     if make is None:
+        # What stands in for a network may have none.
+        if getattr(network, "predict_function", network) is None:
+            network.make_predict_function()
+            count_traces_apart(network.predict_function)
         return network.predict_on_batch(inputs)
     if getattr(network, "compiled_call", None) is None:
         network.compiled_call = make(network)
