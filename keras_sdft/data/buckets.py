@@ -91,7 +91,7 @@ def assign(examples: Examples, options: Options) -> Assignment:
     if not options.buckets:
         return Assignment((size,), np.zeros(len(examples), np.int64))
     table = bucket_sizes(options)
-    records = np.unique(examples.rows)
+    records = examples.shown
     seen = attempts(examples.records, records, lambda e: image_size(e.image))
     sizes = [one.found or size for one in seen]
     nearest = nearest_sizes(sizes, table)

@@ -119,7 +119,7 @@ def warn_about_captions(
     Up to `COUNT_LIMIT` captions are tokenized here (of up to 200 images where
     a caption is fetched with its image). Returns both counts.
     """
-    records, shown = examples.records, np.unique(examples.rows)
+    records, shown = examples.records, examples.shown
     limit = None if hasattr(records, "captions") else STREAMED_COUNT_LIMIT
     captions = read_captions(records, shown[:limit])
     empty = sum(not caption.strip() for caption in captions)

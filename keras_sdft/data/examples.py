@@ -90,12 +90,16 @@ class Examples:
             takes every record once.
         left_out: Dict of images' names by the reason why they are left out.
         notes: List of sentences, how the source was read.
+        name: String, the source in a report.
+        buckets: Dict of images by `"WIDTHxHEIGHT"`, where there are buckets.
     """
 
     records: Records
     rows: Any = None
     left_out: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    name: str = ""
+    buckets: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.rows is None:
@@ -109,6 +113,25 @@ class Examples:
 
     def __iter__(self) -> Iterator[Example]:
         return (self.records[int(row)] for row in self.rows)
+
+    @property
+    def shown(self) -> np.ndarray:
+        """The records that are shown, each once, in their order."""
+        return np.unique(self.rows)
+
+    @property
+    def found(self) -> int:
+        """Images that there are, shown or not."""
+        return len(self.shown) + sum(map(len, self.left_out.values()))
+
+    def summary(self) -> str:
+        """Returns a line of what was found, and one for each reason or note."""
+        counts = f"{self.found:,} images found, {len(self.shown):,} used"
+        reasons = [
+            f"left out: {len(names):,} {reason}: {first_five(names)}"
+            for reason, names in self.left_out.items()
+        ]
+        return "\n  ".join([f"{self.name}: {counts}", *reasons, *self.notes])
 
     def leave_out(self, reason: str, names: list[str]) -> None:
         """Notes images that are left out, if there are any."""

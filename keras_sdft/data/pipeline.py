@@ -21,7 +21,6 @@ from keras_sdft.data.masks import check_masks
 from keras_sdft.data.options import LoadOptions
 from keras_sdft.data.options import Options
 from keras_sdft.data.report import Report
-from keras_sdft.data.report import SourceReport
 from keras_sdft.data.shown import show
 from keras_sdft.data.sources.reading import read_source
 from keras_sdft.data.unreadable import UNREADABLE
@@ -126,7 +125,7 @@ class Pipeline:
         if self.cache is not None:
             self.cache.check(self.options)
         # What was checked: images, then class images.
-        self._sources: list[SourceReport] = []
+        self._sources: list[Examples] = []
         self._report = Report() if self.report is None else self.report
 
     def checked(

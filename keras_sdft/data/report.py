@@ -10,52 +10,12 @@ import os
 import threading
 from collections.abc import Iterable
 
-import numpy as np
-
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import first_five
 from keras_sdft.files import atomic_file
 
 # Of so many images on each side, the bytes are compared.
 COMPARE_LIMIT = 10_000
-
-
-@dataclasses.dataclass
-class SourceReport:
-    """What was read of one source.
-
-    Attributes:
-        name: String, the source.
-        examples: `Examples` that are shown.
-        left_out: Dict of the names of images that are not, by the reason.
-        notes: List of sentences, how the source was read.
-        buckets: Dict of images by `"WIDTHxHEIGHT"`, where there are buckets.
-    """
-
-    name: str
-    examples: Examples
-    left_out: dict[str, list[str]]
-    notes: list[str]
-    buckets: dict[str, int] = dataclasses.field(default_factory=dict)
-
-    @property
-    def used(self) -> int:
-        """Images that are shown."""
-        return len(np.unique(self.examples.rows))
-
-    @property
-    def found(self) -> int:
-        """Images that there are, shown or not."""
-        return self.used + sum(map(len, self.left_out.values()))
-
-    def summary(self) -> str:
-        """Returns a line of what was found, and one for each reason or note."""
-        counts = f"{self.found:,} images found, {self.used:,} used"
-        reasons = [
-            f"left out: {len(names):,} {reason}: {first_five(names)}"
-            for reason, names in self.left_out.items()
-        ]
-        return "\n  ".join([f"{self.name}: {counts}", *reasons, *self.notes])
 
 
 class Report:
@@ -65,7 +25,7 @@ class Report:
     them. As a table it holds the unreadable images, each once.
 
     Attributes:
-        sources: List of `SourceReport`, in the order in which they were read.
+        sources: List of `Examples`, in the order in which they were read.
 
     Example:
 
@@ -79,7 +39,7 @@ class Report:
     """
 
     def __init__(self) -> None:
-        self.sources: list[SourceReport] = []
+        self.sources: list[Examples] = []
         self._rows: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -99,10 +59,10 @@ class Report:
             self._rows.setdefault(image, reason)
             return len(self._rows) > count
 
-    def add_source(self, name: str, examples: Examples) -> SourceReport:
-        """Adds a source of examples that are shown, or replaces it by name."""
-        left_out, notes = dict(examples.left_out), list(examples.notes)
-        new = SourceReport(name, examples, left_out, notes)
+    def add_source(self, name: str, examples: Examples) -> Examples:
+        """Adds examples that are shown, or replaces those of the same name."""
+        notes = list(examples.notes)
+        new = dataclasses.replace(examples, name=name, notes=notes)
         names = [source.name for source in self.sources]
         place = names.index(name) if name in names else len(names)
         self.sources[place : place + 1] = [new]
@@ -116,15 +76,15 @@ class Report:
         if len(self.sources) < 2:
             return 0
         first, last = self.sources[0], self.sources[-1]
-        identity = getattr(first.examples.records, "identity", first)
-        if identity == getattr(last.examples.records, "identity", last):
+        identity = getattr(first.records, "identity", first)
+        if identity == getattr(last.records, "identity", last):
             last.notes.append("It is what is trained on.")
-            return last.used
-        shared = shared_files(_paths(first.examples), _paths(last.examples))
+            return len(last.shown)
+        shared = shared_files(_paths(first), _paths(last))
         if shared:
             last.notes.append(
-                f"{len(shared):,} of its {last.used:,} images are trained on "
-                "as well, so its loss does not tell what was memorized: "
+                f"{len(shared):,} of its {len(last.shown):,} images are trained "
+                "on as well, so its loss does not tell what was memorized: "
                 f"{first_five(name for _, name in shared)}"
             )
         return len(shared)
@@ -172,7 +132,7 @@ def shared_files(
 
 
 def _paths(examples: Examples) -> list[str]:
-    records = np.unique(examples.rows)[:COMPARE_LIMIT]
+    records = examples.shown[:COMPARE_LIMIT]
     images = (examples.records[int(record)].image for record in records)
     return [os.fspath(i) for i in images if isinstance(i, (str, os.PathLike))]
 

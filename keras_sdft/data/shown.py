@@ -13,7 +13,6 @@ from keras_sdft import reprs
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.images import UnreadableImage
 from keras_sdft.data.images import read_image
-from keras_sdft.data.report import SourceReport
 
 _IMAGES = 8
 _SIDE = 144
@@ -24,18 +23,18 @@ _FIGURE = (
 )
 
 
-def show(dataset: Any, examples: Examples, reports: list[SourceReport]) -> Any:
+def show(dataset: Any, examples: Examples, sources: list[Examples]) -> Any:
     """Lets a `tf.data.Dataset` tell what it is; returns it."""
     # `repr` asks the class, and the class of a dataset is TensorFlow's own.
     methods = {
-        "__repr__": functools.partialmethod(_text, reports),
+        "__repr__": functools.partialmethod(_text, sources),
         "_repr_html_": functools.partialmethod(_page, examples),
     }
     dataset.__class__ = type("Batches", (type(dataset),), methods)
     return dataset
 
 
-def _text(dataset: Any, reports: list[SourceReport]) -> str:
+def _text(dataset: Any, sources: list[Examples]) -> str:
     spec, count = dataset.element_spec, int(dataset.cardinality())
     size = next(iter(spec.values())).shape[0]
     number = "endless" if count < 0 else f"{count:,} an epoch"
@@ -43,12 +42,12 @@ def _text(dataset: Any, reports: list[SourceReport]) -> str:
         f"{name} {tuple(each.shape)} {each.dtype.name}"
         for name, each in spec.items()
     ]
-    sources = {
+    told = {
         f"source {place}": source.summary().replace("\n  ", "; ")
-        for place, source in enumerate(reports, start=1)
+        for place, source in enumerate(sources, start=1)
     }
     rows = {"batches": f"{number}, of {size}", "each": ", ".join(shapes)}
-    return reprs.lines("Captioned images", rows | sources)
+    return reprs.lines("Captioned images", rows | told)
 
 
 def _page(dataset: Any, examples: Examples) -> str:

@@ -71,7 +71,7 @@ def attempts(
 
 def sample_records(examples: Examples, limit: int) -> np.ndarray:
     """Returns the records of examples, each once; of many, an even sample."""
-    records = np.unique(examples.rows)
+    records = examples.shown
     if len(records) > limit:
         records = records[np.linspace(0, len(records) - 1, limit).astype(int)]
     return records

@@ -191,7 +191,7 @@ def loaded_mask(stored: np.ndarray) -> np.ndarray:
 
 def identify_images(examples: Examples, masks: str | None) -> dict[str, Any]:
     """Returns the part of a fingerprint that is about images and masks."""
-    records, used = examples.records, np.unique(examples.rows).tolist()
+    records, used = examples.records, examples.shown.tolist()
     identity = getattr(records, "identity", None)
     keys = hashlib.blake2b(f"{identity}".encode(), digest_size=16)
     for index in used:

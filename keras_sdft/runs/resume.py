@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_sdft.data import Report
-from keras_sdft.data.report import SourceReport
+from keras_sdft.data.examples import Examples
 from keras_sdft.disk import size_text
 from keras_sdft.files import is_locked
 from keras_sdft.parsing import read_yaml
@@ -109,10 +109,9 @@ def data_state(report: Report) -> dict[str, dict[str, Any]]:
     return {source.name: _source_state(source) for source in report.sources}
 
 
-def _source_state(source: SourceReport) -> dict[str, Any]:
-    examples = source.examples
+def _source_state(examples: Examples) -> dict[str, Any]:
     images, captions = hashlib.sha256(), hashlib.sha256()
-    rows = sorted(set(examples.rows.tolist()))
+    rows = examples.shown.tolist()
     # A data set that tells its version need not be read for it.
     identity = getattr(examples.records, "identity", None)
     if identity is not None:
@@ -127,7 +126,7 @@ def _source_state(source: SourceReport) -> dict[str, Any]:
         text = f"{example.captions!r} {example.weight}\n"
         captions.update(text.encode("utf-8", "replace"))
     return {
-        "count": source.used,
+        "count": len(examples.shown),
         "images": images.hexdigest(),
         "captions": captions.hexdigest(),
     }

@@ -39,8 +39,7 @@ def unknown_words(
 
 
 def _captions(source: Any) -> list[str]:
-    rows = np.unique(source.examples.rows)
+    rows = source.shown
     places = np.linspace(0, len(rows) - 1, min(_CAPTIONS, len(rows)))
-    records = source.examples.records
     chosen = [int(rows[round(place)]) for place in places]
-    return [text for row in chosen for text in records[row].captions]
+    return [text for row in chosen for text in source.records[row].captions]

@@ -109,12 +109,11 @@ def data_facts(report: Any, tokenizer: Any = None) -> list[dict[str, Any]]:
 
 
 def _source(source: Any, tokenizer: Any) -> dict[str, Any]:
-    rows = np.unique(source.examples.rows)
-    records = source.examples.records
+    rows, records = source.shown, source.records
     return {
         "name": source.name,
         "found": source.found,
-        "used": source.used,
+        "used": len(rows),
         "left_out": {
             reason: {"count": len(names), "names": list(names[:_NAMES])}
             for reason, names in source.left_out.items()
