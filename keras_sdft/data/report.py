@@ -83,9 +83,9 @@ class Report:
         shared = shared_files(_paths(first), _paths(last))
         if shared:
             last.notes.append(
-                f"{len(shared):,} of its {len(last.shown):,} images are trained "
-                "on as well, so its loss does not tell what was memorized: "
-                f"{first_five(name for _, name in shared)}"
+                f"{len(shared):,} of its {len(last.shown):,} images are "
+                "trained on as well, so its loss does not tell what was "
+                f"memorized: {first_five(name for _, name in shared)}"
             )
         return len(shared)
 

@@ -117,13 +117,8 @@ def test_one_source_may_be_read_twice(calls, monkeypatch):
     """What is validated on and trained on has two lines in the report."""
 
     def load(source, tokenizer, report, **arguments):
-        examples = types.SimpleNamespace(
-            left_out={},
-            notes=[],
-            rows=[0, 1],
-            records=types.SimpleNamespace(identity=source),
-        )
-        report.add_source(source, examples)
+        records = types.SimpleNamespace(identity=source)
+        report.add_source(source, data_room.Examples(records, [0, 1]))
         return Batches()
 
     monkeypatch.setattr(data_room, "load", load)
