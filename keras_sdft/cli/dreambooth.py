@@ -121,7 +121,8 @@ class Subject(Source):
         )
 
     def prepare(self, loaded: runs.RunData) -> runs.RunData:
-        self._generate_class_images()
+        if self.options.of(data.SubjectOptions).needs_class_images:
+            self._generate_class_images()
         subject = self.options.values_of(data.SubjectOptions)
         if self.options.class_prompt is None:
             subject["class_data_dir"] = None
@@ -136,8 +137,6 @@ class Subject(Source):
 
     def _generate_class_images(self) -> None:
         options, sd = self.options, self.sd
-        if not options.of(data.SubjectOptions).needs_class_images:
-            return
         trained, sd.spec = sd.spec, self.base
         try:
             new = distribution.on_chief(

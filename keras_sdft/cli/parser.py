@@ -187,8 +187,7 @@ def read(
         verb = "is" if len(missing) == 1 else "are"
         raise UsageError(f"{' and '.join(missing)} {verb} required.")
     whole = {name: flag.default for name, flag in flags.items()}
-    for name, value in values.items():
-        whole[name] = flags[name].converted(value)
+    whole |= {name: flags[name].converted(v) for name, v in values.items()}
     return whole, set(values)
 
 

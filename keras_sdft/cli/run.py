@@ -125,9 +125,8 @@ def run(command: Command, kind: type[Source], options: Options) -> None:
     saved = {n: value for n, value in saved.items() if n in command.flags}
     # Each machine may have its own places of files.
     places = {*inputs, *made, "output_dir"}
-    distribution.check_alike(
-        {n: value for n, value in saved.items() if n not in places}
-    )
+    alike = {n: value for n, value in saved.items() if n not in places}
+    distribution.check_alike(alike)
     path, name = options.resume or options.output_dir, command.name
     begin = functools.partial(
         runs.RunDirectory, path, name, inputs, options.overwrite, made
@@ -183,10 +182,9 @@ def _run(
         trainer.restore_checkpoint(checkpoint)
     prompt = (options.preview_prompts or [source.prompt])[0]
     distribution.check_alike({"the data": seen, "the steps done": done})
+    count = previews.count(data.steps)
     # All of them, as it makes variables.
-    room = runs.check_room(
-        run, trainer, checkpoints, previews.count(data.steps)
-    )
+    room = runs.check_room(run, trainer, checkpoints, count)
     if distribution.is_chief():
         again = f"Again: keras-sdft {command.name} --config THIS_FILE"
         run.write_config(saved, f"{again} --output_dir ANOTHER")
@@ -266,12 +264,11 @@ def load_for_training(options: Options) -> Any:
     A model that declares what it predicts is loaded as that, and may be
     trained towards `prediction_type`; for one that does not, it says both.
     """
-    declared = models.describe(options.model)["spec"]
-    is_missing = declared["prediction_type"] is None
+    silent = models.describe(options.model)["spec"]["prediction_type"] is None
     sd = options.of(models.ModelOptions).load(
         height=options.resolution,
         width=options.resolution,
-        prediction_type=options.prediction_type if is_missing else None,
+        prediction_type=options.prediction_type if silent else None,
         remat=options.remat,
     )
     for part in parts_of(options):
