@@ -53,6 +53,9 @@ class TrainStep:
             name=_FAILED,
         )
         self._last_failed: Any = None
+        # Not so after a step that JAX did not finish: the state before it is
+        # used up, and there is none after it.
+        self._has_state = True
         self.arrays = None
         if distribution.worker()[1] > 1:
             self.arrays = WholeArrays(keras.distribution.distribution())
@@ -166,6 +169,7 @@ class TrainStep:
         def when() -> str:
             return f"after step {self.progress.position.step:,}"
 
+        self._has_state = True
         with distribution.naming_lost_workers(when):
             return super().fit(*args, **kwargs)  # type: ignore[misc]
 
@@ -216,10 +220,14 @@ class TrainStep:
         def telling(state: Any, iterator: Any) -> Any:
             if self.arrays is None:
                 return function(state, iterator)
-            own = self.progress.received or 0
-            logs, state = function(state, rows.with_signal(iterator, own))
-            # All wait for the step here, to end after the same one.
-            told = int(logs.pop(rows.SIGNAL))
+            batches = rows.with_signal(iterator, self.progress.received or 0)
+            try:
+                logs, state = function(state, batches)
+                # All wait for the step here, to end after the same one.
+                told = int(logs.pop(rows.SIGNAL))
+            except jax.errors.JaxRuntimeError:
+                self._has_state = False
+                raise
             if told and self.progress.told is None:
                 self.progress.told = told
             return logs, state
@@ -253,6 +261,8 @@ class TrainStep:
 
     def jax_state_sync(self: Any) -> None:
         """Puts a step's results into the variables; raises if they failed."""
+        if not self._has_state:
+            return
         if self.arrays is not None:
             keras_internals.map_state(self, self.arrays.own)
         super().jax_state_sync()  # type: ignore[misc]
