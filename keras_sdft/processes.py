@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ EXPECTED = (
     f"{ADDRESSES}=HOST-A:12345,HOST-B:12345 and {INDEX}=0 in the "
     "environment, another index on each machine"
 )
+_SECONDS_TO_WRITE = 30.0
 # What JAX says when a process, or the way to it, is gone.
 _LOST = (
     "Gloo",
@@ -147,9 +149,13 @@ def leave(code: int) -> None:
     Args:
         code: Integer, the exit code.
     """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Some threads of pools never end by themselves.
+    last = time.monotonic() + _SECONDS_TO_WRITE
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+            thread.join(max(0.0, last - time.monotonic()))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
