@@ -21,7 +21,7 @@ from scripts.pretrain_tiny import text_to_image
 from scripts.pretrain_tiny import vocabulary
 
 RUNS = pathlib.Path("build/pretrain")
-#: Few things first: captions are heeded once each picture was seen often.
+#: Few things first: captions have an effect once each picture was seen often.
 STAGES = (
     text_to_image.Stage("few", 22, 6e-4, 0.9, names=160, measure_epochs=4),
     text_to_image.Stage("all", 38, 6e-4, 0.75),

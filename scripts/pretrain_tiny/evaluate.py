@@ -37,7 +37,9 @@ def latents_of(sd: Any, images: np.ndarray) -> np.ndarray:
     return np.split(moments, 2, axis=-1)[0] * sd.spec.autoencoder.latent_scale
 
 
-def heeding(sd: Any, root: pathlib.Path, count: int) -> "dict[str, float]":
+def caption_sensitivity(
+    sd: Any, root: pathlib.Path, count: int
+) -> "dict[str, float]":
     """Denoising error with a wrong thing, and style, over the right ones."""
     rows = dataset.some(dataset.read_rows("known", root), count)
     latents = latents_of(sd, dataset.read_images(rows, root))
@@ -46,7 +48,7 @@ def heeding(sd: Any, root: pathlib.Path, count: int) -> "dict[str, float]":
         "thing": text_to_image.wrong_things(rows),
         "style": text_to_image.wrong_styles(rows),
     }
-    return text_to_image.heeding(sd, latents, texts)
+    return text_to_image.caption_sensitivity(sd, latents, texts)
 
 
 def unseen(sd: Any, root: pathlib.Path, count: int) -> "dict[str, float]":
@@ -123,7 +125,7 @@ def evaluate(sd: Any, options: Any) -> "dict[str, float]":
         autoencoder.held_out_sets(options.data),
         sd.spec.autoencoder.latent_scale,
     )
-    results |= heeding(sd, options.data, options.pictures)
+    results |= caption_sensitivity(sd, options.data, options.pictures)
     return results | unseen(sd, options.data, options.pictures)
 
 

@@ -1,4 +1,4 @@
-"""The networks to train, and the weights that training begins with.
+"""Builds the networks to train, with their initial weights.
 
 Needs no keras_cv. Must not know data or losses.
 """
@@ -19,7 +19,7 @@ _LOG_VARIANCE = -5.0
 
 
 def tiny_spec(blocks: "int | None" = None) -> StableDiffusionSpec:
-    """The preset's spec, with another number of U-Net blocks if given."""
+    """Returns the preset's spec, with another number of blocks if given."""
     spec = PRESETS["tiny"].spec
     if blocks is None:
         return spec
@@ -28,7 +28,7 @@ def tiny_spec(blocks: "int | None" = None) -> StableDiffusionSpec:
 
 
 def build_autoencoder(spec: StableDiffusionSpec, seed: int = 0):
-    """An image encoder that gives moments, and a decoder of any size.
+    """Builds an image encoder that returns moments, and a decoder.
 
     Args:
         spec: A `StableDiffusionSpec`.
@@ -42,7 +42,7 @@ def build_autoencoder(spec: StableDiffusionSpec, seed: int = 0):
     decoder = small_encoders.build_decoder(parts)
     for index, model in enumerate((encoder, decoder)):
         initialise(model, seed + 1000 * index)
-        _silence_residuals(model)
+        _zero_residual_branches(model)
     # The first latents hardly scatter, or the decoder would see noise.
     last = encoder.layers[-2].conv2d
     bias = np.zeros(last.bias.shape, "float32")
@@ -54,12 +54,12 @@ def build_autoencoder(spec: StableDiffusionSpec, seed: int = 0):
 def build_text_to_image(
     spec: StableDiffusionSpec, seed: int = 0, dtype: "str | None" = None
 ):
-    """A text encoder and a U-Net that heed the caption from the start.
+    """Builds a text encoder and a U-Net whose output depends on the caption.
 
-    With the usual start (small embeddings, large positions) the states of
-    different captions hardly differ, and training learns to draw while it
-    ignores the words. Most of the 77 states are those of padding: unless
-    they too tell the caption, the words are two voices among 77.
+    With the usual initialization (small embeddings, large positions) the
+    states of different captions hardly differ, and training learns images
+    without their captions. Most of the 77 states are those of padding, so
+    these must depend on the caption too.
 
     Args:
         spec: A `StableDiffusionSpec`.
@@ -79,15 +79,17 @@ def build_text_to_image(
     initialise(text_encoder, seed + 2000)
     initialise(unet, seed + 3000)
     generator = np.random.default_rng([seed, 4000])
-    _loud_words(text_encoder, generator, spec.text_encoder.vocabulary_size)
-    _silence_residuals(unet)
+    _scale_token_embeddings(
+        text_encoder, generator, spec.text_encoder.vocabulary_size
+    )
+    _zero_residual_branches(unet)
     for layer in unet._flatten_layers():
         if isinstance(layer, blocks.BasicTransformerBlock):
-            _attentive(layer.attn2, generator)
+            _scale_cross_attention(layer.attn2, generator)
     return text_encoder, unet
 
 
-def _loud_words(text_encoder, generator, vocabulary_size):
+def _scale_token_embeddings(text_encoder, generator, vocabulary_size):
     for layer in text_encoder._flatten_layers():
         if isinstance(layer, small_encoders.CLIPEmbedding):
             tokens = layer.token_embedding.embeddings
@@ -100,7 +102,7 @@ def _loud_words(text_encoder, generator, vocabulary_size):
             tokens.assign(values)
 
 
-def _attentive(attention, generator):
+def _scale_cross_attention(attention, generator):
     for dense, gain in (
         (attention.to_q, 1.5),
         (attention.to_k, 1.5),
@@ -115,8 +117,8 @@ def _draw(variable, deviation, generator):
     variable.assign(generator.normal(0.0, deviation, tuple(variable.shape)))
 
 
-def _silence_residuals(model):
-    """Zeroes the last layer of each block, so that it begins as nothing."""
+def _zero_residual_branches(model):
+    """Zeroes the last layer of each block, so that it adds nothing at first."""
     for layer in model._flatten_layers():
         if isinstance(layer, blocks.ResBlock):
             last = layer.exit_flow[-1].conv2d

@@ -154,14 +154,14 @@ def make_trainer(sd: Any, stage: Stage, num_steps: int, seed: int = 0) -> Any:
 
 
 class Measures(StepCallback):
-    """Asks, after an epoch, whether words are heeded; draws now and then.
+    """Measures the effect of captions after an epoch, and generates previews.
 
     Args:
         run: Path of the stage's directory, which gets `measures.csv` and
             `previews/`.
         root: Path of the data set.
         every: Integer, epochs between two measures.
-        count: Integer, pictures that are asked about.
+        count: Integer, pictures to measure with.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class Measures(StepCallback):
                 "thing": wrong_things(found.rows),
                 "style": wrong_styles(found.rows),
             }
-        return heeding(sd, self._latents, self._texts)
+        return caption_sensitivity(sd, self._latents, self._texts)
 
     def _draw(self, sd):
         from keras_sdft.callbacks import image_grid
@@ -249,10 +249,10 @@ def _caption(text, look, other):
     return plain if other == "default" else f"{plain} in {other} style"
 
 
-def heeding(
+def caption_sensitivity(
     sd: Any, latents: np.ndarray, texts: "dict[str, list[str]]"
 ) -> "dict[str, float]":
-    """Denoising error with wrong captions over that with the right ones.
+    """Returns the error with wrong captions over that with right ones.
 
     Args:
         sd: A `keras_sdft.StableDiffusion`.
