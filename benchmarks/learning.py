@@ -1,7 +1,7 @@
 """What the embedded model knows, what a fine-tune learned, and what it forgot.
 
     make learning
-    .venv/bin/python -m benchmarks.learning --after runs/demo
+    .venv/bin/python -m benchmarks.learning --after runs/demo runs/ink_lora
     .venv/bin/python -m benchmarks.learning --before build/pretrain/all/model
 
 Two judges that learned from real images alone (`benchmarks/judges.py`) say in
@@ -278,20 +278,37 @@ def grid(before: dict, after: dict, count: int = 8):
     return image_grid(np.concatenate(rows), labels=labels)
 
 
-def table(before: dict, after: dict) -> str:
-    """The numbers of both models, a line each."""
-    lines = ["| | before | after | ratio |", "|---|---|---|---|"]
+def table(results: "dict[str, dict]") -> str:
+    """Returns a Markdown table of models by name, the first as reference.
+
+    Args:
+        results: Dictionary of numbers by model. Each but the first has a
+            column for its ratio to the first.
+
+    Returns:
+        String, a line for each number.
+    """
+    (first, before), *others = results.items()
+    head = ["", first] + [n for name, _ in others for n in (name, "ratio")]
+    lines = [head, ["---"] * len(head)]
     for key, value in before.items():
-        other = after[key]
-        ratio = f"{other / value:.2f}" if value else ""
-        lines.append(f"| {key} | {value:.3f} | {other:.3f} | {ratio} |")
-    return "\n".join(lines)
+        cells = [key, f"{value:.3f}"]
+        for _, after in others:
+            ratio = f"{after[key] / value:.2f}" if value else ""
+            cells += [f"{after[key]:.3f}", ratio]
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--before", default="tiny")
-    parser.add_argument("--after", help="a run; without, the model alone")
+    parser.add_argument(
+        "--after", nargs="*", default=[], help="runs that began with it"
+    )
+    parser.add_argument(
+        "--skip_base", action="store_true", help="measure only the runs"
+    )
     parser.add_argument("--data", type=pathlib.Path, default=dataset.ROOT)
     parser.add_argument("--judges", type=pathlib.Path, default=judges.DIRECTORY)
     parser.add_argument("--output", type=pathlib.Path, default="build/learning")
@@ -313,13 +330,14 @@ def main(arguments=None) -> None:
             for name in ("tensorflow", "keras", "keras-cv")
         },
         "judges": {"style": style_notes, "subject": subject_notes},
-        "base": base_numbers(things, style, subject, options),
     }
-    for name, value in report["base"].items():
-        print(f"{name:28} {value:.3f}")
+    if not options.skip_base:
+        report["base"] = base_numbers(things, style, subject, options)
+        for name, value in report["base"].items():
+            print(f"{name:28} {value:.3f}")
     if options.after:
-        report |= compare(things, style, subject, options)
-        print(table(report["before"], report["after"]))
+        report["runs"] = compare(things, style, subject, options)
+        print(table(report["runs"]))
     path = options.output / "learning.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(path)
@@ -338,16 +356,19 @@ def base_numbers(things, style, subject, options) -> "dict[str, float]":
 
 
 def compare(things, style, subject, options) -> "dict[str, dict]":
-    """The figures before and after a fine-tune; writes a grid."""
-    results, generated = {}, {}
-    for key, name in (("before", options.before), ("after", options.after)):
+    """Returns the figures of the model and of each run; writes grids."""
+    results, before = {}, None
+    for name in (options.before, *options.after):
         sd = _tiny_images.load(name)
-        numbers, generated[key] = generated_numbers(
+        numbers, generated = generated_numbers(
             sd, things, style, subject, options
         )
-        results[key] = denoising(sd, things) | numbers
-    sheet = grid(generated["before"], generated["after"])
-    sheet.save(options.output / "grid.png")
+        results[name] = denoising(sd, things) | numbers
+        if before is None:
+            before = generated
+        else:
+            path = options.output / f"grid_{pathlib.Path(name).name}.png"
+            grid(before, generated).save(path)
     return results
 
 
