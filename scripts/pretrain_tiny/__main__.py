@@ -21,8 +21,11 @@ from scripts.pretrain_tiny import text_to_image
 from scripts.pretrain_tiny import vocabulary
 
 RUNS = pathlib.Path("build/pretrain")
-#: Few things first: captions have an effect once each picture was seen often.
+#: Few pictures first: captions have an effect once each was seen often.
 STAGES = (
+    text_to_image.Stage(
+        "words", 60, 6e-4, 1.0, names=64, plain=True, measure_epochs=5
+    ),
     text_to_image.Stage("few", 22, 6e-4, 0.9, names=160, measure_epochs=4),
     text_to_image.Stage("all", 38, 6e-4, 0.75),
 )
@@ -41,7 +44,9 @@ def main(arguments=None) -> None:
         help="0 keeps the autoencoder that ships with the package",
     )
     parser.add_argument("--learning_rate", type=float, help="of both stages")
-    parser.add_argument("--epochs", type=int, nargs=2, metavar=("FEW", "ALL"))
+    parser.add_argument(
+        "--epochs", type=int, nargs=3, metavar=("WORDS", "FEW", "ALL")
+    )
     options = parser.parse_args(arguments)
     end = time.monotonic() + 60 * options.minutes
     try:

@@ -54,6 +54,8 @@ class Stage:
         flat: Float in [0, 1), share of the steps before the rate falls.
         names: Integer, at most so many things, those of the demo first;
             `None` for all.
+        plain: Boolean, whether only pictures are kept whose caption says
+            nothing but the thing: no style, colour or background.
         batch_size: Integer.
         ema_decay: Float.
         measure_epochs: Integer, epochs between two validations.
@@ -64,6 +66,7 @@ class Stage:
     learning_rate: float
     flat: float
     names: "int | None" = None
+    plain: bool = False
     batch_size: int = 32
     ema_decay: float = 0.999
     measure_epochs: int = 1
@@ -159,6 +162,7 @@ class Measures(StepCallback):
     Args:
         run: Path of the stage's directory, which gets `measures.csv` and
             `previews/`.
+        table: String, name of the stage's table.
         root: Path of the data set.
         every: Integer, epochs between two measures.
         count: Integer, pictures to measure with.
@@ -167,12 +171,13 @@ class Measures(StepCallback):
     def __init__(
         self,
         run: pathlib.Path,
+        table: str,
         root: pathlib.Path,
         every: int = 1,
         count: int = 96,
     ):
         super().__init__()
-        self.run, self.root = run, root
+        self.run, self.table, self.root = run, table, root
         self.every, self.count = every, count
         self._latents: Any = None
 
@@ -189,10 +194,10 @@ class Measures(StepCallback):
 
     def _measure(self, sd):
         if self._latents is None:
-            rows = dataset.read_rows("known", self.root)
+            rows = dataset.read_rows(self.table, self.root)
             kept = {r["file_name"] for r in dataset.some(rows, self.count)}
             found = dataset.read(
-                "known", self.root, lambda row: row["file_name"] in kept
+                self.table, self.root, lambda row: row["file_name"] in kept
             )
             moments = measures.in_chunks(
                 sd.moments_model.predict_on_batch,
@@ -328,13 +333,19 @@ def write_table(stage: Stage, root: pathlib.Path) -> pathlib.Path:
     Returns:
         Path of the table, beside the others.
     """
+    from scripts.pretrain_tiny import captions
     from scripts.pretrain_tiny import pictures
 
-    if stage.names is None:
-        return root / "train.jsonl"
     rows = dataset.read_rows("train", root)
     names = set(pictures.demo_first({r["name"] for r in rows})[: stage.names])
-    lines = [json.dumps(row) for row in rows if row["name"] in names]
+    rows = [row for row in rows if row["name"] in names]
+    if stage.plain:
+        rows = [
+            row
+            for row in rows
+            if row["text"][0] == captions.with_article(row["thing"])
+        ]
+    lines = [json.dumps(row) for row in rows]
     path = root / f"train-{stage.name}.jsonl"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
@@ -363,11 +374,12 @@ def train(
             The same call goes on.
     """
     sd = model.load(start)
+    table = write_table(stage, root)
     found = checkpoint_files.find_newest(run / "checkpoints")
     step, epoch, batch = found[1]["position"] if found else (0, 0, 0)
     load = {"batch_size": stage.batch_size, "resolution": 128, "seed": seed}
     training = keras_sdft.data.load(
-        str(write_table(stage, root)),
+        str(table),
         sd.tokenizer,
         cache=_cache(run.parent / f"cache-{stage.name}", sd),
         repeats="times",
@@ -397,7 +409,7 @@ def train(
             epochs=stage.epochs,
             validation_data=validation,
             validation_freq=stage.measure_epochs,
-            callbacks=_callbacks(stage, run, root, interruption, end),
+            callbacks=_callbacks(stage, run, table, interruption, end),
             verbose=0,
         )
     with trainer.averaged_weights():
@@ -412,13 +424,13 @@ def _cache(directory, sd):
     return Cache(directory, sd, contexts=False, overwrite=True)
 
 
-def _callbacks(stage, run, root, interruption, end):
+def _callbacks(stage, run, table, interruption, end):
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     return [
         callbacks.StopOnNaN(),
         callbacks.Throughput(stage.batch_size),
         callbacks.HistoryFile(run / "history.csv"),
-        Measures(run, root, stage.measure_epochs),
+        Measures(run, table.stem, table.parent, stage.measure_epochs),
         TimeLimit(interruption, end),
         callbacks.Checkpoint(
             run / "checkpoints",
