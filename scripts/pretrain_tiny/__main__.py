@@ -26,6 +26,9 @@ STAGES = (
     text_to_image.Stage(
         "words", 60, 6e-4, 1.0, names=64, plain=True, measure_epochs=5
     ),
+    text_to_image.Stage(
+        "more_words", 30, 6e-4, 1.0, names=160, plain=True, measure_epochs=3
+    ),
     text_to_image.Stage("few", 22, 6e-4, 0.9, names=160, measure_epochs=4),
     text_to_image.Stage("all", 38, 6e-4, 0.75),
 )
@@ -44,9 +47,7 @@ def main(arguments=None) -> None:
         help="0 keeps the autoencoder that ships with the package",
     )
     parser.add_argument("--learning_rate", type=float, help="of both stages")
-    parser.add_argument(
-        "--epochs", type=int, nargs=3, metavar=("WORDS", "FEW", "ALL")
-    )
+    parser.add_argument("--epochs", type=int, nargs=len(STAGES))
     options = parser.parse_args(arguments)
     end = time.monotonic() + 60 * options.minutes
     try:
