@@ -21,17 +21,6 @@ from scripts.pretrain_tiny import text_to_image
 from scripts.pretrain_tiny import vocabulary
 
 RUNS = pathlib.Path("build/pretrain")
-#: Few pictures first: captions have an effect once each was seen often.
-STAGES = (
-    text_to_image.Stage(
-        "words", 60, 6e-4, 1.0, names=64, plain=True, measure_epochs=5
-    ),
-    text_to_image.Stage(
-        "more_words", 30, 6e-4, 1.0, names=160, plain=True, measure_epochs=3
-    ),
-    text_to_image.Stage("few", 22, 6e-4, 0.9, names=160, measure_epochs=4),
-    text_to_image.Stage("all", 38, 6e-4, 0.75),
-)
 
 
 def main(arguments=None) -> None:
@@ -47,7 +36,7 @@ def main(arguments=None) -> None:
         help="0 keeps the autoencoder that ships with the package",
     )
     parser.add_argument("--learning_rate", type=float, help="of both stages")
-    parser.add_argument("--epochs", type=int, nargs=len(STAGES))
+    parser.add_argument("--epochs", type=int, nargs=len(text_to_image.STAGES))
     options = parser.parse_args(arguments)
     end = time.monotonic() + 60 * options.minutes
     try:
@@ -85,7 +74,7 @@ def make(options: Any, end: float) -> None:
 def stages(options: Any) -> "list[text_to_image.Stage]":
     """The stages, with the options' numbers in the place of their own."""
     found = []
-    for index, stage in enumerate(STAGES):
+    for index, stage in enumerate(text_to_image.STAGES):
         changes: dict[str, Any] = {}
         if options.learning_rate is not None:
             changes["learning_rate"] = options.learning_rate

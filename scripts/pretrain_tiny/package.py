@@ -21,6 +21,7 @@ from scripts.pretrain_tiny import evaluate
 from scripts.pretrain_tiny import icons
 from scripts.pretrain_tiny import model as model_
 from scripts.pretrain_tiny import networks
+from scripts.pretrain_tiny import text_to_image
 from scripts.pretrain_tiny import words
 
 RUNS = pathlib.Path("build/pretrain")
@@ -129,13 +130,12 @@ def training_table(runs: pathlib.Path) -> str:
     if weights.is_file():
         step = checkpoints.read_notes(weights)["step"]
         rows.append(f"| image encoder and decoder | {step:,} |")
-    for stage in ("few", "all"):
-        path = runs / stage / "model" / packaged.CHECKSUMS
-        if path.is_file():
-            step = json.loads(path.read_text(encoding="utf-8"))["step"]
-            rows.append(
-                f"| text encoder and U-Net, {stage} things | {step:,} |"
-            )
+    for stage in text_to_image.STAGES:
+        path = runs / stage.name / "model" / packaged.CHECKSUMS
+        step = json.loads(path.read_text(encoding="utf-8"))["step"]
+        shown = f"{stage.names or 'all'} things"
+        styles = "no styles" if stage.plain else "all styles"
+        rows.append(f"| text encoder and U-Net, {shown}, {styles} | {step:,} |")
     return "\n".join(rows)
 
 

@@ -72,6 +72,15 @@ class Stage:
     measure_epochs: int = 1
 
 
+#: Few pictures first: captions have an effect once each was seen often.
+STAGES = (
+    Stage("words", 60, 6e-4, 1.0, names=64, plain=True, measure_epochs=5),
+    Stage("more_words", 30, 6e-4, 1.0, names=160, plain=True, measure_epochs=3),
+    Stage("few", 22, 6e-4, 0.9, names=160, measure_epochs=4),
+    Stage("all", 38, 6e-4, 0.75),
+)
+
+
 # === The objective ===
 
 
