@@ -76,7 +76,7 @@ class Stage:
 STAGES = (
     Stage("words", 60, 6e-4, 1.0, names=64, plain=True, measure_epochs=5),
     Stage("more_words", 30, 6e-4, 1.0, names=160, plain=True, measure_epochs=3),
-    Stage("few", 22, 6e-4, 0.9, names=160, measure_epochs=4),
+    Stage("few", 14, 6e-4, 1.0, names=160, measure_epochs=2),
     Stage("all", 38, 6e-4, 0.75),
 )
 
