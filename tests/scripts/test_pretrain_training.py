@@ -317,14 +317,30 @@ def test_wrong_captions_change_one_thing_alone():
 
 
 def test_a_stage_has_its_own_table(tmp_path):
-    names = ["axe", "cat", "zebra"]
-    lines = [json.dumps({"name": name}) for name in names]
+    rows = [
+        {"name": name, "thing": name, "text": [text]}
+        for name, text in (
+            ("axe", "an axe"),
+            ("cat", "a cat"),
+            ("cat", "a cat in chalk style"),
+            ("cat", "a cat on a red background"),
+            ("cat", "a pink cat"),
+        )
+    ]
+    lines = [json.dumps(row) for row in rows]
     (tmp_path / "train.jsonl").write_text("\n".join(lines) + "\n")
-    assert text_to_image.write_table(STAGE, tmp_path).name == "train.jsonl"
-    few = dataclasses.replace(STAGE, names=1)
-    path = text_to_image.write_table(few, tmp_path)
-    assert path.parent == tmp_path
-    assert json.loads(path.read_text())["name"] == "cat"
+
+    def kept(**changes):
+        stage = dataclasses.replace(STAGE, **changes)
+        path = text_to_image.write_table(stage, tmp_path)
+        assert path == tmp_path / "train-few.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    assert kept() == rows
+    # The demo's things come first, and the cat is one of them.
+    assert kept(names=1) == rows[1:]
+    assert kept(plain=True) == rows[:2]
+    assert kept(names=1, plain=True) == rows[1:2]
 
 
 def test_measures_forget_what_comes_again(tmp_path):
