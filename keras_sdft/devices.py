@@ -1,4 +1,4 @@
-"""What Keras' backend computes on, and how JAX' devices share a training.
+"""What Keras' backend computes on, and how JAX's devices share a training.
 
 Must not know models or training.
 """
@@ -58,7 +58,7 @@ def platform() -> str:
 
 
 def compute_capability() -> tuple[int, int] | None:
-    """Returns the least compute capability of JAX' GPUs.
+    """Returns the least compute capability of JAX's GPUs.
 
     `None` if they are not NVIDIA's, or if there are none.
     """

@@ -1,6 +1,6 @@
 """Several processes of JAX that train together: how they find each other.
 
-The machines are those of JAX' own cluster detection, or of environment
+The machines are those of JAX's own cluster detection, or of environment
 variables. Keras and JAX are imported only where they are needed.
 """
 
@@ -36,7 +36,7 @@ _LOST = (
 def are_named(environment: Mapping[str, str] = os.environ) -> bool:
     """Returns whether the environment names several processes.
 
-    By Keras' or JAX' variables, or by those that JAX reads under SLURM, Open
+    By Keras' or JAX's variables, or by those that JAX reads under SLURM, Open
     MPI, Kubernetes and on Cloud TPU.
 
     Args:
