@@ -5,10 +5,7 @@ signal to the second, and gone on with by this process.
 """
 
 import os
-import subprocess
-import sys
 import types
-from pathlib import Path
 
 import jax
 import keras
@@ -19,12 +16,11 @@ from benchmarks._speed_workers import free_addresses
 from keras_sdft import devices
 from keras_sdft import processes
 from keras_sdft.training.jax import rows
+from tests import workers
 from tests.jax import worker_cases
 
 # One run of two processes is what several tests look at.
 pytestmark = pytest.mark.xdist_group("workers")
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -32,32 +28,20 @@ def both(tmp_path_factory):
     """Returns the folder and the outputs of what two processes trained."""
     folder = tmp_path_factory.mktemp("workers")
     given = {
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(workers.ROOT),
         processes.ADDRESSES: ",".join(free_addresses(2)),
     }
-    started = []
-    for index in range(2):
-        environment = {**os.environ, **given, processes.INDEX: str(index)}
-        with open(folder / f"output-{index}.txt", "w") as output:
-            started.append(
-                subprocess.Popen(
-                    [
-                        *(sys.executable, "-W", "ignore"),
-                        *("-m", "tests.jax.worker_cases"),
-                        *(str(folder), "fully_sharded"),
-                    ],
-                    cwd=ROOT,
-                    env=environment,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    try:
-        codes = [process.wait(timeout=1500) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    outputs = [(folder / f"output-{i}.txt").read_text() for i in range(2)]
+    environments = [
+        {**os.environ, **given, processes.INDEX: str(index)}
+        for index in range(2)
+    ]
+    codes, outputs = workers.run(
+        folder,
+        "tests.jax.worker_cases",
+        "fully_sharded",
+        environments,
+        timeout=1500,
+    )
     assert codes == [0, 0], outputs[-1][-3000:]
     return folder, outputs
 

@@ -2,53 +2,23 @@
 
 import shutil
 import signal
-import subprocess
-import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from keras_sdft.training.tensorflow import signals
-from tests.workers import environments
+from tests import workers
 
 # One process trains what several tests look at.
 pytestmark = pytest.mark.xdist_group("workers")
-
-ROOT = Path(__file__).resolve().parents[2]
-# What they write, each into a file of its own.
-OUTPUT = "output-{}.txt"
 
 
 def run(folder, case, count):
     """Runs the workers of a case; returns their exit codes and outputs."""
     folder.mkdir(exist_ok=True)
-    processes = []
-    for index, environment in enumerate(environments(count)):
-        with open(folder / OUTPUT.format(index), "w") as output:
-            processes.append(
-                subprocess.Popen(
-                    [
-                        *(sys.executable, "-W", "ignore", "-m"),
-                        "tests.training.worker_cases",
-                        *(str(folder), case),
-                    ],
-                    cwd=ROOT,
-                    env=environment,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    try:
-        codes = [process.wait(timeout=600) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    outputs = [
-        (folder / OUTPUT.format(index)).read_text() for index in range(count)
-    ]
-    return codes, outputs
+    module = "tests.training.worker_cases"
+    return workers.run(folder, module, case, workers.environments(count))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +54,7 @@ def test_two_workers_train_as_one(alone, both):
 def test_the_first_worker_alone_writes(alone, both):
     names = {path.name for path in alone.iterdir() if path.suffix != ".npy"}
     found = {path.name for path in both.iterdir() if path.suffix != ".npy"}
-    assert found - {OUTPUT.format(1)} == names
+    assert found - {workers.OUTPUT.format(1)} == names
     assert len(list((both / "checkpoints").iterdir())) == 2
     histories = [(where / "history.csv").read_text() for where in (alone, both)]
     rows = [
