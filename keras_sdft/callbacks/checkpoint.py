@@ -37,7 +37,7 @@ class Checkpoint(StepCallback):
     the copy while the next steps run. One copy is written at a time: while
     it is, the next one waits. The last step has one as well, so that a longer
     training goes on from there; validation and previews go on beside it. Where
-    memory has no room for a copy, training stops for the whole write. A
+    a copy does not fit in memory, training stops for the whole write. A
     checkpoint that cannot be written, on a full disk for example, leaves the
     ones before it, warns, and training goes on. Of several workers the first
     one writes, and a signal to any of them ends all after the same step.
