@@ -23,6 +23,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,10 +71,12 @@ def run(job, work, python=sys.executable, side="_gpu_check_child", **more):
     out = work / "result.json"
     out.unlink(missing_ok=True)
     job = job | {"out": str(out), "started": time.monotonic()}
+    # Beside what the caller's environment adds.
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [str(python), "-m", f"benchmarks.{side}", json.dumps(job)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **more},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -148,8 +151,11 @@ def errors(found, expected):
 # === Bench ===
 
 
-def bench(given, work):
-    """Figures of each case and side; of what cannot be run, why."""
+def bench(given, work, write):
+    """Figures of each case and side; of what cannot be run, why.
+
+    `write` is called with all rows so far after each.
+    """
     size = "tiny" if given.size == "tiny" else "full-512"
     job = _speed_cases.TRAIN[size] | HALF | {"remat": True}
     job |= {"batch": given.batch, "steps": given.steps, "warmup": 3}
@@ -170,6 +176,7 @@ def bench(given, work):
                 rows.append(row | figures(result))
             except Failed as error:
                 rows.append(row | {"failed": str(error)})
+            write(rows)
             print(f"{name}: {side} ran", file=sys.stderr, flush=True)
     return rows
 
@@ -215,19 +222,23 @@ def check(given):
         return 2
     results = {"card": found, **_speed_results.machine()}
     results |= {"device": given.device, "size": given.size}
+
+    def write(name, found):
+        # At once: what was measured must not hang on what comes.
+        results[name] = found
+        path = work / "results.json"
+        path.write_text(json.dumps(results, indent=1), encoding="utf-8")
+
     parts = {
         "equalities": lambda: equalities(given, backend, work),
-        "bench": lambda: bench(given, work),
+        "bench": lambda: bench(given, work, partial(write, "bench")),
         "profile": lambda: profile(given, work),
     }
     for name in given.parts:
         try:
-            results[name] = parts[name]()
+            write(name, parts[name]())
         except Failed as error:
-            results[name] = {"failed": str(error)}
-        # At once: what was measured must not hang on what comes.
-        path = work / "results.json"
-        path.write_text(json.dumps(results, indent=1), encoding="utf-8")
+            write(name, {"failed": str(error)})
         print(json.dumps({name: results[name]}, indent=1), flush=True)
     print(work / "results.json")
     return int(any(map(has_failed, map(results.get, given.parts))))
