@@ -107,6 +107,33 @@ def repeated_names() -> Iterator[None]:
 # === A model's step ===
 
 
+def has_its_state(model: Any) -> bool:
+    """Returns whether a model's variables have their values.
+
+    Between two steps of `fit` in JAX they have not, and `Callback.model`,
+    which puts all of them there, costs more than the step of a small model.
+    Relies on `_jax_state_synced` of Keras' trainer for JAX (Keras 3.0 to
+    3.15), and takes the variables to have them where there is none.
+    """
+    return getattr(model, "_jax_state_synced", True)
+
+
+def set_without_tracking(layer: Any, name: str, value: Any) -> bool:
+    """Sets an attribute of a layer if it is a model's state in JAX.
+
+    `fit` sets `_jax_state` after each step (Keras 3.0 to 3.15), and a layer's
+    own `__setattr__` looks at each of its arrays, of which there are thousands,
+    for something to track, which takes as long as the step of a small model.
+
+    Returns:
+        Boolean, whether it was set. All others are Keras' to set.
+    """
+    if name != "_jax_state":
+        return False
+    object.__setattr__(layer, name, value)
+    return True
+
+
 def map_state(model: Any, function: Any) -> None:
     """Applies a function to the values that the variables are to have.
 

@@ -163,9 +163,7 @@ class Throughput(StepCallback):
             return
         images = steps * self.images_per_step
         logs["images_per_second"] = images / max(seconds, 1e-9)
-        optimizer = getattr(self.model, "optimizer", None)
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        rate = getattr(optimizer, "learning_rate", None)
-        if rate is not None:
-            # A float32 on the device: 1e-4 reads as 9.999999747378752e-05.
-            logs["learning_rate"] = float(f"{ops.convert_to_numpy(rate):.7g}")
+        # Not `self.model`, which in JAX copies the state at each step.
+        rate = ops.convert_to_numpy(self._model.current_learning_rate())
+        # A float32 on the device: 1e-4 reads as 9.999999747378752e-05.
+        logs["learning_rate"] = float(f"{rate:.7g}")

@@ -295,3 +295,9 @@ def learning(optimizer: Any, variables: list[Any]) -> list[Any]:
     pairs = zip(groups.groups, known, strict=True)
     running = {id(v) for group, runs in pairs if runs for v in group.variables}
     return [variable for variable in variables if id(variable) in running]
+
+
+def learning_rate_of(optimizer: Any) -> Any:
+    """Returns the learning rate of the next step, that of the first group."""
+    # Of a `LossScaleOptimizer`, that of the one inside.
+    return getattr(optimizer, "inner_optimizer", optimizer).learning_rate

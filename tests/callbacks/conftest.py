@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_sdft.training.optimizer_groups import learning_rate_of
+
 
 class FakeStableDiffusion:
     """Paints each image in one colour that tells what it was asked for."""
@@ -41,6 +43,9 @@ class FakeTrainer(keras.Model):
             yield
         finally:
             self.averaged = False
+
+    def current_learning_rate(self):
+        return learning_rate_of(self.optimizer)
 
     def export(self, directory, overwrite=False):
         step = int(self.optimizer.iterations)

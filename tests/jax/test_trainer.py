@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import keras_sdft
 from keras_sdft import devices
+from keras_sdft import keras_internals
 from tests.jax import both
 
 
@@ -94,6 +95,31 @@ def test_the_program_holds_no_weights_as_constants(trained):
     tables = {t.shape for t in trained.noise_sampler.tables.values()}
     large = [c.shape for c in constants if np.size(c) > 1000]
     assert set(large) <= tables
+
+
+def test_the_state_stays_on_the_device_between_steps(
+    tensorflow_side, monkeypatch
+):
+    trainer = resumed(tensorflow_side)
+    synchronized, rates = [], []
+    plain = type(trainer).jax_state_sync
+
+    def counting(trainer):
+        synchronized.append(not keras_internals.has_its_state(trainer))
+        plain(trainer)
+
+    monkeypatch.setattr(type(trainer), "jax_state_sync", counting)
+    schedule = keras.optimizers.schedules.PolynomialDecay(1e-3, 4, 0.0)
+    trainer.compile(keras_sdft.training.AdamW(schedule))
+    record = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda _, logs: rates.append(logs["learning_rate"])
+    )
+    throughput = keras_sdft.callbacks.Throughput(both.B)
+    trainer.fit(
+        both.dataset(0, 3), epochs=2, verbose=0, callbacks=[throughput, record]
+    )
+    assert sum(synchronized) == 1
+    assert np.allclose(rates, [7.5e-4, 5e-4, 2.5e-4])
 
 
 def test_weights_stay_where_gradients_are_not_finite(trained):

@@ -30,8 +30,10 @@ from keras_sdft.training.jax.compiled import values_in
 from keras_sdft.training.jax.whole_arrays import WholeArrays
 from keras_sdft.training.optimizer_groups import find_groups
 from keras_sdft.training.optimizer_groups import learning
+from keras_sdft.training.optimizer_groups import learning_rate_of
 
 _FAILED = "failed"
+_LEARNING_RATE = "learning_rate"
 
 leave_to_jax()
 
@@ -43,6 +45,10 @@ class TrainStep:
     TensorFlow; a `CompiledStep` makes a pure function of them.
     """
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not keras_internals.set_without_tracking(self, name, value):
+            super().__setattr__(name, value)
+
     def prepare_step(self: Any) -> None:
         """Makes what the step needs beside the trainer's own variables."""
         self.failed = self.add_weight(
@@ -53,6 +59,7 @@ class TrainStep:
             name=_FAILED,
         )
         self._last_failed: Any = None
+        self._last_learning_rate: Any = None
         # Not so after a step that JAX did not finish: the state before it is
         # used up, and there is none after it.
         self._has_state = True
@@ -95,7 +102,9 @@ class TrainStep:
                 self.weight_average.update(self.step)
         self.step.assign_add(ops.cast(took, "int32"))
         logs = self.loss_metrics.update(loss, None, sums)
-        return {**logs, **told, _FAILED: self.failed.value}
+        rate = ops.convert_to_tensor(learning_rate_of(self.optimizer))
+        told = {**told, _FAILED: self.failed.value, _LEARNING_RATE: rate}
+        return {**logs, **told}
 
     def test_step(self: Any, data: dict[str, Any]) -> dict[str, Any]:
         """Computes the validation loss of one batch."""
@@ -173,6 +182,12 @@ class TrainStep:
         with distribution.naming_lost_workers(when):
             return super().fit(*args, **kwargs)  # type: ignore[misc]
 
+    def current_learning_rate(self: Any) -> Any:
+        """Returns the learning rate of the next step, a scalar tensor."""
+        if keras_internals.has_its_state(self):
+            return learning_rate_of(self.optimizer)
+        return self._last_learning_rate
+
     # === What a step reads and changes ===
 
     @property
@@ -204,6 +219,7 @@ class TrainStep:
                 logs, state = _by_running_groups(step, groups, state, iterator)
             # Looked at after the next step has begun: not waited for.
             self._last_failed = logs.pop(_FAILED)
+            self._last_learning_rate = logs.pop(_LEARNING_RATE)
             return logs, state
 
         self.train_function = self._telling(function, step)

@@ -24,6 +24,7 @@ from keras_sdft.training.gradients import NOT_FINITE
 from keras_sdft.training.gradients import not_finite_error
 from keras_sdft.training.optimizer_groups import find_groups
 from keras_sdft.training.optimizer_groups import learning
+from keras_sdft.training.optimizer_groups import learning_rate_of
 from keras_sdft.training.tensorflow import operations
 from keras_sdft.training.tensorflow import replicas
 from keras_sdft.training.tensorflow.accumulation import accumulate
@@ -73,6 +74,10 @@ class TrainStep(StepFunctionHook):
 
     def prepare_step(self: Any) -> None:
         """Makes what the step needs; TensorFlow's needs nothing."""
+
+    def current_learning_rate(self: Any) -> Any:
+        """Returns the learning rate of the next step, a scalar tensor."""
+        return learning_rate_of(self.optimizer)
 
     # === Several devices ===
 
