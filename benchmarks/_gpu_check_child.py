@@ -219,8 +219,9 @@ def profile(job):
     trainer.fit(batches.repeat(job["warmup"]), verbose=0)
     with _trace(keras.backend.backend(), str(folder)):
         trainer.fit(batches.repeat(job["steps"]), verbose=0)
-    files = [str(p) for p in sorted(folder.rglob("*")) if p.is_file()]
-    return {"files": files}
+    if not any(path.is_file() for path in folder.rglob("*")):
+        raise OSError(f"The profiler wrote nothing into {folder}.")
+    return {}
 
 
 def _trace(backend, folder):

@@ -169,9 +169,13 @@ def read(path):
 
 
 def save(path, new):
-    """Merges rows into a results file, whole or not at all."""
-    path = Path(path)
-    text = json.dumps(merged(read(path), new), indent=1, ensure_ascii=False)
+    """Merges rows into a results file."""
+    write(Path(path), merged(read(path), new))
+
+
+def write(path, found):
+    """Writes JSON, whole or not at all."""
+    text = json.dumps(found, indent=1, ensure_ascii=False)
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     staged.write_text(text + "\n", encoding="utf-8")
     staged.replace(path)

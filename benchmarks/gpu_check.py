@@ -12,8 +12,13 @@ needed of the other backend. Writes `build/gpu-check/<backend>/results.json`:
   are there and see the card, theirs;
 - where a trace of three steps is, for TensorBoard's profiler.
 
+A call with `--parts` keeps what other calls of that day found with the same
+card and versions. `--publish` adds all but the trace to a file of several
+cards, of which `make tables` makes the tables of the documents.
+
     make gpu-check                                     the TensorFlow backend
     KERAS_BACKEND=jax make gpu-check GPU_PYTHON=...    the JAX backend
+    make gpu-check GPU_ARGS="--publish benchmarks/gpu_results.json"
     python -m benchmarks.gpu_check --device cpu --size tiny   does it run?
 """
 
@@ -35,6 +40,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "gpu-check"
 PEER = ROOT / ".venv-peers" / "bin" / "python"
 PARTS = ("equalities", "bench", "profile")
+# Traces stay where they were made.
+PUBLISHED = ("equalities", "bench")
 HALF = {"dtype": "mixed_bfloat16"}
 LORA = {"lora": 16, "frozen_dtype": "bfloat16"}
 # Of the preset "tiny": what is compared with the CPU.
@@ -217,17 +224,20 @@ def check(given):
         os.environ.update(CPU_ALONE[backend])
     work = given.work.resolve() / backend
     found = run({"command": "card"}, work)
+    # Of the process that asked.
+    found.pop("peak", None)
     if given.device == "gpu" and found["platform"] != "gpu":
         print(NO_GPU.format(**found), file=sys.stderr)
         return 2
     results = {"card": found, **_speed_results.machine()}
     results |= {"device": given.device, "size": given.size}
+    path = work / "results.json"
+    results |= earlier(path, results)
 
     def write(name, found):
         # At once: what was measured must not hang on what comes.
         results[name] = found
-        path = work / "results.json"
-        path.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        _speed_results.write(path, results)
 
     parts = {
         "equalities": lambda: equalities(given, backend, work),
@@ -240,15 +250,59 @@ def check(given):
         except Failed as error:
             write(name, {"failed": str(error)})
         print(json.dumps({name: results[name]}, indent=1), flush=True)
-    print(work / "results.json")
-    return int(any(map(has_failed, map(results.get, given.parts))))
+    print(path)
+    failed = any(map(has_failed, map(results.get, given.parts)))
+    if given.publish and not failed:
+        publish(given.publish, results)
+    return int(failed)
+
+
+def earlier(path, heading):
+    """Returns the parts that other calls found in the same circumstances."""
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if any(found.get(name) != value for name, value in heading.items()):
+        return {}
+    return {name: found[name] for name in PARTS if name in found}
+
+
+def publish(path, results):
+    """Adds results to a file, in the place of those of the same card."""
+    missing = [
+        name
+        for name in PUBLISHED
+        if name not in results or has_failed(results[name])
+    ]
+    if missing:
+        raise SystemExit(
+            f"--publish needs {' and '.join(PUBLISHED)} of this day, card and "
+            f"versions, without failures. Missing: {' and '.join(missing)}. "
+            "Run these with --parts, too."
+        )
+    left_out = set(PARTS) - set(PUBLISHED)
+    new = {k: v for k, v in results.items() if k not in left_out}
+    old = read_published(path) if path.exists() else []
+    kept = [row for row in old if _where(row) != _where(new)]
+    _speed_results.write(path, sorted([*kept, new], key=_where))
+
+
+def read_published(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _where(results):
+    card = results["card"]
+    return [*card["accelerators"], card["backend"], results["size"]]
 
 
 def profile(given, work):
     size = "tiny" if given.size == "tiny" else "full-512"
     job = _speed_cases.TRAIN[size] | HALF | {"remat": True}
     job |= {"command": "profile", "folder": str(work / "profile")}
-    return run(job | {"batch": given.batch, "steps": 3, "warmup": 3}, work)
+    run(job | {"batch": given.batch, "steps": 3, "warmup": 3}, work)
+    # Beside the results.
+    return {"trace": "profile"}
 
 
 def has_failed(part):
@@ -266,6 +320,9 @@ def parse(arguments=None):
     parser.add_argument("--batch", type=int, default=4, help="images a step")
     parser.add_argument("--steps", type=int, default=20, help="of each case")
     parser.add_argument("--work", type=Path, default=WORK)
+    parser.add_argument(
+        "--publish", type=Path, help="add what was found to this file"
+    )
     return parser.parse_args(arguments)
 
 

@@ -62,6 +62,45 @@ def test_what_ran_is_written_although_a_part_failed(no_children, tmp_path):
     assert [job.get("lora") for job in jobs] == [None] * 3 + [16] * 3
 
 
+def test_a_part_is_kept_by_calls_of_the_same_circumstances(
+    no_children, tmp_path, monkeypatch
+):
+    words = ["--device", "cpu", "--size", "tiny", "--work", str(tmp_path)]
+    path = tmp_path / "tensorflow" / "results.json"
+
+    def parts(*names):
+        gpu_check.check(gpu_check.parse([*words, "--parts", *names]))
+        return sorted({*json.loads(path.read_text())} & {*gpu_check.PARTS})
+
+    assert parts("bench") == ["bench"]
+    assert parts("profile") == ["bench", "profile"]
+    machine = gpu_check._speed_results.machine()
+    other = lambda: machine | {"date": "2000-01-01"}  # noqa: E731
+    monkeypatch.setattr(gpu_check._speed_results, "machine", other)
+    assert parts("profile") == ["profile"]
+
+
+def results(card="A", **parts):
+    card = {"backend": "jax", "accelerators": [card]}
+    return {"card": card, "size": "full", **parts}
+
+
+def test_a_file_has_the_latest_results_of_each_card(tmp_path):
+    path = tmp_path / "gpu_results.json"
+    whole = {"equalities": [{"holds": True}], "bench": [{"step_seconds": 1.0}]}
+    for card in ("B", "A", "B"):
+        profile = {"trace": "profile"}
+        gpu_check.publish(path, results(card, **whole, profile=profile))
+    published = [results("A", **whole), results("B", **whole)]
+    assert gpu_check.read_published(path) == published
+    # What does not hold is no figure to publish.
+    wrong = results(**whole | {"equalities": [{"holds": False}]})
+    for incomplete in (wrong, results(bench=whole["bench"])):
+        with pytest.raises(SystemExit, match="Missing: equalities. Run"):
+            gpu_check.publish(path, incomplete)
+    assert gpu_check.read_published(path) == published
+
+
 def test_errors_are_of_all_gradients_and_of_the_worst_tensor():
     exact = {"loss": np.array(2.0), "a": np.array([3.0, 0.0])}
     exact |= {"b": np.array([0.0, 4.0]), "c": np.array([0.0, 0.0])}
