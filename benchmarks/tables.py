@@ -1,7 +1,8 @@
-"""Writes the tables of docs/speed.md and NOTES.md from `results.json`.
+"""Writes the tables of the documents and of NOTES.md from the results.
 
-Each processor that was measured has its own figures: whole tables in the
-notes, two columns in the documents.
+Each processor in `results.json` has its own figures: whole tables in the
+notes, two columns in docs/speed.md. Each GPU in `gpu_results.json` has its
+figures there and its equalities in docs/devices.md.
 
     make tables
 """
@@ -11,11 +12,15 @@ from pathlib import Path
 
 from benchmarks import _speed_cases
 from benchmarks import _speed_results
+from benchmarks import gpu_check
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results.json"
 BEGIN = "<!-- begin of what `make tables` writes -->\n"
 END = "<!-- end of what `make tables` writes -->\n"
+GPU_RESULTS = ROOT / "benchmarks" / "gpu_results.json"
+GPU_BEGIN = "<!-- begin of what `make tables` writes about GPUs -->\n"
+GPU_END = "<!-- end of what `make tables` writes about GPUs -->\n"
 
 # Cases of the front page, and what they are called there.
 FRONT = {
@@ -44,29 +49,43 @@ FRONT = {
     "image-mid": "Generating an image, middle size",
     "image-full": "The same, SD 1.5's size",
 }
+# Figures of a GPU's case: title, unit, factor of what was written, and which of
+# two is better.
+GPU_FIGURES = {
+    "images_per_second": ("training", "images/s (more is better)", 1, max),
+    "step_seconds": ("step", "ms", 1000, min),
+    "first_seconds": ("start to the end of the first step", "s", 1, min),
+    "device_peak_gb": ("peak memory of the GPU", "GB", 1, min),
+    "host_peak_gb": ("peak memory of the host", "GB", 1, min),
+}
+GPU_SIDES = ("ours", "diffusers", "diffusers, tuned")
 
 
 def main():
     rows = _speed_results.read(RESULTS)
-    for path, text in documents(rows).items():
+    gpus = gpu_check.read_published(GPU_RESULTS)
+    for path, text in documents(rows, gpus).items():
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT))
 
 
-def documents(rows):
+def documents(rows, gpus):
     """Returns the documents with their tables made anew, by path."""
+    speed = ROOT / "docs" / "speed.md"
+    notes = ROOT / "benchmarks" / "NOTES.md"
+    devices = ROOT / "docs" / "devices.md"
+    gpu = {"begin": GPU_BEGIN, "end": GPU_END}
+    front = replaced(speed, front_table(rows))
     return {
-        path: replaced(path, tables)
-        for path, tables in (
-            (ROOT / "docs" / "speed.md", front_table(rows)),
-            (ROOT / "benchmarks" / "NOTES.md", whole_tables(rows)),
-        )
+        speed: replaced(speed, gpu_speed(gpus), **gpu, text=front),
+        notes: replaced(notes, whole_tables(rows)),
+        devices: replaced(devices, gpu_equalities(gpus), **gpu),
     }
 
 
-def replaced(path, tables, begin=BEGIN, end=END):
+def replaced(path, tables, begin=BEGIN, end=END, text=None):
     """Returns a document's text with other tables between its marks."""
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8") if text is None else text
     pattern = re.escape(begin) + ".*?" + re.escape(end)
     if len(re.findall(pattern, text, re.S)) != 1:
         raise ValueError(
@@ -106,8 +125,12 @@ def front_table(rows):
         for found in processors.values():
             line += front_cells(f"{case.number} {case.title}", found)
         lines.append(line)
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join([table, *origins])
+    return "\n\n".join([joined(lines), *origins])
+
+
+def joined(lines):
+    """Returns a table of lists of cells."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def front_cells(case, rows):
@@ -143,6 +166,79 @@ def origin(rows):
     return (
         f"{row['cores']} cores, {row['memory_gb']:.0f} GB; {days}; {programs}."
     )
+
+
+# === GPUs ===
+
+
+def gpu_speed(gpus):
+    """Returns the figures of each GPU, and what they were measured with."""
+    parts = []
+    for found in gpus:
+        lines = [["", "unit", "ours / better of both", *GPU_SIDES]]
+        lines.append(["---"] * len(lines[0]))
+        cases = {}
+        for row in found["bench"]:
+            cases.setdefault(row["case"], {})[row["side"]] = row
+        for case, sides in cases.items():
+            for name in GPU_FIGURES:
+                lines.append(gpu_line(case, sides, name))
+        parts += [f"### {gpu_name(found)}", joined(lines), gpu_origin(found)]
+    return "\n\n".join(parts)
+
+
+def gpu_line(case, sides, name):
+    """Returns the cells of one figure; what was not measured has a dash."""
+    title, unit, factor, better = GPU_FIGURES[name]
+    values = {
+        side: row[name] * factor
+        for side, row in sides.items()
+        if row.get(name) is not None
+    }
+    ratio = "–"
+    peers = [value for side, value in values.items() if side != "ours"]
+    number = _speed_results.number
+    if "ours" in values and peers:
+        ratio = f"**{number(values['ours'] / better(peers))}**"
+    cells = [number(values[s]) if s in values else "–" for s in GPU_SIDES]
+    case = f"{case[0].upper()}{case[1:]}, batch {sides['ours']['batch']}"
+    return [f"{case}: {title}", unit, ratio, *cells]
+
+
+def gpu_equalities(gpus):
+    """Returns the errors of each GPU, beside their limits."""
+    parts = []
+    for found in gpus:
+        lines = [["", "loss or output", "gradients", "limits"], ["---"] * 4]
+        for row in found["equalities"]:
+            name, errors = row["name"], [row.get("loss"), row.get("gradients")]
+            if "errors" in row:
+                name += ", by cuDNN" if row["cudnn"] else ", by our kernel"
+                output, *gradients = row["errors"].values()
+                errors = [output, max(gradients)]
+            limits = " / ".join(map(power, row["limits"]))
+            lines.append([name, *map(power, errors), limits])
+        parts += [f"{gpu_name(found)}:", joined(lines)]
+    return "\n\n".join(parts)
+
+
+def power(value):
+    """Returns an error in two digits."""
+    return f"{value:.1e}".replace("e-0", "e-") if value else "0"
+
+
+def gpu_name(found):
+    card = found["card"]
+    backend = {"jax": "JAX", "tensorflow": "TensorFlow"}[card["backend"]]
+    return f"{card['accelerators'][0]}, {backend} backend"
+
+
+def gpu_origin(found):
+    """Returns card, driver, host, date and versions in a sentence."""
+    versions = [found["card"], *found["bench"]]
+    host = origin([found | {"versions": row["versions"]} for row in versions])
+    card = "; ".join(found["card"].get("nvidia-smi", ()))
+    return f"{card} (name, driver, memory); host: {found['cpu']}, {host}"
 
 
 if __name__ == "__main__":

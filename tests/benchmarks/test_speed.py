@@ -11,6 +11,7 @@ from benchmarks import _speed_child
 from benchmarks import _speed_inputs
 from benchmarks import _speed_results
 from benchmarks import _speed_sizes
+from benchmarks import gpu_check
 from benchmarks import speed
 from benchmarks import tables
 
@@ -173,8 +174,52 @@ def test_the_documents_have_the_tables_of_the_results_file():
     rows = _speed_results.read(tables.RESULTS)
     titles = {f"{c.number} {c.title}" for c in _speed_cases.CASES.values()}
     assert {row["case"] for row in rows} <= titles
-    for path, text in tables.documents(rows).items():
+    gpus = gpu_check.read_published(tables.GPU_RESULTS)
+    for path, text in tables.documents(rows, gpus).items():
         assert path.read_text(encoding="utf-8") == text, "`make tables`"
+    assert all(found["size"] == "full" for found in gpus)
+    # No path of the machine that was measured.
+    assert "/" not in tables.GPU_RESULTS.read_text(encoding="utf-8")
+
+
+def gpu_row(side, **values):
+    return {"case": "LoRA", "side": side, "batch": 4, **values}
+
+
+def test_a_gpu_is_compared_with_the_better_of_both_peers():
+    sides = {
+        "ours": gpu_row("ours", step_seconds=0.05, images_per_second=80.0),
+        "diffusers": gpu_row(
+            "diffusers", step_seconds=0.1, images_per_second=20.0
+        ),
+        "diffusers, tuned": gpu_row(
+            "diffusers, tuned", step_seconds=0.2, images_per_second=40.0
+        ),
+    }
+    step = ["LoRA, batch 4: step", "ms", "**0.500**", "50.0", "100", "200"]
+    assert tables.gpu_line("loRA", sides, "step_seconds") == step
+    assert tables.gpu_line("loRA", sides, "images_per_second")[2] == "**2.00**"
+    # Of what was not measured, and without a peer.
+    assert tables.gpu_line("loRA", sides, "host_peak_gb")[2:] == ["–"] * 4
+    alone = tables.gpu_line("loRA", {"ours": sides["ours"]}, "step_seconds")
+    assert alone[2:] == ["–", "50.0", "–", "–"]
+
+
+def test_equalities_of_a_gpu_stand_beside_their_limits():
+    model = {"name": "tiny", "loss": 0.0, "gradients": 5e-6}
+    kernel = {"name": "attention", "cudnn": False}
+    kernel["errors"] = {"y": 2e-3, "dq": 1e-3, "dk": 3e-3, "dv": 1e-3}
+    rows = [model | {"limits": [1e-5, 1e-3]}, kernel | {"limits": [2e-2]}]
+    card = {"backend": "jax", "accelerators": ["A"]}
+    text = tables.gpu_equalities([{"card": card, "equalities": rows}])
+    assert text.splitlines() == [
+        "A, JAX backend:",
+        "",
+        "|  | loss or output | gradients | limits |",
+        "| --- | --- | --- | --- |",
+        "| tiny | 0 | 5.0e-6 | 1.0e-5 / 1.0e-3 |",
+        "| attention, by our kernel | 2.0e-3 | 3.0e-3 | 2.0e-2 |",
+    ]
 
 
 def test_a_comparison_replaces_ours_alone():
