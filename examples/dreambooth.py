@@ -19,7 +19,7 @@ parser.add_argument("--output_dir", default="subject")
 parser.add_argument("--num_class_images", type=int, default=200)
 parser.add_argument("--steps", type=int, default=2400)
 parser.add_argument("--learning_rate", type=float, default=1e-6)
-parser.add_argument("--num_steps", type=int, default=50, help="of sampling")
+parser.add_argument("--num_steps", type=int, help="of sampling")
 
 
 def main(arguments=None):

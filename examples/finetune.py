@@ -20,7 +20,7 @@ parser.add_argument("--resolution", type=int, default=128)
 parser.add_argument("--batch_size", type=int, default=4)
 parser.add_argument("--epochs", type=int, default=10)
 parser.add_argument("--learning_rate", type=float, default=1e-4)
-parser.add_argument("--num_steps", type=int, default=25)
+parser.add_argument("--num_steps", type=int, help="of sampling")
 parser.add_argument("--seed", type=int, default=0)
 
 

@@ -19,9 +19,8 @@ parser.add_argument("--rank", type=int, default=16)
 parser.add_argument("--resolution", type=int, default=128)
 parser.add_argument("--batch_size", type=int, default=4)
 parser.add_argument("--epochs", type=int, default=10)
-# Those of the embedded model; for one of full size 1e-4 and 7.5.
+# That of the embedded model; for one of full size 1e-4.
 parser.add_argument("--learning_rate", type=float, default=1e-3)
-parser.add_argument("--guidance", type=float, default=3.0)
 
 
 def main(arguments=None):
@@ -45,11 +44,7 @@ def main(arguments=None):
     images = []
     for strength in (0.0, 0.5, 1.0):
         sd.set_adapters({"style": strength})
-        images += list(
-            sd.text_to_image(
-                args.prompt, num_steps=25, guidance_scale=args.guidance, seed=0
-            )
-        )
+        images += list(sd.text_to_image(args.prompt, seed=0))
     Image.fromarray(np.concatenate(images, axis=1)).save(f"{args.output}.png")
     print(f"{args.output}.png")
 

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import math
 import numbers
+from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
 
@@ -176,6 +177,11 @@ def counts(options: Any, *names: str) -> None:
     for name in names:
         if getattr(options, name) is not None:
             integer(name, getattr(options, name), 1)
+
+
+def optional(check: Callable[..., Any], name: str, value: Any, *limits: Any):
+    """Returns `value` if it is `None`, or as `check` does."""
+    return None if value is None else check(name, value, *limits)
 
 
 def exclusive(**given: Any) -> str:

@@ -45,9 +45,7 @@ print(keras_sdft.models.check_token("sks", sd.tokenizer))
 # usual for a model of full size.
 
 # %%
-options = keras_sdft.runs.ClassImageOptions(
-    num_class_images=48, class_num_steps=25, class_guidance_scale=3.0
-)
+options = keras_sdft.runs.ClassImageOptions(num_class_images=48)
 paths = keras_sdft.runs.generate_class_images(
     sd, CLASS_PROMPT, CLASS_IMAGES, options
 )
@@ -60,9 +58,7 @@ PROMPTS = [INSTANCE_PROMPT, CLASS_PROMPT, "a dog"]
 
 
 def generate():
-    return sd.text_to_image(
-        PROMPTS, num_steps=25, guidance_scale=3.0, seed=[0, 1, 2]
-    )
+    return sd.text_to_image(PROMPTS, seed=[0, 1, 2])
 
 
 before = generate()

@@ -57,11 +57,7 @@ path = trainer.export("runs/fine-tuned", overwrite=True)
 images = []
 for path in ("runs/fine-tuned", "runs/tuned-pipeline"):
     sd = keras_sdft.StableDiffusion.from_preset(path, RESOLUTION, RESOLUTION)
-    images += list(
-        sd.text_to_image(
-            "a cat in ink style", num_steps=25, guidance_scale=3.0, seed=0
-        )
-    )
+    images += list(sd.text_to_image("a cat in ink style", seed=0))
 keras_sdft.callbacks.image_grid(
     images, columns=2, column_labels=["Keras", "diffusers"]
 )

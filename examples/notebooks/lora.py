@@ -67,11 +67,7 @@ sd.load_adapter("runs/ink.safetensors", name="ink")
 images = []
 for strength in STRENGTHS:
     sd.set_adapters({"ink": strength})
-    images += list(
-        sd.text_to_image(
-            PROMPTS, num_steps=25, guidance_scale=3.0, seed=[0, 1, 2]
-        )
-    )
+    images += list(sd.text_to_image(PROMPTS, seed=[0, 1, 2]))
 keras_sdft.callbacks.image_grid(
     images,
     labels=[f"scale {strength}" for strength in STRENGTHS],

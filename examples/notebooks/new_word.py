@@ -49,7 +49,7 @@ PROMPTS = [f"a photo of a {TOKEN}", "a photo of a cat"]
 
 
 def generate():
-    return sd.text_to_image(PROMPTS, num_steps=25, guidance_scale=3.0, seed=0)
+    return sd.text_to_image(PROMPTS, seed=0)
 
 
 before = generate()

@@ -73,9 +73,7 @@ PROMPTS = ["a cat in ink style", "a dog in ink style", "a dog"]
 
 
 def generate():
-    return sd.text_to_image(
-        PROMPTS, num_steps=25, guidance_scale=3.0, seed=[0, 1, 2]
-    )
+    return sd.text_to_image(PROMPTS, seed=[0, 1, 2])
 
 
 before = generate()

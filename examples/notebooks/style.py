@@ -36,8 +36,8 @@ STEPS = 240
 #     --resolution {RESOLUTION} --batch_size 4 --max_train_steps {STEPS} \
 #     --learning_rate {LEARNING_RATE} --weighting min_snr --ema_decay 0.98 \
 #     --preview_prompts "a castle in ink style" "a dog in ink style" "a dog" \
-#     --preview_every_steps 80 --preview_guidance_scale 3 \
-#     --checkpoint_every_steps 80 --output_dir runs/style --overwrite
+#     --preview_every_steps 80 --checkpoint_every_steps 80 \
+#     --output_dir runs/style --overwrite
 
 # %% [markdown]
 # ## Look
@@ -68,8 +68,7 @@ Image("runs/style/previews/before_and_after.png")
 
 # %%
 # !keras-sdft generate --model runs/style --prompt "a guitar in ink style" \
-#     --num_images 4 --num_steps 25 --guidance_scale 3 --seed 0 \
-#     --output runs/guitar.png --overwrite
+#     --num_images 4 --seed 0 --output runs/guitar.png --overwrite
 
 # %%
 Image("runs/guitar.png")

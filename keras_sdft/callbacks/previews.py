@@ -51,9 +51,10 @@ class Previews(StepCallback):
         every_epochs: Int >= 1, epochs between two grids.
         every_steps: Int >= 1, optimizer steps between two grids. Give this
             or `every_epochs`.
-        num_steps: Int in [1, 1000], sampling steps. Defaults to `25`.
-        guidance_scale: Float >= 0, classifier-free guidance. Defaults to
-            `7.5`.
+        num_steps: Int in [1, 1000], sampling steps. `None` for the model's
+            own, 25 at most.
+        guidance_scale: Float >= 0, classifier-free guidance. `None` for the
+            model's own.
         seed: Int >= 0, seed of the first prompt. Defaults to `0`.
         tensorboard_directory: Path of a TensorBoard log directory that the
             images are written to as well, or `None`.
@@ -72,8 +73,8 @@ class Previews(StepCallback):
         directory: str | os.PathLike,
         every_epochs: int | None = None,
         every_steps: int | None = None,
-        num_steps: int = 25,
-        guidance_scale: float = 7.5,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
         seed: int = 0,
         tensorboard_directory: str | os.PathLike | None = None,
     ) -> None:
@@ -88,9 +89,11 @@ class Previews(StepCallback):
             if value is not None:
                 checks.integer(name, value, 1)
         self.every_epochs, self.every_steps = every_epochs, every_steps
-        self.num_steps = checks.integer("num_steps", num_steps, 1, 1000)
-        self.guidance_scale = float(
-            checks.number("guidance_scale", guidance_scale, 0)
+        self.num_steps = checks.optional(
+            checks.integer, "num_steps", num_steps, 1, 1000
+        )
+        self.guidance_scale = checks.optional(
+            checks.number, "guidance_scale", guidance_scale, 0
         )
         self.seed = checks.integer("seed", seed, 0)
         self.tensorboard_directory = tensorboard_directory
@@ -225,13 +228,15 @@ class Previews(StepCallback):
 
     def _generate_prompt(self, index: int) -> np.ndarray:
         model = self.model.stable_diffusion
+        sampling = model.spec.sampling(
+            self.num_steps, self.guidance_scale, quick=True
+        )
         try:
             return model.text_to_image(
                 self.prompts[index],
                 batch_size=1,
-                num_steps=self.num_steps,
-                guidance_scale=self.guidance_scale,
                 seed=self.seed + index,
+                **sampling,
             )
         except NonFiniteImage as error:
             # No reason to end a training run that may be well.

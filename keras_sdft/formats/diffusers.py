@@ -111,7 +111,7 @@ def read(
     scheduler = read_json(scheduler_path)
     unet_path = path / "unet" / "config.json"
     unet_json = read_json(unet_path)
-    spec = configs.named(
+    spec = configs.with_sampling(
         StableDiffusionSpec(
             name="",
             diffusion_model=configs.read_unet(unet_json, str(unet_path)),
@@ -122,7 +122,7 @@ def read(
             resolution=_resolution(unet_json),
             pad_token=tokenizer_files.pad_id(path / "tokenizer"),
         )
-    )[0]
+    )
     spec = configs.with_scheduler(
         spec, scheduler, str(scheduler_path), prediction_type
     )

@@ -331,6 +331,15 @@ def named(spec: StableDiffusionSpec) -> tuple[StableDiffusionSpec, str]:
     return dataclasses.replace(spec, name=base), base
 
 
+def with_sampling(spec: StableDiffusionSpec) -> StableDiffusionSpec:
+    """Returns a named spec with the sampling of the nearest preset.
+
+    No configuration of diffusers holds steps or guidance.
+    """
+    spec, base = named(spec)
+    return dataclasses.replace(spec, **PRESETS[base].spec.sampling())
+
+
 def _check_fixed(
     config: Mapping[str, Any], fixed: Mapping[str, tuple], where: str
 ) -> None:

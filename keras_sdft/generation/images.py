@@ -40,7 +40,6 @@ def generate(
         FileExistsError: If a file is there and may not be replaced.
         ValueError: If an option is out of its range.
     """
-    options = options.resolved(model.model)
     requests = options.requests()
     paths, grid = paths_of(options, requests)
     sd = model.load(
@@ -48,6 +47,7 @@ def generate(
         width=options.width,
         prediction_type=prediction_type,
     )
+    options = options.resolved(model.model, sd.spec)
     adapter_files = adapter_files or adapters.AdapterFileOptions()
     adapter_files.load_into(sd)
     about = _about(options, model, adapter_files)

@@ -11,11 +11,10 @@ from typing import Literal
 
 from keras_sdft import checks
 from keras_sdft import parsing
+from keras_sdft.models.spec import StableDiffusionSpec
 from keras_sdft.runs.record import read_record
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
-_NUM_STEPS = 25
-_GUIDANCE_SCALE = 7.5
 _MAX_BYTES = 10_000_000
 
 
@@ -47,9 +46,9 @@ class GenerateOptions:
             and so on are the images.
         num_images: Images for each prompt.
         num_steps: Sampling steps, 1 to 1000. Defaults to those of the
-            run's previews, else 25.
+            run's previews, else the model's own, 25 at most.
         guidance_scale: How much the prompt counts; up to 1 it is used alone.
-            Defaults to that of the run's previews, else 7.5.
+            Defaults to that of the run's previews, else the model's own.
         sampler: How noise becomes an image; dpmpp_2m needs about half as
             many steps.
         seed: Seed of a prompt's first image, to which each next one adds 1;
@@ -89,10 +88,9 @@ class GenerateOptions:
                 f"folder, ending in {os.sep!r}. Received: {self.output!r}."
             )
         checks.counts(self, "num_images", "batch_size")
-        if self.num_steps is not None:
-            checks.integer("num_steps", self.num_steps, 1, 1000)
-        if self.guidance_scale is not None:
-            checks.number("guidance_scale", self.guidance_scale, 0)
+        scale = self.guidance_scale
+        checks.optional(checks.integer, "num_steps", self.num_steps, 1, 1000)
+        checks.optional(checks.number, "guidance_scale", scale, 0)
         for seed in self.seed or ():
             checks.integer("seed", seed, 0)
         if len(self.seed or ()) > 1 and self.num_images > 1:
@@ -164,21 +162,25 @@ class GenerateOptions:
             for seed in self.seeds
         ]
 
-    def resolved(self, model: str) -> "GenerateOptions":
+    def resolved(
+        self, model: str, spec: StableDiffusionSpec
+    ) -> "GenerateOptions":
         """Returns the options with numbers for steps and guidance.
 
         With the same prompt and seed, a run then shows its last preview.
 
         Args:
             model: Path of a run, or any other model.
+            spec: The model's `StableDiffusionSpec`.
         """
         own = _previews_of(model)
         steps, scale = self.num_steps, self.guidance_scale
         if steps is None:
-            steps = own.get("preview_num_steps", _NUM_STEPS)
+            steps = own.get("preview_num_steps")
         if scale is None:
-            scale = own.get("preview_guidance_scale", _GUIDANCE_SCALE)
-        return dataclasses.replace(self, num_steps=steps, guidance_scale=scale)
+            scale = own.get("preview_guidance_scale")
+        sampling = spec.sampling(steps, scale, quick=True)
+        return dataclasses.replace(self, **sampling)
 
 
 def _previews_of(model: str) -> dict[str, Any]:

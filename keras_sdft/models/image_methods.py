@@ -31,8 +31,8 @@ class ImageMethods(keras_cv_parts.KerasCVStableDiffusion):
         prompt: str | Sequence[str],
         negative_prompt: str | Sequence[str] | None = None,
         batch_size: int = 1,
-        num_steps: int = 50,
-        guidance_scale: float = 7.5,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
         seed: int | Sequence[int] | None = None,
         guidance_rescale: float = 0.0,
         sampler: str = "ddim",
@@ -45,9 +45,11 @@ class ImageMethods(keras_cv_parts.KerasCVStableDiffusion):
             negative_prompt: What to stay away from; `None` for the empty
                 prompt.
             batch_size: Integer >= 1, images per prompt.
-            num_steps: Integer in [1, 1000], sampling steps.
+            num_steps: Integer in [1, 1000], sampling steps. `None` for the
+                model's own, `spec.num_steps`.
             guidance_scale: Float >= 0, how closely to follow the prompt; up
-                to 1 the prompt is used alone, without guidance.
+                to 1 the prompt is used alone, without guidance. `None` for
+                the model's own, `spec.guidance_scale`.
             seed: Integer for the same images each time; a list of one for
                 each image, which is then the same in any batch; or `None`.
             guidance_rescale: Float in [0, 1], against burnt colours; `0.7`
@@ -69,8 +71,7 @@ class ImageMethods(keras_cv_parts.KerasCVStableDiffusion):
             guidance_scale = unconditional_guidance_scale
         options: dict[str, Any] = {
             "batch_size": batch_size,
-            "num_steps": num_steps,
-            "guidance_scale": guidance_scale,
+            **self.spec.sampling(num_steps, guidance_scale),
             "guidance_rescale": guidance_rescale,
             "seed": seed,
             "sampler": sampler,
@@ -112,8 +113,8 @@ class ImageMethods(keras_cv_parts.KerasCVStableDiffusion):
         encoded_text: Any,
         negative_prompt: str | Sequence[str] | None = None,
         batch_size: int = 1,
-        num_steps: int = 50,
-        guidance_scale: float = 7.5,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
         diffusion_noise: Any = None,
         seed: int | Sequence[int] | None = None,
         guidance_rescale: float = 0.0,
@@ -139,6 +140,8 @@ class ImageMethods(keras_cv_parts.KerasCVStableDiffusion):
         """
         if unconditional_guidance_scale is not None:
             guidance_scale = unconditional_guidance_scale
+        sampling = self.spec.sampling(num_steps, guidance_scale)
+        num_steps, guidance_scale = sampling.values()
         check_options(
             batch_size,
             num_steps,

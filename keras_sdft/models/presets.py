@@ -82,6 +82,8 @@ PRESETS = {
                 groups=8,
             ),
             resolution=128,
+            num_steps=25,
+            guidance_scale=3.0,
         ),
         merges=_HERE / "tiny" / "merges.txt.gz",
         weights=_HERE / "tiny",

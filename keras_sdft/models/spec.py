@@ -9,6 +9,8 @@ from typing import Any
 
 # What kernels that do not learn can be held in.
 FROZEN_DTYPES = ("float32", "bfloat16", "int8")
+# Sampling steps at most, unless asked for, of images that are waited for.
+_QUICK_STEPS = 25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +108,9 @@ class StableDiffusionSpec:
         clip_skip: Which of the text encoder's layers, counted from the last,
             gives the context: 1 for the last, 2 for the one before it. (In
             diffusers `clip_skip` is one less, or absent.)
+        num_steps: Sampling steps of its images unless others are asked for,
+            see `sampling`.
+        guidance_scale: Likewise, how closely they follow the prompt.
     """
 
     name: str
@@ -119,6 +124,8 @@ class StableDiffusionSpec:
     timestep_spacing: str | None = None
     steps_offset: int = 1
     clip_skip: int = 1
+    num_steps: int = 50
+    guidance_scale: float = 7.5
 
     @property
     def spacing(self) -> str:
@@ -126,6 +133,30 @@ class StableDiffusionSpec:
         # Zero terminal SNR: sampling must begin at the last timestep.
         default = "trailing" if self.zero_terminal_snr else "linspace"
         return self.timestep_spacing or default
+
+    def sampling(
+        self,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        quick: bool = False,
+    ) -> dict[str, Any]:
+        """Returns what was asked for, and the model's own for `None`.
+
+        Args:
+            num_steps: Integer or `None`.
+            guidance_scale: Float or `None`.
+            quick: Boolean, whether the model's own steps are 25 at most: in
+                previews and the command `generate`.
+
+        Returns:
+            Dict of `num_steps` and `guidance_scale`.
+        """
+        if num_steps is None:
+            most = _QUICK_STEPS if quick else self.num_steps
+            num_steps = min(self.num_steps, most)
+        if guidance_scale is None:
+            guidance_scale = self.guidance_scale
+        return {"num_steps": num_steps, "guidance_scale": guidance_scale}
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain numbers and strings, fit for JSON."""

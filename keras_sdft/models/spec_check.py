@@ -105,6 +105,10 @@ _KINDS = {
     "timestep_spacing": _one_of(None, "linspace", "leading", "trailing"),
     "steps_offset": _count(999, 0),
     "clip_skip": _count(_MAX_LAYERS),
+    "num_steps": _count(1000),
+    "guidance_scale": lambda value: (
+        type(value) in (int, float) and 0 <= value < 1e6
+    ),
     "diffusion_model.widths": _counts(2, _MAX_LEVELS),
     "diffusion_model.blocks": _count(_MAX_LAYERS),
     "diffusion_model.num_heads": _counts(2, _MAX_LEVELS),

@@ -29,20 +29,23 @@ class ClassImageOptions:
     Args:
         num_class_images: How many class images class_data_dir shall hold.
         sample_batch_size: Class images that are generated at once.
-        class_num_steps: Sampling steps of a class image.
-        class_guidance_scale: Guidance of a class image.
+        class_num_steps: Sampling steps of a class image. Defaults to the
+            model's own.
+        class_guidance_scale: Guidance of a class image. Defaults to the
+            model's own.
     """
 
     num_class_images: int = 200
     sample_batch_size: int = 4
-    class_num_steps: int = 50
-    class_guidance_scale: float = 7.5
+    class_num_steps: int | None = None
+    class_guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
         checks.integer("num_class_images", self.num_class_images, 1)
         checks.integer("sample_batch_size", self.sample_batch_size, 1)
-        checks.integer("class_num_steps", self.class_num_steps, 1, 1000)
-        checks.number("class_guidance_scale", self.class_guidance_scale, 0)
+        steps, scale = self.class_num_steps, self.class_guidance_scale
+        checks.optional(checks.integer, "class_num_steps", steps, 1, 1000)
+        checks.optional(checks.number, "class_guidance_scale", scale, 0)
 
     def missing(
         self, prompt: str, directory: str, side: tuple[int, int], seed: int = 0
@@ -147,8 +150,9 @@ def generate_class_images(
     about = {
         "text": prompt,
         "negative_prompt": negative_prompt or "",
-        "num_steps": options.class_num_steps,
-        "guidance_scale": options.class_guidance_scale,
+        **stable_diffusion.spec.sampling(
+            options.class_num_steps, options.class_guidance_scale
+        ),
         "model": str(getattr(stable_diffusion, "base", "")),
     }
     paths: list[str] = []

@@ -114,20 +114,22 @@ class PreviewOptions:
         preview_prompts: Prompts of images to generate before, during and
             after training.
         preview_every_steps: Optimizer steps between two previews.
-        preview_num_steps: Sampling steps of a preview.
-        preview_guidance_scale: Guidance of a preview.
+        preview_num_steps: Sampling steps of a preview. Defaults to the
+            model's own, 25 at most.
+        preview_guidance_scale: Guidance of a preview. Defaults to the
+            model's own.
     """
 
     preview_prompts: list[str] | None = None
     preview_every_steps: int = 500
-    preview_num_steps: int = 25
-    preview_guidance_scale: float = 7.5
+    preview_num_steps: int | None = None
+    preview_guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
         checks.counts(self, "preview_every_steps")
-        checks.integer("preview_num_steps", self.preview_num_steps, 1, 1000)
-        scale = self.preview_guidance_scale
-        checks.number("preview_guidance_scale", scale, 0)
+        steps, scale = self.preview_num_steps, self.preview_guidance_scale
+        checks.optional(checks.integer, "preview_num_steps", steps, 1, 1000)
+        checks.optional(checks.number, "preview_guidance_scale", scale, 0)
 
     def make(self, run: RunDirectory, seed: int) -> list[Any]:
         """Returns the `keras_sdft.callbacks.Previews` of a run, if any."""

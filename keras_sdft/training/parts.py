@@ -208,6 +208,8 @@ def card(
         "optimizer steps": f"{steps:,}",
         "resolution": f"{sd.img_width} x {sd.img_height}",
         "predicts": sd.spec.prediction_type,
+        "sampling steps": sd.spec.num_steps,
+        "guidance scale": sd.spec.guidance_scale,
         **given.details,
     }
     return dataclasses.replace(

@@ -32,7 +32,9 @@ GRIDS = (*evaluate.GRIDS, "reconstructions")
 TEMPLATE = """# The embedded model
 
 A small latent diffusion model of icons, 128x128 pixels, trained from scratch
-by `scripts/pretrain_tiny` for demonstrations and tests. Apache-2.0.
+by `scripts/pretrain_tiny` for demonstrations and tests. Apache-2.0. Unless told
+otherwise it generates in {num_steps} steps, with a guidance of
+{guidance_scale:g}.
 
 ## Parts
 
@@ -96,6 +98,7 @@ def card(sd: Any, directory: pathlib.Path, options: Any) -> str:
     results = json.loads(path.read_text(encoding="utf-8"))
     known = words_.read(directory / words_.FILE)
     return TEMPLATE.format(
+        **sd.spec.sampling(),
         parts="\n".join(
             f"| {part} | {network.count_params():,} "
             f"| {packaged.file_of(directory, part).stat().st_size:,} |"

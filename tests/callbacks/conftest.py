@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_sdft import models
 from keras_sdft.training.optimizer_groups import learning_rate_of
 
 
 class FakeStableDiffusion:
     """Paints each image in one colour that tells what it was asked for."""
+
+    spec = models.PRESETS["sd1.4"].spec
 
     def __init__(self, trainer):
         self.trainer = trainer

@@ -9,6 +9,7 @@ from PIL import Image
 
 from keras_sdft.callbacks import Previews
 from keras_sdft.callbacks.previews import _tags
+from keras_sdft.models import PRESETS
 from keras_sdft.models import NonFiniteImage
 
 
@@ -81,6 +82,19 @@ def test_the_model_is_asked_with_averaged_weights(trainer, batches, tmp_path):
     assert calls[1] == ("b", expected | {"seed": 6})
     assert calls[2:] == calls[:2]
     assert not trainer.averaged
+
+
+def test_steps_and_guidance_default_to_the_models_own(
+    trainer, batches, tmp_path
+):
+    model = trainer.stable_diffusion
+    for name in ("sd1.4", "tiny"):
+        model.spec = PRESETS[name].spec
+        previews = Previews("a", tmp_path / name, every_steps=100)
+        trainer.fit(batches, verbose=0, callbacks=[previews])
+    found = [(c["num_steps"], c["guidance_scale"]) for _, c in model.calls]
+    # 25 steps at most.
+    assert found == [(25, 7.5)] * 2 + [(25, 3.0)] * 2
 
 
 def test_the_grid_has_one_row_per_prompt(trainer, batches, tmp_path):

@@ -6,6 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_sdft import __version__
+from keras_sdft import models
 from keras_sdft import runs
 from keras_sdft.cli import main
 from keras_sdft.cli.command_line import parse
@@ -45,11 +46,11 @@ def test_one_image_is_the_output(fake_model, output, capsys):
             "negative_prompt": "",
             "seed": "3",
             "num_steps": "4",
-            "guidance_scale": "7.5",
+            "guidance_scale": "3.0",
             "sampler": "ddim",
             "model": "tiny",
             "parameters": (
-                "a red heart\nSteps: 4, Sampler: DDIM, CFG scale: 7.5, "
+                "a red heart\nSteps: 4, Sampler: DDIM, CFG scale: 3.0, "
                 "Seed: 3, Size: 64x64, Model: tiny, "
                 f"Version: keras_sdft {__version__}"
             ),
@@ -63,7 +64,7 @@ def test_one_image_is_the_output(fake_model, output, capsys):
             {
                 "negative_prompt": None,
                 "num_steps": 4,
-                "guidance_scale": 7.5,
+                "guidance_scale": 3.0,
                 "sampler": "ddim",
                 "seed": [3],
             },
@@ -236,7 +237,7 @@ def test_batches_are_of_one_size_and_smaller_where_memory_ends(
 def test_a_run_is_sampled_as_its_previews_were(fake_model, output, tmp_path):
     run = tmp_path / "run"
     with runs.RunDirectory(run, "train") as directory:
-        saved = {"preview_num_steps": 9, "preview_guidance_scale": 3.0}
+        saved = {"preview_num_steps": 9, "preview_guidance_scale": 4.0}
         directory.write_config(saved, "again")
         directory.begin()
     assert generate(output, f"--model={run}", "--num_steps=4") == 0
@@ -245,4 +246,23 @@ def test_a_run_is_sampled_as_its_previews_were(fake_model, output, tmp_path):
         (call["num_steps"], call["guidance_scale"])
         for _, call in fake_model.calls
     ]
-    assert given == [(4, 3.0), (9, 3.0)]
+    assert given == [(4, 4.0), (9, 4.0)]
+
+
+def test_other_models_have_steps_and_guidance_of_their_own(
+    fake_model, output, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    with runs.RunDirectory(run, "train") as directory:
+        saved = {"preview_num_steps": None, "preview_guidance_scale": None}
+        directory.write_config(saved, "again")
+        directory.begin()
+    assert generate(output, f"--model={run}") == 0
+    full_size = models.PRESETS["sd1.4"].spec
+    monkeypatch.setattr(fake_model, "spec", full_size)
+    assert generate(output, "--model=sd1.4", "--overwrite") == 0
+    given = [
+        (call["num_steps"], call["guidance_scale"])
+        for _, call in fake_model.calls
+    ]
+    assert given == [(25, 3.0), (25, 7.5)]

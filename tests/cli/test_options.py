@@ -111,5 +111,7 @@ def test_a_config_of_an_earlier_version(tmp_path):
         weight_decay=1e-2,
         jit_compile=False,
         caption_dropout=0.0,
+        preview_num_steps=25,
+        preview_guidance_scale=7.5,
     )
     assert vars(options) == vars(expected)

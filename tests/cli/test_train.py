@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import yaml
 
+from keras_sdft import models
 from keras_sdft import runs
 from keras_sdft.callbacks import Previews
 from keras_sdft.cli import main
@@ -30,6 +31,7 @@ class FakeStableDiffusion:
     tokenizer = None
     img_height = img_width = 128
     diffusion_model = types.SimpleNamespace(count_params=lambda: 1234567)
+    spec = models.PRESETS["tiny"].spec
 
     def unknown_words(self, texts):
         return [text for text in texts if text == "gourd"]

@@ -38,6 +38,8 @@ WRONG = {
     "timestep_spacing": ["even", 1],
     "steps_offset": [-1, 1000, 1.0],
     "clip_skip": [0, 13, "2"],
+    "num_steps": [0, 1001, 25.0, True],
+    "guidance_scale": [-1, "3", None, float("nan"), float("inf"), True],
 }
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import keras_cv
 import numpy as np
@@ -136,6 +138,31 @@ def test_guidance_up_to_one_is_the_prompt_alone(model, monkeypatch, caplog):
         "a heart", num_steps=1, unconditional_guidance_scale=0.0
     )
     assert calls[4:] == [1, 1]
+
+
+def test_steps_and_guidance_default_to_those_of_the_spec(model, monkeypatch):
+    asked = {"num_steps": 2, "guidance_scale": 3.0}
+    expected = model.text_to_image("a heart", seed=0, **asked)
+    others = model.text_to_image("a heart", seed=0, num_steps=2)
+    assert (others != expected).any()
+    spec = dataclasses.replace(model.spec, **asked)
+    monkeypatch.setattr(model, "spec", spec)
+    found = model.text_to_image("a heart", seed=0)
+    np.testing.assert_array_equal(found, expected)
+    found = model.generate_image(model.encode_text("a heart"), seed=0)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "quick"),
+    [("tiny", (25, 3.0), 25), ("sd1.4", (50, 7.5), 25), ("few", (4, 7.5), 4)],
+)
+def test_none_is_the_models_own(name, own, quick):
+    few = StableDiffusionSpec(name="few", num_steps=4)
+    spec = few if name == "few" else PRESETS[name].spec
+    assert tuple(spec.sampling().values()) == own
+    assert spec.sampling(quick=True)["num_steps"] == quick
+    assert tuple(spec.sampling(60, 0.0, quick=True).values()) == (60, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from PIL import Image
 from keras_sdft import data
 from keras_sdft.data.sources.dreambooth import add_to_record
 from keras_sdft.data.sources.dreambooth import read_record
+from keras_sdft.models import PRESETS
 from keras_sdft.runs.class_images import ClassImageOptions
 from keras_sdft.runs.class_images import generate_class_images
 
@@ -19,9 +20,7 @@ class FakeStableDiffusion:
     img_height, img_width = 64, 128
     base = "fake"
 
-    class spec:
-        class diffusion_model:
-            latent_channels = 4
+    spec = PRESETS["sd1.4"].spec
 
     def __init__(self, stop_at=None):
         self.batches = []
