@@ -23,6 +23,7 @@ from keras_sdft.cli.run import resolved
 from keras_sdft.cli.train import Captioned
 from keras_sdft.data import Report
 from keras_sdft.runs import RunData
+from keras_sdft.training.optimizer_groups import learning_rate_of
 from tests.cli.options import options_of
 from tests.hub_server import commit_of
 
@@ -57,6 +58,9 @@ class FakeTrainer(keras.Model):
 
     def call(self, inputs):
         return self.dense(inputs)
+
+    def current_learning_rate(self):
+        return learning_rate_of(self.optimizer)
 
     @contextlib.contextmanager
     def averaged_weights(self):
