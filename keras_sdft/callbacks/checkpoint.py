@@ -107,8 +107,6 @@ class Checkpoint(StepCallback):
 
     def on_train_begin(self, logs=None) -> None:
         super().on_train_begin(logs)
-        # Under JAX, Keras waits for the step where `self.model` is asked for.
-        self._trainer = self.model
         progress = self._trainer.progress
         progress.interruption = self.interruption
         if self._trainer.writes_files:

@@ -207,7 +207,8 @@ class Previews(StepCallback):
         found = []
         with self.model.averaged_weights():
             for index in range(len(self.prompts)):
-                if not despite_signal and self._is_interrupted():
+                interrupted = self._trainer.progress.is_interrupted
+                if interrupted and not despite_signal:
                     self._is_missing = True
                     return None
                 found.append(self._generate_prompt(index))
@@ -221,10 +222,6 @@ class Previews(StepCallback):
         self._generated_at, self._last = self.step, images
         self._is_missing = False
         return path
-
-    def _is_interrupted(self) -> bool:
-        progress = getattr(self.model, "progress", None)
-        return getattr(progress, "is_interrupted", False)
 
     def _generate_prompt(self, index: int) -> np.ndarray:
         model = self.model.stable_diffusion

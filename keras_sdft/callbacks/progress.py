@@ -163,7 +163,6 @@ class Throughput(StepCallback):
             return
         images = steps * self.images_per_step
         logs["images_per_second"] = images / max(seconds, 1e-9)
-        # Not `self.model`, which in JAX copies the state at each step.
-        rate = ops.convert_to_numpy(self._model.current_learning_rate())
+        rate = ops.convert_to_numpy(self._trainer.current_learning_rate())
         # A float32 on the device: 1e-4 reads as 9.999999747378752e-05.
         logs["learning_rate"] = float(f"{rate:.7g}")

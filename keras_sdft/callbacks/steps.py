@@ -7,6 +7,7 @@ steps. Knows nothing of images, weights or files.
 import contextlib
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 
@@ -16,10 +17,11 @@ from keras_sdft import checks
 class StepCallback(keras.callbacks.Callback):
     """Counts optimizer steps in `self.step`, over epochs.
 
-    The count starts where the trainer is (0 for a fresh one, else the
-    optimizer's count or that of a checkpoint) and grows by the batches that
-    were trained, so it needs no read from the device. Subclasses override
-    `on_step_end` and call `super()` in the other hooks.
+    It is the count of `trainer.progress`, which starts where the trainer is
+    (0 for a fresh one, else the optimizer's count or that of a checkpoint) and
+    grows by the batches that were trained, so it needs no read from the
+    device. Subclasses override `on_step_end` and call `super()` in the other
+    hooks. For a `keras_sdft.Trainer`.
 
     Attributes:
         chief_only: Boolean, whether it writes or prints: of several workers
@@ -28,29 +30,21 @@ class StepCallback(keras.callbacks.Callback):
 
     chief_only = False
     step = 0
-    _first_batch = 0
+    # Not `model`: where that is asked for between two steps, Keras waits for
+    # the step in JAX, and puts all of the state into the variables.
+    _trainer: Any = None
+
+    def set_model(self, model) -> None:
+        super().set_model(model)
+        self._trainer = model
 
     def on_train_begin(self, logs=None) -> None:
         super().on_train_begin(logs)
-        position = getattr(
-            getattr(self.model, "progress", None), "position", None
-        )
-        if position is not None:
-            self.step = position.step
-            return
-        optimizer = getattr(self.model, "optimizer", None)
-        iterations = getattr(optimizer, "iterations", None)
-        self.step = 0 if iterations is None else int(iterations.numpy())
-
-    def on_train_batch_begin(self, batch, logs=None) -> None:
-        super().on_train_batch_begin(batch, logs)
-        self._first_batch = batch
+        self.step = self._trainer.progress.position.step
 
     def on_train_batch_end(self, batch, logs=None) -> None:
         super().on_train_batch_end(batch, logs)
-        # With `steps_per_execution` one call stands for several batches.
-        before = self.step
-        self.step += batch - self._first_batch + 1
+        before, self.step = self.step, self._trainer.progress.position.step
         self.on_step_end(before, logs)
 
     def on_step_end(self, before: int, logs: dict | None) -> None:
@@ -71,7 +65,8 @@ class StopAtStep(StepCallback):
 
     Epochs are passes over the data; this is what makes a number of steps
     exact when it is no multiple of an epoch. The last epoch is then shorter,
-    and its validation and callbacks run as always.
+    and its validation and callbacks run as always. With
+    `steps_per_execution`, the last call has as many batches as are left.
 
     Args:
         step: Int >= 1, the optimizer step after which training ends.
@@ -84,9 +79,13 @@ class StopAtStep(StepCallback):
         super().__init__()
         self.last_step = checks.integer("step", step, 1)
 
+    def on_train_begin(self, logs=None) -> None:
+        super().on_train_begin(logs)
+        self._trainer.progress.stop_at(self.last_step)
+
     def on_step_end(self, before, logs) -> None:
         if self.step >= self.last_step:
-            self.model.stop_training = True
+            self._trainer.stop_training = True
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         # A run may go on where nothing but the end of its epoch is left.

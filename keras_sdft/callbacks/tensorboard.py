@@ -69,10 +69,8 @@ class TensorBoard(StepCallback):
         self._close()
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
-        progress = getattr(self.model, "progress", None)
-        position = getattr(progress, "position", None)
         # Not 0 where a resumed run goes on within an epoch.
-        self._means.begin(0 if position is None else position.batch)
+        self._means.begin(self._trainer.progress.position.batch)
 
     def on_step_end(self, before, logs) -> None:
         logs = dict(logs or {})

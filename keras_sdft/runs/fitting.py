@@ -191,7 +191,7 @@ def _train(trainer: Any, data: RunData, callbacks: dict[str, Any]) -> None:
 def _export_interrupted(run: RunDirectory, trainer: Any) -> None:
     from keras_sdft.training import checkpoint_files
 
-    step, where = int(trainer.step.numpy()), str(run.weights)
+    step, where = trainer.progress.position.step, str(run.weights)
     try:
         trainer.export(where, overwrite=True, card=model_card(run))
     except (OSError, ValueError) as error:

@@ -55,6 +55,9 @@ class Progress(keras.callbacks.Callback):
 
     Attributes:
         position: `Position`.
+        batches: Integer, how many the last call of the step function has
+            trained on, which it tells: at the end of the data they are
+            fewer than `steps_per_execution`.
         callbacks: List of the other callbacks of `fit`.
         is_shared: Boolean, whether several workers end together, by a signal
             that any of them received.
@@ -64,10 +67,11 @@ class Progress(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self.position = Position()
+        self.batches = 1
         self.callbacks: list[Any] = []
+        self._last_step: int | None = None
         self._logs: dict[str, float] = {}
         self._first_batch = 0
-        self._trained_here = 0
         self._restored: dict[str, Any] | None = None
         # Of the `fit` in progress, see `callbacks.Checkpoint`.
         self.interruption: Any = None
@@ -125,8 +129,23 @@ class Progress(keras.callbacks.Callback):
                 }
                 callback.set_state({**states[key], **own})
 
+    def stop_at(self, step: int) -> None:
+        """Lets no call of the step function go past a step of this `fit`."""
+        self._last_step = min(step, self._last_step or step)
+
+    def next_batches(self, most: int) -> int:
+        """Returns how many batches the next call may train on.
+
+        Args:
+            most: Integer >= 1, `steps_per_execution`.
+        """
+        if self._last_step is None:
+            return most
+        return max(1, min(most, self._last_step - self.position.step))
+
     def on_train_begin(self, logs=None) -> None:
         self.told, self.is_shared = None, distribution.worker()[1] > 1
+        self._last_step = None
         if self._restored is None:
             step = int(self.model.optimizer.iterations.numpy())
             self.position = Position(step)
@@ -139,7 +158,7 @@ class Progress(keras.callbacks.Callback):
                 self._restore_metrics(self._restored["arrays"])
             self._restored = None
         self.position = Position(self.position.step, epoch, first)
-        self._first_batch, self._trained_here = first, 0
+        self._first_batch = first
 
     def _restore_metrics(self, arrays: dict[str, Any]) -> None:
         # Keras has just set them to zero.
@@ -148,19 +167,17 @@ class Progress(keras.callbacks.Callback):
                 variable.assign(arrays[name])
 
     def on_train_batch_end(self, batch, logs=None) -> None:
-        # With `steps_per_execution` one call stands for several batches.
-        trained = batch + 1 - self._trained_here
-        self._trained_here = batch + 1
+        # Not by `batch`: Keras counts a call's batches before it has them.
+        step, epoch, trained = self.position
         self.position = Position(
-            self.position.step + trained,
-            self.position.epoch,
-            self._first_batch + batch + 1,
+            step + self.batches, epoch, trained + self.batches
         )
         # Not a copy: callbacks after this one add to it.
         self._logs = logs or {}
 
     def on_epoch_end(self, epoch, logs=None) -> None:
-        if not self._trained_here and logs is not None:
+        trained_here = self.position.batch - self._first_batch
+        if not trained_here and logs is not None:
             # Only the end of this epoch was still to come.
             for name, value in self._logs.items():
                 logs.setdefault(name, value)

@@ -110,6 +110,18 @@ class OptimizerGroups(keras.optimizers.Optimizer):
             for group in self.groups
         )
 
+    def steps_alike(self, step: int, most: int) -> int:
+        """Returns in how many steps, at most `most`, the same groups learn.
+
+        Args:
+            step: Integer, the steps before them.
+            most: Integer >= 1.
+        """
+        stops = [group.stop_step for group in self.groups]
+        return min(
+            [most, *(stop - step for stop in stops if stop and stop > step)]
+        )
+
     def known_running(self) -> tuple[bool, ...] | None:
         """Returns which groups learn in this step; `None` if not known yet."""
         if self.running is not None:

@@ -8,7 +8,10 @@ import pytest
 import tensorflow as tf
 
 from keras_sdft import models
+from keras_sdft.keras_internals import StepFunctionHook
+from keras_sdft.training import checkpoint
 from keras_sdft.training.optimizer_groups import learning_rate_of
+from keras_sdft.training.tensorflow.step_function import step_function
 
 
 class FakeStableDiffusion:
@@ -28,9 +31,12 @@ class FakeStableDiffusion:
         return images
 
 
-class FakeTrainer(keras.Model):
+class FakeTrainer(StepFunctionHook, keras.Model):
+    writes_files = True
+
     def __init__(self):
         super().__init__()
+        self.progress = checkpoint.Progress()
         self.dense = keras.layers.Dense(1, kernel_initializer="ones")
         self.averaged = False
         self.exports = []
@@ -38,6 +44,13 @@ class FakeTrainer(keras.Model):
 
     def call(self, inputs):
         return self.dense(inputs)
+
+    def make_step_function(self, step):
+        return step_function(self, step, trains=step == self.train_step)
+
+    def fit(self, *args, **kwargs):
+        with checkpoint.going_on(self, kwargs):
+            return super().fit(*args, **kwargs)
 
     @contextlib.contextmanager
     def averaged_weights(self):

@@ -47,11 +47,11 @@ def test_a_signal_after_the_last_step_puts_the_last_grid_off(
     trainer, batches, tmp_path
 ):
     previews = Previews("a", tmp_path, every_steps=3)
-    trainer.progress = types.SimpleNamespace(is_interrupted=False)
+    trainer.progress.interruption = types.SimpleNamespace(signal=None)
 
     class Send(tf.keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            trainer.progress.is_interrupted = True
+            trainer.progress.interruption.signal = 15
 
     trainer.fit(batches, verbose=0, callbacks=[Send(), previews])
     assert names(tmp_path) == ["step_000000.png", "step_000003.png"]

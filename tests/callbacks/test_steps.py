@@ -31,14 +31,53 @@ def test_steps_go_on_in_a_second_fit(trainer, batches):
     assert recorder.step == 8
 
 
-def test_steps_per_execution_counts_every_step(trainer, batches):
+class Positions(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(tuple(self.model.progress.position))
+
+
+# Of unknown length, the data ends within a call, or before one.
+@pytest.mark.filterwarnings("ignore:.*ran out of data")
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize(
+    ("several", "seen"),
+    [
+        (2, [(2, 0, 2), (4, 0, 4), (6, 1, 2), (7, 1, 3)]),
+        (3, [(3, 0, 3), (4, 0, 4), (7, 1, 3)]),
+        (8, [(4, 0, 4), (7, 1, 3)]),
+    ],
+)
+def test_a_call_counts_the_batches_it_had(
+    trainer, batches, several, seen, known, eager
+):
     trainer.compile(
-        optimizer=keras.optimizers.SGD(), loss="mse", steps_per_execution=2
+        keras.optimizers.SGD(),
+        loss="mse",
+        steps_per_execution=several,
+        run_eagerly=eager,
     )
-    recorder = Recorder(every=3)
-    trainer.fit(batches, epochs=2, verbose=0, callbacks=[recorder])
-    assert recorder.seen == [(0, 2), (2, 4), (4, 6), (6, 8)]
-    assert recorder.passes == [4, 6]
+    if not known:
+        batches = batches.filter(lambda x, y: True)
+    recorder, positions = Recorder(), Positions()
+    trainer.fit(
+        batches,
+        epochs=5,
+        verbose=0,
+        # Within a call, had it as many batches as there are.
+        callbacks=[recorder, positions, StopAtStep(7)],
+    )
+    assert positions.seen == seen
+    steps = [step for step, _, _ in seen]
+    assert recorder.seen == list(zip([0, *steps], steps, strict=False))
+    assert int(trainer.optimizer.iterations) == 7
+    # The next training does not stop there.
+    trainer.fit(batches, verbose=0, callbacks=[recorder])
+    assert int(trainer.optimizer.iterations) == recorder.step == 11
 
 
 @pytest.mark.parametrize("step", [1, 4, 6])

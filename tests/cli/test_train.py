@@ -23,6 +23,7 @@ from keras_sdft.cli.run import resolved
 from keras_sdft.cli.train import Captioned
 from keras_sdft.data import Report
 from keras_sdft.runs import RunData
+from keras_sdft.training import checkpoint
 from keras_sdft.training.optimizer_groups import learning_rate_of
 from tests.cli.options import options_of
 from tests.hub_server import commit_of
@@ -54,7 +55,11 @@ class FakeTrainer(keras.Model):
         self.dense = keras.layers.Dense(1, kernel_initializer="ones")
         self.compile(keras.optimizers.SGD(learning_rate), loss="mse")
         self.stable_diffusion = FakeStableDiffusion()
-        self.progress = types.SimpleNamespace(signal=None, is_restored=False)
+        self.progress = checkpoint.Progress()
+
+    def fit(self, *args, **kwargs):
+        with checkpoint.going_on(self, kwargs):
+            return super().fit(*args, **kwargs)
 
     def call(self, inputs):
         return self.dense(inputs)

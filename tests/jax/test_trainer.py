@@ -3,6 +3,8 @@
 Every case goes on from TensorFlow's checkpoint of step 2 to step 4.
 """
 
+import io
+
 import jax
 import keras
 import numpy as np
@@ -12,6 +14,7 @@ import tensorflow as tf
 import keras_sdft
 from keras_sdft import devices
 from keras_sdft import keras_internals
+from keras_sdft.training.jax import train_step
 from tests.jax import both
 
 
@@ -98,7 +101,7 @@ def test_the_program_holds_no_weights_as_constants(trained):
 
 
 def test_the_state_stays_on_the_device_between_steps(
-    tensorflow_side, monkeypatch
+    tensorflow_side, monkeypatch, tmp_path
 ):
     trainer = resumed(tensorflow_side)
     synchronized, rates = [], []
@@ -114,12 +117,51 @@ def test_the_state_stays_on_the_device_between_steps(
     record = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda _, logs: rates.append(logs["learning_rate"])
     )
-    throughput = keras_sdft.callbacks.Throughput(both.B)
+    ours = [
+        keras_sdft.callbacks.StopOnNaN(),
+        keras_sdft.callbacks.Throughput(both.B),
+        keras_sdft.callbacks.StopAtStep(100),
+        keras_sdft.callbacks.TensorBoard(tmp_path),
+        keras_sdft.callbacks.Checkpoint(tmp_path),
+        keras_sdft.callbacks.Progress(100, both.B, io.StringIO()),
+    ]
     trainer.fit(
-        both.dataset(0, 3), epochs=2, verbose=0, callbacks=[throughput, record]
+        both.dataset(0, 3), epochs=2, verbose=0, callbacks=[*ours, record]
     )
     assert sum(synchronized) == 1
     assert np.allclose(rates, [7.5e-4, 5e-4, 2.5e-4])
+
+
+@pytest.mark.filterwarnings("ignore:.*ran out of data")
+def test_calls_of_several_steps_count_those_they_had(monkeypatch):
+    def no_gradients(denoising, variables, batch, scale, sums):
+        losses = batch["example_weight"]
+        gradients = [keras.ops.zeros_like(v.value) for v in variables]
+        return keras.ops.sum(losses), gradients, sums(losses, batch)
+
+    # Quicker to compile than the networks.
+    monkeypatch.setattr(train_step, "loss_and_gradients", no_gradients)
+    # The text encoder stops after 2 steps, the data ends after 4, and the
+    # training after 6: all of them within a call.
+    encoder = keras_sdft.training.TextEncoder(stop_step=2)
+    trainer = keras_sdft.Trainer(
+        both.model(), train=["diffusion_model", encoder]
+    )
+    trainer.compile(keras.optimizers.SGD(0.1), steps_per_execution=3)
+    positions = []
+    record = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda _, logs: positions.append(
+            tuple(trainer.progress.position)
+        )
+    )
+    stop = keras_sdft.callbacks.StopAtStep(6)
+    # Of unknown length.
+    data = both.captioned(4).filter(lambda batch: True)
+    trainer.fit(data, epochs=3, verbose=0, callbacks=[stop, record])
+    assert positions == [(3, 0, 3), (4, 0, 4), (6, 1, 2)]
+    assert stop.step == int(trainer.step) == 6
+    steps = [int(one.iterations) for one in trainer.optimizer.optimizers]
+    assert steps == [6, 2]
 
 
 def test_weights_stay_where_gradients_are_not_finite(trained):

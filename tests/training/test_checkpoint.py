@@ -72,6 +72,7 @@ def make(make_micro):
         text_encoder=False,
         lora=None,
         eager=True,
+        several=1,
         **arguments,
     ):
         if text_encoder:
@@ -90,7 +91,9 @@ def make(make_micro):
         model = model_of(precision)
         arguments = {"seed": 3, "validation_timesteps": 1, **arguments}
         trainer = Trainer(model, **arguments)
-        trainer.compile(optimizer, run_eagerly=eager)
+        trainer.compile(
+            optimizer, run_eagerly=eager, steps_per_execution=several
+        )
         return trainer
 
     return make
@@ -178,6 +181,33 @@ def test_a_resumed_training_is_bit_equal(make, data, tmp_path, case):
     assert_equal(values(again), expected)
     assert ended.rows == history.rows
     assert [row["step"] for row in history.rows] == [count]
+
+
+def test_calls_of_several_steps_are_resumed_between_two(make, data, tmp_path):
+    # The text encoder stops after 2 steps, the data ends after 4, and the
+    # training after 6: all of them within a call.
+    options = {"text_encoder": True, "eager": False, "several": 3}
+
+    def run(trainer, batch, *extra):
+        history = HistoryFile(tmp_path / "history.csv")
+        trainer.fit(
+            data(batch, 4, has_context=False),
+            epochs=3,
+            verbose=0,
+            callbacks=[StopAtStep(6), history, *extra],
+        )
+        return history.rows
+
+    whole = make(**options)
+    rows = run(whole, 0, SaveAfter(3, tmp_path / "checkpoint"))
+    assert [row["step"] for row in rows] == [4, 6]
+    assert whole.progress.position == (int(whole.step), 1, 2)
+    steps = [int(one.iterations) for one in whole.optimizer.optimizers]
+    assert steps == [6, 2]
+    expected, again = values(whole), make(**options)
+    assert again.restore_checkpoint(tmp_path / "checkpoint") == (3, 0, 3)
+    assert run(again, 3) == rows
+    assert_equal(values(again), expected)
 
 
 @pytest.mark.parametrize(

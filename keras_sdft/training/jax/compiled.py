@@ -32,6 +32,10 @@ class CompiledStep:
         eager: Boolean, whether it is run as it is, not compiled.
         steps: Integer >= 1, batches of one call.
         arrays: `WholeArrays` of several processes, or `None`.
+
+    Attributes:
+        ran: Integer, how many batches the last call had: at the end of the
+            data they are fewer than `steps`.
     """
 
     def __init__(
@@ -51,17 +55,25 @@ class CompiledStep:
         self.devices = devices
         self.eager = eager
         self.steps = steps
+        self.ran = 0
         self.arrays = arrays
         # The values of all processes, beside those they were made of.
         self._frozen_of_all: list[tuple[Any, Any]] = []
         self._functions: dict[Any, Callable[..., Any]] = {}
 
-    def __call__(self, state: Any, iterator: Any, kind: Any = None) -> Any:
+    def __call__(
+        self,
+        state: Any,
+        iterator: Any,
+        most: int | None = None,
+        kind: Any = None,
+    ) -> Any:
         """Runs the step on the next batches.
 
         Args:
             state: Lists of the values of `state`.
             iterator: Iterator of batches.
+            most: Integer >= 1, of how many batches. Defaults to `steps`.
             kind: Hashable; what the step does by Python's decisions is
                 compiled once for each.
 
@@ -78,11 +90,11 @@ class CompiledStep:
         if kind not in self._functions:
             self._functions[kind] = self._compiled(state)
         function = self._functions[kind]
-        logs = None
+        self.ran = 0
         try:
-            for _ in range(self.steps):
+            for _ in range(most or self.steps):
                 batch = next(iterator, None)
-                if batch is None and logs is None:
+                if batch is None and not self.ran:
                     raise StopIteration
                 if batch is None:
                     break
@@ -90,6 +102,7 @@ class CompiledStep:
                 if self.arrays is not None:
                     batch = jax.tree.map(self.arrays.rows, batch)
                 logs, state = function(state, batch, frozen)
+                self.ran += 1
         except BaseException:
             self._put_back(state)
             raise

@@ -213,10 +213,14 @@ class TrainStep:
         def function(state: Any, iterator: Any) -> Any:
             if self._last_failed is not None and int(self._last_failed):
                 self.jax_state_sync()
+            most = self.progress.next_batches(step.steps)
             if groups is None or not groups.stops:
-                logs, state = step(state, iterator)
+                logs, state = step(state, iterator, most)
+                self.progress.batches = step.ran
             else:
-                logs, state = _by_running_groups(step, groups, state, iterator)
+                self.progress.batches, logs, state = _by_running_groups(
+                    step, groups, state, iterator, most
+                )
             # Looked at after the next step has begun: not waited for.
             self._last_failed = logs.pop(_FAILED)
             self._last_learning_rate = logs.pop(_LEARNING_RATE)
@@ -289,16 +293,33 @@ class TrainStep:
 
 
 def _by_running_groups(
-    step: Any, groups: Any, state: Any, iterator: Any
-) -> Any:
-    """Runs a step that computes no gradients of what has stopped."""
-    for variable, value in zip(step.state[2], state[2], strict=True):
-        if variable is groups.iterations:
-            groups.running = groups.running_at(int(value))
-    try:
-        return step(state, iterator, groups.running)
-    finally:
-        groups.running = None
+    step: CompiledStep, groups: Any, state: Any, iterator: Any, most: int
+) -> tuple[int, Any, Any]:
+    """Runs a step that computes no gradients of what has stopped.
+
+    Returns:
+        Tuple of how many batches there were, at most `most`, the last one's
+        logs, and the new state.
+    """
+    ran, logs, place = 0, None, _place(groups.iterations, step.state[2])
+    while ran < most:
+        begin = int(state[2][place])
+        groups.running = groups.running_at(begin)
+        alike = groups.steps_alike(begin, most - ran)
+        try:
+            logs, state = step(state, iterator, alike, groups.running)
+        except StopIteration:
+            if not ran:
+                raise
+            break
+        finally:
+            groups.running = None
+        ran += step.ran
+    return ran, logs, state
+
+
+def _place(variable: Any, variables: list[Any]) -> int:
+    return [id(one) for one in variables].index(id(variable))
 
 
 def _assign(variables: list[Any], values: list[Any]) -> None:

@@ -10,6 +10,7 @@ not know what a step does.
 import collections
 import contextlib
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -40,24 +41,55 @@ _OFF = {"disable_meta_optimizer": True}
 _ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
 
 
-def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
-    """Returns what `fit` and `evaluate` call for each batch.
+def step_function(
+    model: Any, step: Callable[[Any], Any], trains: bool = False
+) -> Callable[[Any], Any]:
+    """Returns what `fit` and `evaluate` call for the next batches.
 
     Args:
         model: A compiled `keras.Model`.
         step: Function of a batch.
+        trains: Boolean, whether `model.progress` decides how many batches a
+            call may have, and is told how many it had.
 
     Returns:
-        Function of an iterator, or `None` where Keras' own is used: for
-        eager steps, XLA or several steps in one call.
+        Function of an iterator.
     """
+    on_batches = _eagerly if model.run_eagerly else _in_graphs
+    function = on_batches(model, step)
+
+    def counted(iterator: Any) -> Any:
+        several = model.steps_per_execution
+        most = model.progress.next_batches(several) if trains else several
+        results, ran = function(iterator, most)
+        if int(ran) == 0:
+            raise StopIteration
+        if trains:
+            model.progress.batches = int(ran)
+        return results
+
+    return counted
+
+
+def _eagerly(model: Any, step: Callable[[Any], Any]) -> Any:
+    """Returns a function of an iterator and of the most batches."""
+
+    def function(iterator: Any, most: int) -> tuple[Any, int]:
+        results, ran = None, 0
+        for batch in itertools.islice(iterator, most):
+            results = step(batch)
+            ran += 1
+        return results, ran
+
+    return function
+
+
+def _in_graphs(model: Any, step: Callable[[Any], Any]) -> Any:
+    """Returns a function of an iterator and of the most batches."""
     strategy = replicas.strategy_of(model)
-    if strategy is None and (model.run_eagerly or model.jit_compile):
-        return None
-    if model.steps_per_execution != 1:
-        return None
     step = replicas.run_on_each(step, strategy)
     on_batch = tf.function(step, reduce_retracing=True, autograph=False)
+    on_several = _of_several(on_batch)
 
     @functools.partial(tf.function, reduce_retracing=True, autograph=False)
     def on_iterator(iterator: Any, *own: Any) -> Any:
@@ -77,25 +109,63 @@ def step_function(model: Any, step: Callable[[Any], Any]) -> Any:
         with _graph_options(_OFF if off else {}):
             return concrete(*arguments)
 
-    def function(iterator: Any) -> Any:
+    def function(iterator: Any, most: int) -> tuple[Any, Any]:
         progress = getattr(model, "progress", None)
         if isinstance(iterator, _ITERATORS):
+            if model.steps_per_execution > 1:
+                return called(on_several, iterator, tf.constant(most))
             if not getattr(progress, "is_shared", False):
-                return called(on_iterator, iterator)
+                return called(on_iterator, iterator), 1
             # What another worker received comes back with the results.
             own = signals.received(progress)
             results, total = called(on_iterator, iterator, own)
             signals.tell(progress, total)
-            return results
+            return results, 1
         # From `train_on_batch` and `test_on_batch`.
         if strategy is not None:
             raise ValueError(
                 "One batch alone cannot be trained on under a strategy. Use "
                 "`fit` or `evaluate` with a dataset."
             )
-        return called(on_batch, next(iterator))
+        return called(on_batch, next(iterator)), 1
 
     return function
+
+
+def _of_several(on_batch: Any) -> Any:
+    """Returns a function of several batches in one graph.
+
+    It takes an iterator and an int32 scalar, the most batches. It returns the
+    last batch's results and an int32 scalar, how many batches there were.
+    """
+
+    @functools.partial(tf.function, reduce_retracing=True, autograph=False)
+    def on_several(iterator: Any, most: Any) -> tuple[Any, Any]:
+        none = tf.experimental.Optional.empty(iterator.element_spec)
+
+        def batch_after(ran: Any) -> Any:
+            # No batch more than are used: it would be lost.
+            there = iterator.get_next_as_optional
+            return tf.cond(ran < most, there, lambda: none)
+
+        def on_next(ran: Any, batch: Any, results: Any) -> Any:
+            results = on_batch(batch.get_value())
+            return ran + 1, batch_after(ran + 1), results
+
+        concrete = on_batch.get_concrete_function(iterator.element_spec)
+        results = tf.nest.map_structure(
+            lambda value: tf.zeros(value.shape, value.dtype),
+            concrete.structured_outputs,
+        )
+        ran = tf.constant(0)
+        ran, _, results = tf.while_loop(
+            lambda ran, batch, results: batch.has_value(),
+            on_next,
+            (ran, batch_after(ran), results),
+        )
+        return results, ran
+
+    return on_several
 
 
 def _number_of_weights(model: Any) -> int:

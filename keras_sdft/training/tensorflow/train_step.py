@@ -149,10 +149,14 @@ class TrainStep(StepFunctionHook):
     def make_step_function(self: Any, step: Callable[[Any], Any]) -> Any:
         """Returns what `fit` and `evaluate` call for each batch."""
         groups = find_groups(self.optimizer)
-        function = step_function(self, step)
-        if step != self.train_step or groups is None or not groups.stops:
-            return function
-        return function and _by_running_groups(self, step, groups)
+        if step != self.train_step:
+            return step_function(self, step)
+        # Eager steps know which groups run, and a graph of several decides it
+        # in each.
+        decided = self.run_eagerly or self.steps_per_execution > 1
+        if groups is None or not groups.stops or decided:
+            return step_function(self, step, trains=True)
+        return _by_running_groups(self, step, groups)
 
 
 def _uses_xla(jit_compile: bool | str, run_eagerly: bool | None) -> bool:
@@ -175,7 +179,7 @@ def _by_running_groups(model: Any, step: Any, groups: Any) -> Any:
         groups.running = running = groups.running_now()
         try:
             if running not in functions:
-                functions[running] = step_function(model, step)
+                functions[running] = step_function(model, step, True)
             return functions[running](iterator)
         finally:
             groups.running = None
