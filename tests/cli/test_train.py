@@ -13,7 +13,6 @@ import yaml
 
 from keras_sdft import models
 from keras_sdft import runs
-from keras_sdft.callbacks import Previews
 from keras_sdft.cli import main
 from keras_sdft.cli import run as run_module
 from keras_sdft.cli import train as train_module
@@ -168,7 +167,8 @@ def test_the_card_shows_the_last_preview_after_a_signal_at_the_last_step(
         return export(trainer, *given, **named)
 
     monkeypatch.setattr(FakeTrainer, "export", record)
-    monkeypatch.setattr(Previews, "_is_interrupted", lambda self: self.step > 0)
+    told = property(lambda progress: progress.position.step > 0)
+    monkeypatch.setattr(checkpoint.Progress, "is_interrupted", told)
     assert main([*arguments, "--preview_prompts", "a"]) == 0
     # The weights come first, and the preview is generated for the card then.
     assert was_there == [False, True]
