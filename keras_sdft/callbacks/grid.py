@@ -30,6 +30,7 @@ def image_grid(
     columns: int | None = None,
     labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
+    label_width: int = _LABEL_WIDTH,
 ) -> Image.Image:
     """Arranges images in rows, with labels to the left and on top.
 
@@ -40,6 +41,7 @@ def image_grid(
         labels: Strings, one per row, or `None` for no label column.
         column_labels: Strings, one per column, or `None` for no line of
             labels on top.
+        label_width: Int, pixels of the label column. Defaults to 160.
 
     Returns:
         A `PIL.Image.Image` in RGB, on white.
@@ -54,7 +56,7 @@ def image_grid(
     _check_labels("labels", labels, rows, "row")
     _check_labels("column_labels", column_labels, columns, "column")
     height, width = images.shape[1:3]
-    left = 0 if labels is None else _LABEL_WIDTH
+    left = 0 if labels is None else label_width
     top = 0 if column_labels is None else _LABEL_HEIGHT
     size = (
         left + columns * (width + _GAP) - _GAP,
@@ -67,7 +69,7 @@ def image_grid(
         grid.paste(Image.fromarray(image), corner)
     for row, label in enumerate(labels or ()):
         place = (0, top + row * (height + _GAP))
-        _draw_label(grid, label, place, (_LABEL_WIDTH, height))
+        _draw_label(grid, label, place, (label_width, height))
     for column, label in enumerate(column_labels or ()):
         place = (left + column * (width + _GAP), 0)
         _draw_label(grid, label, place, (width, _LABEL_HEIGHT))

@@ -25,8 +25,10 @@ from keras_sdft.callbacks.tensorboard import cut_events
 from keras_sdft.models import NonFiniteImage
 
 BEFORE_AND_AFTER = "before_and_after.png"
-# Prompts side by side in it.
-_COLUMNS = 8
+# Prompts side by side in it, no more than a phone shows, and the pixels that
+# "before" takes on their left.
+_COLUMNS = 4
+_BEFORE_WIDTH = 64
 _TAG_LENGTH = 80
 # The text of a preview's file that has the prompts as JSON.
 _PROMPTS = "prompts"
@@ -189,6 +191,7 @@ class Previews(StepCallback):
                     images,
                     labels=("before", "after"),
                     column_labels=self.prompts[part],
+                    label_width=_BEFORE_WIDTH,
                 )
             )
         return stack(grids)

@@ -113,13 +113,14 @@ def test_first_and_last_stand_above_each_other(trainer, batches, tmp_path):
     trainer.fit(batches, verbose=0, callbacks=[previews])
     with Image.open(previews.before_and_after) as image:
         pixels = np.asarray(image)
-    # Eight columns, then one more pair under them; 24 x 16 pixels each.
+    # Four columns, two more such pairs under them; 24 x 16 pixels each.
     pair = 44 + 2 * 16 + 2
-    assert pixels.shape == (2 * pair + 2, 160 + 8 * 26 - 2, 3)
+    assert pixels.shape == (3 * pair + 2 * 2, 64 + 4 * 26 - 2, 3)
     for row in (44, 44 + 18):
-        assert pixels[row, 160].tolist() == [5, 0, 0]
-        assert pixels[row, 160 + 7 * 26].tolist() == [12, 0, 0]
-    assert pixels[pair + 2 + 44, 160].tolist() == [13, 0, 0]
+        assert pixels[row, 64].tolist() == [5, 0, 0]
+        assert pixels[row, 64 + 3 * 26].tolist() == [8, 0, 0]
+    assert pixels[pair + 2 + 44, 64].tolist() == [9, 0, 0]
+    assert pixels[2 * (pair + 2) + 44, 64].tolist() == [13, 0, 0]
 
 
 def test_tensorboard_receives_the_images(trainer, batches, tmp_path):
