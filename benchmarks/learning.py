@@ -2,7 +2,7 @@
 
     make learning
     .venv/bin/python -m benchmarks.learning --after runs/demo runs/ink_lora
-    .venv/bin/python -m benchmarks.learning --before build/pretrain/all/model
+    .venv/bin/python -m benchmarks.learning --before build/pretrain/last/model
 
 Two judges that learned from real images alone (`benchmarks/judges.py`) say in
 which style generated images are and what they show. Of the model as it is:

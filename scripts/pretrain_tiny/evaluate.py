@@ -22,7 +22,7 @@ from scripts.pretrain_tiny import prompts
 from scripts.pretrain_tiny import text_to_image
 
 DIRECTORY = pathlib.Path("build/pretrain/evaluation")
-MODEL = pathlib.Path("build/pretrain/all/model")
+MODEL = pathlib.Path("build/pretrain") / text_to_image.LAST / "model"
 COLUMNS = 8
 CHUNK = 16
 GRIDS = ("things", "everyday", "coloured", "styled", "unknown")

@@ -64,7 +64,8 @@ It knows {num_words} words; `keras-sdft inspect tiny` lists them.
 
 {training}
 {remark}
-![loss, and loss of pairs never seen, by step](curves.svg)
+![loss, and loss of pairs never seen, by step of the last
+stage](curves.svg)
 
 {measures}
 
@@ -118,7 +119,7 @@ def card(sd: Any, directory: pathlib.Path, options: Any) -> str:
         things=", ".join(known["things"]),
         training=training_table(options.runs),
         remark=f"\n{options.remark}\n" if options.remark else "",
-        measures=_table(options.runs / "all" / "measures.csv"),
+        measures=_table(options.runs / text_to_image.LAST / "measures.csv"),
         results="\n".join(
             f"| {name} | {value:.4g} |" for name, value in results.items()
         ),
@@ -138,7 +139,10 @@ def training_table(runs: pathlib.Path) -> str:
         step = json.loads(path.read_text(encoding="utf-8"))["step"]
         shown = f"{stage.names or 'all'} things"
         styles = "no styles" if stage.plain else "all styles"
-        rows.append(f"| text encoder and U-Net, {shown}, {styles} | {step:,} |")
+        rows.append(
+            f"| text encoder and U-Net, {shown}, {styles}, batches of "
+            f"{stage.batch_size} | {step:,} |"
+        )
     return "\n".join(rows)
 
 
@@ -161,14 +165,15 @@ def main(arguments=None) -> None:
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--remark", help="what the card says of the training")
     options = parser.parse_args(arguments)
-    start, output = options.runs / "all" / "model", options.output
+    last, output = options.runs / text_to_image.LAST, options.output
+    start = last / "model"
     sd = model_.load(start)
     notes = {"spec": networks.tiny_spec().to_dict()}
     model_.write(
         output, model_.parts(sd), start / model_.MERGES, "float16", notes
     )
     words.write(dataset.read_rows("train", options.data), output / words_.FILE)
-    log = curves.read(options.runs / "all" / "history.csv")
+    log = curves.read(last / "history.csv")
     (output / "curves.svg").write_text(curves.draw(log, ("loss", "val_loss")))
     for name in GRIDS:
         shutil.copyfile(

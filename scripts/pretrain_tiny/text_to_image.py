@@ -39,6 +39,9 @@ from scripts.pretrain_tiny import prompts
 GAMMA = 5.0
 CAPTION_DROPOUT = 0.1
 CHECKPOINT_MINUTES = 5.0
+#: Steps of one call of the device. A GPU under JAX computes them while Python
+#: prepares the rows of others.
+STEPS_PER_EXECUTION = {"jax": 8, "tensorflow": 1}
 #: Epochs between two sheets of pictures.
 PREVIEW_EPOCHS = 4
 
@@ -77,8 +80,11 @@ STAGES = (
     Stage("words", 60, 6e-4, 1.0, names=64, plain=True, measure_epochs=5),
     Stage("more_words", 30, 6e-4, 1.0, names=160, plain=True, measure_epochs=3),
     Stage("few", 14, 6e-4, 1.0, names=160, measure_epochs=2),
-    Stage("all", 38, 6e-4, 0.75),
+    Stage("all", 60, 6e-4, 1.0, batch_size=64),
+    Stage("last", 11, 6e-4, 0.1),
 )
+#: What the model is when all is trained.
+LAST = STAGES[-1].name
 
 
 # === The objective ===
@@ -158,7 +164,10 @@ def make_trainer(sd: Any, stage: Stage, num_steps: int, seed: int = 0) -> Any:
     schedule = gradients.FlatThenCosine(
         stage.learning_rate, num_steps, flat=stage.flat
     )
-    trainer.compile(gradients.make_optimizer(schedule))
+    trainer.compile(
+        gradients.make_optimizer(schedule),
+        steps_per_execution=STEPS_PER_EXECUTION[keras.backend.backend()],
+    )
     return trainer
 
 
