@@ -152,8 +152,8 @@ class StableDiffusionSpec:
             Dict of `num_steps` and `guidance_scale`.
         """
         if num_steps is None:
-            most = _QUICK_STEPS if quick else self.num_steps
-            num_steps = min(self.num_steps, most)
+            own = self.num_steps
+            num_steps = min(own, _QUICK_STEPS) if quick else own
         if guidance_scale is None:
             guidance_scale = self.guidance_scale
         return {"num_steps": num_steps, "guidance_scale": guidance_scale}
