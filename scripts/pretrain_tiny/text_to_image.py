@@ -42,6 +42,8 @@ CHECKPOINT_MINUTES = 5.0
 #: Steps of one call of the device. A GPU under JAX computes them while Python
 #: prepares the rows of others.
 STEPS_PER_EXECUTION = {"jax": 8, "tensorflow": 1}
+#: How often a thing of `Stage.more_of` is shown for each time of another.
+MORE_TIMES = 4
 #: Epochs between two sheets of pictures.
 PREVIEW_EPOCHS = 4
 
@@ -59,6 +61,8 @@ class Stage:
             `None` for all.
         plain: Boolean, whether only pictures are kept whose caption says
             nothing but the thing: no style, colour or background.
+        more_of: Integer, so many things, those of the demo first, are shown
+            `MORE_TIMES` as often as the others.
         batch_size: Integer.
         ema_decay: Float.
         measure_epochs: Integer, epochs between two validations.
@@ -70,6 +74,7 @@ class Stage:
     flat: float
     names: "int | None" = None
     plain: bool = False
+    more_of: int = 0
     batch_size: int = 32
     ema_decay: float = 0.999
     measure_epochs: int = 1
@@ -82,6 +87,7 @@ STAGES = (
     Stage("few", 14, 6e-4, 1.0, names=160, measure_epochs=2),
     Stage("all", 60, 6e-4, 1.0, batch_size=64),
     Stage("last", 11, 6e-4, 0.1),
+    Stage("familiar", 6, 6e-4, 0.2, more_of=160, measure_epochs=2),
 )
 #: What the model is when all is trained.
 LAST = STAGES[-1].name
@@ -355,8 +361,11 @@ def write_table(stage: Stage, root: pathlib.Path) -> pathlib.Path:
     from scripts.pretrain_tiny import pictures
 
     rows = dataset.read_rows("train", root)
-    names = set(pictures.demo_first({r["name"] for r in rows})[: stage.names])
+    ordered = pictures.demo_first({r["name"] for r in rows})
+    names, familiar = set(ordered[: stage.names]), ordered[: stage.more_of]
     rows = [row for row in rows if row["name"] in names]
+    for row in rows:
+        row["times"] *= MORE_TIMES if row["name"] in familiar else 1
     if stage.plain:
         rows = [
             row
