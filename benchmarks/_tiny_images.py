@@ -29,14 +29,14 @@ def load(name):
     return keras_sdft.StableDiffusion.from_preset(name)
 
 
-def generate(sd, prompts, num_steps=25, guidance_scale=3.0, seed=0):
+def generate(sd, prompts, num_steps=None, guidance_scale=None, seed=0):
     """One image of each prompt; the n-th always begins at the n-th noise.
 
     Args:
         sd: A `keras_sdft.StableDiffusion`.
         prompts: List of strings.
-        num_steps: Integer, sampling steps.
-        guidance_scale: Float.
+        num_steps: Integer, sampling steps. Defaults to the model's own.
+        guidance_scale: Float. Defaults to the model's own.
         seed: Integer >= 0.
 
     Returns:

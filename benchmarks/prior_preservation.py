@@ -48,8 +48,6 @@ def runs(options) -> "dict[str, list[str]]":
         f"--class_prompt={CLASS_PROMPT}",
         f"--class_data_dir={options.output / 'class'}",
         f"--num_class_images={options.num_class_images}",
-        f"--class_guidance_scale={options.guidance_scale}",
-        "--class_num_steps=25",
         "--sample_batch_size=16",
     ]
     if options.lora_rank is None:
@@ -87,15 +85,13 @@ def train(options, name: str, flags: "list[str]") -> "tuple[pathlib.Path, int]":
     return run, round(time.monotonic() - start)
 
 
-def held_out(sd, options) -> "dict[str, tuple[np.ndarray, str]]":
+def held_out(sd) -> "dict[str, tuple[np.ndarray, str]]":
     """Pictures that nothing was trained on, and their captions."""
     paths = sorted((SUBJECT / "validation").glob("*.png"))
     views = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
-    guidance = options.guidance_scale
     cats = _tiny_images.generate(
         sd,
         [CLASS_PROMPT] * _tiny_images.CHUNK,
-        guidance_scale=guidance,
         seed=HELD_OUT_SEED,
     )
     groups = {
@@ -106,7 +102,6 @@ def held_out(sd, options) -> "dict[str, tuple[np.ndarray, str]]":
         images = _tiny_images.generate(
             sd,
             [prompt] * 4,
-            guidance_scale=guidance,
             seed=HELD_OUT_SEED + 100 * number,
         )
         groups[prompt] = (images, prompt)
@@ -140,7 +135,6 @@ def main(arguments=None) -> None:
     parser.add_argument("--learning_rate", type=float, default=1e-4)
     parser.add_argument("--lora_rank", type=int)
     parser.add_argument("--num_class_images", type=int, default=48)
-    parser.add_argument("--guidance_scale", type=float, default=3.0)
     options = parser.parse_args(arguments)
     os.makedirs(options.output, exist_ok=True)
     models, seconds = {"before": "tiny"}, {}
@@ -150,13 +144,9 @@ def main(arguments=None) -> None:
     groups, results, images = None, {}, []
     for name, source in models.items():
         sd = keras_sdft.StableDiffusion.from_preset(source)
-        groups = groups or held_out(sd, options)
+        groups = groups or held_out(sd)
         results[name] = errors(sd, groups)
-        images.append(
-            _tiny_images.generate(
-                sd, prompts, guidance_scale=options.guidance_scale
-            )
-        )
+        images.append(_tiny_images.generate(sd, prompts))
     sheet = image_grid(
         np.concatenate(images), labels=list(models), column_labels=prompts
     )

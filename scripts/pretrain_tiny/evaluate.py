@@ -92,8 +92,6 @@ def draw_grids(sd: Any, directory: pathlib.Path, options: Any) -> None:
         parts = [
             sd.text_to_image(
                 texts[begin : begin + CHUNK],
-                num_steps=25,
-                guidance_scale=options.guidance,
                 seed=options.seed + begin,
             )
             for begin in range(0, len(texts), CHUNK)
@@ -135,7 +133,6 @@ def main(arguments=None) -> None:
     parser.add_argument("--data", type=pathlib.Path, default=dataset.ROOT)
     parser.add_argument("--directory", type=pathlib.Path, default=DIRECTORY)
     parser.add_argument("--pictures", type=int, default=192)
-    parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     options.directory.mkdir(parents=True, exist_ok=True)

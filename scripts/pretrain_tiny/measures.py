@@ -10,10 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_sdft.diffusion import NoiseSchedule
-from keras_sdft.diffusion import ddim
-from keras_sdft.diffusion import sampling_timesteps
 from keras_sdft.diffusion import timestep_embedding
-from keras_sdft.models.generation import guided_prediction
 
 CHUNK = 32
 BUCKETS = 4
@@ -123,37 +120,6 @@ def denoising_error(
     return in_chunks(error, latents, noise, context, timesteps)
 
 
-def conditioning(
-    diffusion_model: Any,
-    schedule: NoiseSchedule,
-    latents: np.ndarray,
-    context: np.ndarray,
-    timesteps: "tuple[int, ...]" = (500, 800),
-) -> "dict[str, float]":
-    """How much worse a wrong caption predicts than the right one.
-
-    Args:
-        diffusion_model: The network.
-        schedule: The `NoiseSchedule`.
-        latents: Float32 array `(N, h, w, C)`.
-        context: Float32 array `(N, 77, D)`, of the right captions; the
-            wrong ones are the next picture's.
-        timesteps: Tuple of integers.
-
-    Returns:
-        Dictionary of the ratio wrong to right by `"ratio_<timestep>"`.
-    """
-    result = {}
-    for timestep in timesteps:
-        at = np.full(len(latents), timestep)
-        right, wrong = (
-            denoising_error(diffusion_model, schedule, latents, c, at).mean()
-            for c in (context, np.roll(context, 1, axis=0))
-        )
-        result[f"ratio_{timestep}"] = float(wrong / right)
-    return result
-
-
 def bucket_errors(
     diffusion_model: Any,
     schedule: NoiseSchedule,
@@ -189,72 +155,6 @@ def by_bucket(
         float(errors[buckets == i].mean()) if (buckets == i).any() else np.nan
         for i in range(BUCKETS)
     ]
-
-
-# === Drawing ===
-
-
-def draw_latents(
-    diffusion_model: Any,
-    schedule: NoiseSchedule,
-    context: np.ndarray,
-    empty_context: np.ndarray,
-    shape: "tuple[int, ...]",
-    guidance: float = 3.0,
-    num_steps: int = 25,
-    seed: int = 0,
-) -> np.ndarray:
-    """Latents `(N, *shape)` drawn by DDIM with guidance.
-
-    Args:
-        diffusion_model: The network.
-        schedule: The `NoiseSchedule`.
-        context: Float32 array `(N, 77, D)`.
-        empty_context: Float32 array `(1, 77, D)`, of the empty caption.
-        shape: `(h, w, C)`.
-        guidance: Float.
-        num_steps: Integer.
-        seed: Integer, of the noise.
-
-    Returns:
-        Float32 array.
-    """
-    noise = np.random.default_rng(seed).standard_normal(
-        (len(context), *shape), "float32"
-    )
-    width = diffusion_model.spec.timestep_width
-    timesteps = sampling_timesteps(num_steps, schedule.num_train_timesteps)
-
-    def draw(context, noise):
-        predict = guided_prediction(
-            diffusion_model, width, context, empty_context, guidance
-        )
-        return ddim(predict, ops.convert_to_tensor(noise), schedule, timesteps)
-
-    return in_chunks(draw, context, noise)
-
-
-def retrieval(
-    latents: np.ndarray, gallery: np.ndarray, answers: np.ndarray
-) -> "dict[str, float]":
-    """Whether the nearest picture to what was drawn is the one asked for.
-
-    Args:
-        latents: Float array `(N, h, w, C)`, drawn.
-        gallery: Float array `(M, h, w, C)`, of real pictures.
-        answers: Int array `(N,)`, the right place in the gallery.
-
-    Returns:
-        Dictionary of shares in [0, 1]: `top1`, `top5`.
-    """
-    drawn = latents.reshape(len(latents), -1).astype("float64")
-    real = gallery.reshape(len(gallery), -1).astype("float64")
-    distances = (
-        (drawn**2).sum(1)[:, None] + (real**2).sum(1) - 2 * drawn @ real.T
-    )
-    right = distances[np.arange(len(drawn)), answers]
-    rank = (distances < right[:, None]).sum(axis=1)
-    return {"top1": float((rank < 1).mean()), "top5": float((rank < 5).mean())}
 
 
 def _numpy(tensor: Any) -> np.ndarray:

@@ -242,9 +242,7 @@ class Measures(StepCallback):
         folder = self.run / "previews"
         folder.mkdir(parents=True, exist_ok=True)
         texts = list(prompts.PREVIEWS)
-        images = sd.text_to_image(
-            texts, num_steps=25, guidance_scale=3.0, seed=0
-        )
+        images = sd.text_to_image(texts, seed=0)
         grid = image_grid(images, columns=8)
         grid.save(folder / f"step_{self.step:06d}.png")
 

@@ -73,16 +73,6 @@ PROMPT_WORDS = """
 """
 
 
-def byte_symbols() -> "list[str]":
-    """The printable stand-ins for the 256 bytes, in CLIP's order.
-
-    Returns:
-        List of 256 one-character strings: bytes that print as themselves
-        first, then `chr(256)`, `chr(257)`, ... for the others.
-    """
-    return list(_byte_table().values())
-
-
 def _byte_table():
     ranges = (("!", "~"), ("¡", "¬"), ("®", "ÿ"))
     plain = [byte for a, b in ranges for byte in range(ord(a), ord(b) + 1)]

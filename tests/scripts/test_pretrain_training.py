@@ -90,15 +90,6 @@ def test_psnr_by_hand():
     assert measures.psnr(images, images + 25.5) == pytest.approx(20.0)
 
 
-def test_retrieval_counts_ranks():
-    gallery = np.arange(10, dtype="float32").reshape(10, 1, 1, 1)
-    drawn = np.array([0.1, 3.9, 9.0]).reshape(3, 1, 1, 1)
-    # The answers are the nearest, the third nearest and the ninth.
-    result = measures.retrieval(drawn, gallery, np.array([0, 5, 1]))
-    assert result["top1"] == pytest.approx(1 / 3)
-    assert result["top5"] == pytest.approx(2 / 3)
-
-
 def test_errors_by_bucket():
     errors = np.array([1.0, 3.0, 5.0])
     means = measures.by_bucket(errors, np.array([0, 249, 750]))
@@ -318,7 +309,7 @@ def test_wrong_captions_change_one_thing_alone():
 
 def test_a_stage_has_its_own_table(tmp_path):
     rows = [
-        {"name": name, "thing": name, "text": [text]}
+        {"name": name, "thing": name, "text": [text], "times": 2}
         for name, text in (
             ("axe", "an axe"),
             ("cat", "a cat"),
@@ -341,6 +332,7 @@ def test_a_stage_has_its_own_table(tmp_path):
     assert kept(names=1) == rows[1:]
     assert kept(plain=True) == rows[:2]
     assert kept(names=1, plain=True) == rows[1:2]
+    assert [row["times"] for row in kept(more_of=1)] == [2, 8, 8, 8, 8]
 
 
 def test_measures_forget_what_comes_again(tmp_path):
