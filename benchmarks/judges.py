@@ -23,7 +23,7 @@ from scripts.pretrain_tiny import dataset
 DIRECTORY = pathlib.Path("build/judges")
 WANTED = 0.97
 #: Images of each look that the style judge learns from.
-OF_A_LOOK = 600
+OF_A_LOOK = 1200
 
 
 def is_asked(row):
@@ -116,8 +116,8 @@ def main(arguments=None) -> None:
     parser.add_argument(
         "--model", help="whose autoencoder is used", default="tiny"
     )
-    parser.add_argument("--style_epochs", type=int, default=12)
-    parser.add_argument("--subject_epochs", type=int, default=30)
+    parser.add_argument("--style_epochs", type=int, default=16)
+    parser.add_argument("--subject_epochs", type=int, default=45)
     options = parser.parse_args(arguments)
     sd = _tiny_images.load(options.model)
     rows = read_rows(options.data)
