@@ -4,12 +4,17 @@ Must not know models or training.
 """
 
 import collections
+import importlib.util
 import math
+import os
 import warnings
 from typing import Any
 
 from keras_sdft import checks
 
+#: The folder in which JAX keeps what it compiled.
+COMPILED = os.path.join("~", ".cache", "keras_sdft", "compiled")
+_MOST_COMPILED = 4 * 10**9
 JAX_STRATEGIES = ("data_parallel", "fully_sharded")
 # Sharding a vector of a few kilobytes costs more than it saves.
 _SMALL = 2**10
@@ -36,6 +41,22 @@ def leave_to_jax() -> None:
             "before TensorFlow is used.",
             stacklevel=2,
         )
+
+
+def keep_compiled() -> None:
+    """Has JAX keep what it compiles, which takes half a minute and more.
+
+    The programs used longest ago go when the folder has 4 GB. To be called
+    before JAX is imported. Does nothing if `JAX_COMPILATION_CACHE_DIR` names
+    another folder.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.expanduser(COMPILED)
+    # JAX removes none without it.
+    if importlib.util.find_spec("filelock"):
+        size = str(_MOST_COMPILED)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", size)
 
 
 def platform() -> str:

@@ -1,11 +1,9 @@
 """`keras-sdft cache`: lists what runs keep for the next, and removes it."""
 
 import dataclasses
-import glob
 import os
 
 from keras_sdft import checks
-from keras_sdft import data
 from keras_sdft import disk
 from keras_sdft import runs
 from keras_sdft.cli.command import Command
@@ -18,7 +16,8 @@ class CacheFolderOptions:
 
     Args:
         folder: Folder of caches. Defaults to every keras_sdft_cache here
-            and in the folders here, and that of unpacked parquet files.
+            and in the folders here, unpacked parquet files, and programs
+            that JAX compiled.
         max_days: Remove caches that no run has used for so many days.
         max_gb: Remove the caches used longest ago until the rest is smaller.
         clear: Remove all caches.
@@ -36,13 +35,10 @@ class CacheFolderOptions:
 
 
 def cache(options: Options) -> None:
-    """Lists caches and unpacked data, or removes them by age and size."""
+    """Lists caches, or removes them by age and size."""
     folders = [options.folder]
     if options.folder is None:
-        name = runs.CACHE_FOLDER
-        folders = sorted(glob.glob(name) + glob.glob(f"*/{name}"))
-        unpacked = str(data.unpacked_folder())
-        folders += [unpacked] * bool(runs.find_caches(unpacked))
+        folders = runs.cache_folders()
     elif not os.path.isdir(options.folder):
         raise FileNotFoundError(f"There is no folder {options.folder!r}.")
     most = 0.0 if options.clear else options.max_gb and options.max_gb * 1e9

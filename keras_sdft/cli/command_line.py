@@ -205,9 +205,7 @@ def _prepare_tensorflow(quietly: bool) -> None:
     """
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # JAX compiles for half a minute what it compiled in the last run.
-    compiled = os.path.expanduser("~/.cache/keras_sdft/jax")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiled)
+    keras_sdft.devices.keep_compiled()
     if not quietly or "tensorflow" in sys.modules:
         return
     sys.stderr.flush()

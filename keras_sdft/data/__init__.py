@@ -17,7 +17,6 @@ from keras_sdft.data.prompts import fill_prompt
 from keras_sdft.data.report import Report
 from keras_sdft.data.shutdown import cause_of
 from keras_sdft.data.sources.dreambooth import check_dreambooth_folders
-from keras_sdft.data.sources.parquet import unpacked_folder
 from keras_sdft.data.sources.reading import read_examples
 from keras_sdft.data.sources.reading import validation_split
 
@@ -40,6 +39,5 @@ __all__ = [
     "load",
     "load_dreambooth",
     "read_examples",
-    "unpacked_folder",
     "validation_split",
 ]

@@ -4,9 +4,10 @@ A run is a training from its first check to its last export. Must not know
 flags, nor how anything is trained.
 """
 
+from keras_sdft.runs.cache_folder import CACHE_FOLDER
+from keras_sdft.runs.cache_folder import cache_folders
 from keras_sdft.runs.cache_folder import find_caches
 from keras_sdft.runs.cache_folder import prune_caches
-from keras_sdft.runs.caching import CACHE_FOLDER
 from keras_sdft.runs.caching import CacheOptions
 from keras_sdft.runs.caching import RunCaches
 from keras_sdft.runs.cards import model_card
@@ -51,6 +52,7 @@ __all__ = [
     "RunOptions",
     "RunRecord",
     "ValidationOptions",
+    "cache_folders",
     "changed_settings",
     "check_data",
     "check_memory",

@@ -1,20 +1,27 @@
 """A folder of caches: what is in it, and which of them to remove.
 
-A cache holds what encoders made, or the images of parquet files. Must not know
-what it was made from.
+A cache holds what encoders made, the images of parquet files, or what JAX
+compiled. Must not know what it was made from.
 """
 
 import dataclasses
+import glob
 import os
 import re
 import time
 from collections.abc import Collection
 from pathlib import Path
 
+from keras_sdft import devices
 from keras_sdft import files
 from keras_sdft.data.sources import parquet
 
+#: Of a run, the folder of its caches.
+CACHE_FOLDER = "keras_sdft_cache"
 _DAY = 86_400
+# What JAX calls a program and the time of its last use.
+_BY_JAX = re.compile(r".+-(?:cache|atime)")
+_LOCK_OF_JAX = ".lockfile"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +50,19 @@ class StoredCache:
     def remove(self) -> None:
         """Removes its files; others in the directory stay."""
         files.remove_files(self.path, _find(self.path)[0])
+
+
+def cache_folders() -> list[str]:
+    """Returns the folders that have caches: here, one below, and the user's."""
+    own = parquet.unpacked_folder(), _compiled().parent
+    return [
+        *sorted(glob.glob(CACHE_FOLDER) + glob.glob(f"*/{CACHE_FOLDER}")),
+        *(str(folder) for folder in own if find_caches(folder)),
+    ]
+
+
+def _compiled() -> Path:
+    return Path(devices.COMPILED).expanduser()
 
 
 def find_caches(folder: str | os.PathLike) -> list[StoredCache]:
@@ -110,6 +130,9 @@ def _find(directory: Path) -> tuple[list[str], str]:
     # Keras takes seconds to import, and the command's help needs none.
     from keras_sdft.encoding import store
 
+    if directory == _compiled() and directory.is_dir():
+        found = os.listdir(directory)
+        return list(filter(_BY_JAX.fullmatch, found)), _LOCK_OF_JAX
     unpacked = parquet.unpacked_files(directory)
     if unpacked:
         return unpacked, parquet.LOCK

@@ -11,11 +11,11 @@ from typing import Any
 from typing import Literal
 
 from keras_sdft import disk
+from keras_sdft.runs.cache_folder import CACHE_FOLDER
 from keras_sdft.runs.cache_folder import prune_caches
 from keras_sdft.runs.options import RunOptions
 
 # Beside the runs, so that those on the same data share what is in it.
-CACHE_FOLDER = "keras_sdft_cache"
 # What no run has used for so long is removed there, and beyond so much.
 _MAX_DAYS, _MAX_BYTES = 30, 50e9
 # Of the free space, what is taken without being asked to.

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from keras_sdft import devices
 from keras_sdft import files
 from keras_sdft.cli import main
 from keras_sdft.data import read_examples
@@ -21,6 +22,7 @@ from keras_sdft.runs import prune_caches
 @pytest.fixture(autouse=True)
 def unpacked(tmp_path, monkeypatch):
     """The folder of unpacked parquet files; of this test alone."""
+    monkeypatch.setattr(devices, "COMPILED", str(tmp_path / "compiled"))
     monkeypatch.setattr(parquet_source, "FOLDER", str(tmp_path / "unpacked"))
     return tmp_path / "unpacked"
 
@@ -91,6 +93,35 @@ def test_the_command_lists_prunes_and_clears(folder, capsys, monkeypatch):
     assert names(folder) == []
     assert main(["cache", "elsewhere"]) == 2
     assert "elsewhere" in capsys.readouterr().err
+
+
+def test_programs_that_jax_compiled_are_listed_and_cleared(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    compiled = tmp_path / "compiled"
+    compiled.mkdir()
+    for name, size in (("jit_step-0a-cache", 4000), ("jit_step-0a-atime", 8)):
+        (compiled / name).write_bytes(bytes(size))
+    (compiled / "mine.txt").write_text("mine")
+    assert main(["cache"]) == 0
+    where, found = capsys.readouterr().out.splitlines()
+    assert where == f"{tmp_path}: 4.0 kB; unused for"
+    assert found.split() == [str(compiled), "4.0", "kB", "0", "days"]
+    assert main(["cache", "--clear"]) == 0
+    assert [path.name for path in compiled.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("own", [None, "elsewhere"])
+def test_jax_is_told_where_to_keep_what_it_compiles(own, monkeypatch):
+    directory, size = (
+        f"JAX_COMPILATION_CACHE_{name}" for name in ("DIR", "MAX_SIZE")
+    )
+    environment = {directory: own} if own else {}
+    monkeypatch.setattr(os, "environ", environment)
+    devices.keep_compiled()
+    assert environment[directory] == (own or devices.COMPILED)
+    assert (size in environment) is not bool(own)
 
 
 def test_images_of_parquet_files_are_listed_and_cleared(
