@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_sdft.data.options import BatchOptions
+from keras_sdft.data.options import Options
 
 # First words of the random streams, so that no two can coincide.
 ORDER_STREAM, EXAMPLE_STREAM, CLASS_STREAM, TAG_STREAM = 1, 2, 3, 4
@@ -48,41 +48,37 @@ class EpochPlan:
 
     Args:
         bucket_of: Integer array of shape `(N,)`, the bucket of each example.
-        batch_size: Integer >= 1.
-        seed: Integer >= 0.
-        shuffle: Boolean; `False` keeps the examples' order, as far as buckets
-            allow.
-        remainder: What becomes of a bucket's last examples that fill no
-            batch. `"drop"` leaves them out; `"pad"` fills their batch up with
-            rows that count nothing; `"fill"` with others of the bucket. An
-            example that is then shown twice counts half each time, so that
-            all count alike.
+        options: `Options`. Without `shuffle` the examples keep their order,
+            as far as buckets allow. Of a bucket's last examples, that fill no
+            batch, the `remainder` `"drop"` leaves them out; `"pad"` fills
+            their batch up with rows that count nothing; `"fill"` with others
+            of the bucket. An example that is then shown twice counts half each
+            time, so that all count alike.
 
     Attributes:
         length: Integer, the rows of an epoch.
+        batch_size: Integer, the rows of a batch.
         weight: Float >= 1, by which examples are weighted so that their
             weights' mean over an epoch is one; 1 where batches are padded.
     """
 
     bucket_of: np.ndarray
-    batch_size: int
-    seed: int
-    shuffle: bool
-    remainder: str
+    options: Options
 
     def __post_init__(self) -> None:
-        counts, size = np.bincount(self.bucket_of), self.batch_size
-        over = 0 if self.remainder == "drop" else size - 1
-        self._lengths = (counts + over) // size * size
+        self.batch_size = size = self.options.batch_size
+        over = 0 if self.options.remainder == "drop" else size - 1
+        self._lengths = (np.bincount(self.bucket_of) + over) // size * size
         self.length = int(self._lengths.sum())
-        fills = self.remainder == "fill"
+        fills = self.options.remainder == "fill"
         self.weight = self.length / len(self.bucket_of) if fills else 1.0
 
     def __call__(self, epoch: int) -> np.ndarray:
         """Returns int64 of shape `(length, 5)`, whose rows are `Row`s."""
-        count = len(self.bucket_of)
-        draws = np.random.default_rng([ORDER_STREAM, self.seed, int(epoch)])
-        order = draws.permutation(count) if self.shuffle else np.arange(count)
+        shuffle, order = self.options.shuffle, np.arange(len(self.bucket_of))
+        key = [ORDER_STREAM, self.options.seed, int(epoch)]
+        draws = np.random.default_rng(key)
+        order = draws.permutation(order) if shuffle else order
         parts = [
             self._rows(order, bucket, int(epoch))
             for bucket in range(len(self._lengths))
@@ -90,7 +86,7 @@ class EpochPlan:
         if len(parts) == 1:
             return parts[0]
         batches = np.concatenate(parts).reshape(-1, self.batch_size, _PLANNED)
-        if self.shuffle:
+        if shuffle:
             batches = batches[draws.permutation(len(batches))]
         else:
             batches = batches[np.argsort(batches[:, 0, 0], kind="stable")]
@@ -98,7 +94,7 @@ class EpochPlan:
 
     def _rows(self, order: np.ndarray, bucket: int, epoch: int) -> np.ndarray:
         members = order[self.bucket_of[order] == bucket]
-        length, pads = self._lengths[bucket], self.remainder == "pad"
+        length, pads = self._lengths[bucket], self.options.remainder == "pad"
         rows = np.empty((length, _PLANNED), np.int64)
         if not length:
             return rows
@@ -116,20 +112,19 @@ class EpochPlan:
 class PriorPlan:
     """Each row of a plan followed by a class image: prior preservation.
 
-    Class images, the `num_classes` examples behind the `num_instances` of the
-    plan, go round: each is shown before any is shown again, in another order
-    each time, over the ends of epochs. A class image is shown at the size of
-    the row before it.
+    Class images, the `num_classes` examples behind those of the plan, go
+    round: each is shown before any is shown again, in another order each time,
+    over the ends of epochs. A class image is shown at the size of the row
+    before it.
     """
 
     instances: EpochPlan
-    num_instances: int
     num_classes: int
-    seed: int
-    shuffle: bool
 
     def __post_init__(self) -> None:
+        self.options = self.instances.options
         self.length = 2 * self.instances.length
+        self.batch_size = 2 * self.instances.batch_size
         self.weight = self.instances.weight
 
     def __call__(self, epoch: int) -> np.ndarray:
@@ -140,10 +135,10 @@ class PriorPlan:
         rounds, place = np.divmod(places, self.num_classes)
         for number in np.unique(rounds):
             now, order = rounds == number, np.arange(self.num_classes)
-            if self.shuffle:
-                key = [CLASS_STREAM, self.seed, int(number)]
+            if self.options.shuffle:
+                key = [CLASS_STREAM, self.options.seed, int(number)]
                 order = np.random.default_rng(key).permutation(order)
-            others[now, 0] = self.num_instances + order[place[now]]
+            others[now, 0] = len(self.instances.bucket_of) + order[place[now]]
         others[:, 1] = rounds
         others[:, 2] = own[:, 2]
         others[:, 4] = 1
@@ -154,33 +149,28 @@ class PriorPlan:
 class EpochRows:
     """The rows that a worker shows of each epoch, from a batch on.
 
-    Args:
-        plan: `EpochPlan` or `PriorPlan`.
-        whole: Integer, rows of a whole batch, which divide the plan's.
-        options: `BatchOptions`: the part of the whole batch that the worker
-            shows, and where the first pass begins, which is empty where all
-            batches of its epoch were shown. A pass over few images is too
-            short for a validation or a line of logs, so with
-            `batches_per_epoch` passes are cut into epochs in their order.
+    The first pass is empty where all batches of its epoch were shown. A pass
+    over few images is too short for a validation or a line of logs, so with
+    `batches_per_epoch` passes are cut into epochs in their order.
 
     Attributes:
+        whole: Integer, rows of a whole batch.
         num_batches: Integer, batches of an epoch.
         batch_size: Integer, rows of this worker's batches.
     """
 
     plan: EpochPlan | PriorPlan
-    whole: int
-    options: BatchOptions = BatchOptions()
 
     def __post_init__(self) -> None:
-        self.start, batches = self.options.start, self.options.batches_per_epoch
+        options, self.whole = self.plan.options, self.plan.batch_size
+        self.start, batches = options.start, options.batches_per_epoch
         self.num_batches = batches or self.plan.length // self.whole
         if self.start[1] > self.num_batches:
             raise ValueError(
                 "`start` must name a batch of an epoch. Received: start="
                 f"{self.start}, and an epoch has {self.num_batches} batches."
             )
-        index, count = self.options.worker or (0, 1)
+        index, count = options.worker or (0, 1)
         self.batch_size = self.whole // count
         first = index * self.batch_size
         self._part = slice(first, first + self.batch_size)

@@ -179,20 +179,16 @@ class Pipeline:
         # TensorFlow takes seconds to import, and the options need none.
         from keras_sdft.data.batches import batched
 
-        options, size = self.options, self.options.batch_size
-        order: Any = {"seed": options.seed, "shuffle": options.shuffle}
+        options = self.options
         assignment = buckets.assign(examples, options)
-        plan: Any = epochs.EpochPlan(
-            assignment.bucket_of, size, remainder=options.remainder, **order
-        )
+        plan: Any = epochs.EpochPlan(assignment.bucket_of, options)
         _check_plan(plan, assignment, options)
         self._tell(assignment)
         first_class = None
         if both is not None:
-            first_class, num_classes = len(examples), len(both) - len(examples)
-            examples, size = both, 2 * size
-            plan = epochs.PriorPlan(plan, first_class, num_classes, **order)
-        rows = epochs.EpochRows(plan, size, options)
+            first_class, examples = len(examples), both
+            plan = epochs.PriorPlan(plan, len(both) - first_class)
+        rows = epochs.EpochRows(plan)
         tokens = captions.CaptionTokens(self.tokenizer)
         captions.warn_about_captions(examples, tokens, options.templates)
         make: Any = None
@@ -206,7 +202,7 @@ class Pipeline:
             report=self._report,
             first_class=first_class,
             weight=plan.weight,
-            whole=size,
+            whole=rows.whole,
         )
         dataset = batched(rows, builder, options.repeat)
         return show(dataset, examples, self._sources)

@@ -3,14 +3,15 @@ import pytest
 
 from keras_sdft.data.epochs import EpochPlan
 from keras_sdft.data.epochs import PriorPlan
+from keras_sdft.data.options import LoadOptions
 
 # 7 examples in bucket 0, 3 in bucket 1, 1 in bucket 2.
 BUCKET_OF = np.array([0, 1, 0, 0, 1, 0, 2, 0, 1, 0, 0])
 
 
-def make_plan(bucket_of=BUCKET_OF, batch_size=4, **options):
-    options = {"seed": 3, "shuffle": True, "remainder": "fill", **options}
-    return EpochPlan(np.asarray(bucket_of), batch_size, **options)
+def make_plan(bucket_of=BUCKET_OF, **options):
+    options = {"batch_size": 4, "seed": 3, "buckets": True, **options}
+    return EpochPlan(np.asarray(bucket_of), LoadOptions(**options))
 
 
 def weights_of(rows, count):
@@ -94,7 +95,7 @@ def test_every_bucket_is_in_every_epoch():
 
 
 def test_dropped_remainders_are_others_in_other_epochs():
-    plan = make_plan(remainder="drop", batch_size=2)
+    plan = make_plan(drop_remainder=True, batch_size=2)
     # 6 + 2 + 0 places.
     assert plan.length == 8 and plan.weight == 1.0
     missed = set()
@@ -106,19 +107,15 @@ def test_dropped_remainders_are_others_in_other_epochs():
 
 
 def test_padding_counts_nothing():
-    plan = make_plan(np.zeros(10, int), remainder="pad")
+    plan = make_plan(np.zeros(10, int), buckets=False)
     assert plan.length == 12 and plan.weight == 1.0
     rows = plan(0)
     assert sorted(rows[:10, 0]) == list(range(10))
     assert rows[:, 4].tolist() == [1] * 10 + [0] * 2
 
 
-def make_prior(num_instances=5, num_classes=3, batch_size=2, **options):
-    shuffle = options.get("shuffle", True)
-    instances = make_plan(np.zeros(num_instances, int), batch_size, **options)
-    return PriorPlan(
-        instances, num_instances, num_classes, seed=3, shuffle=shuffle
-    )
+def make_prior(num_classes=3, **options):
+    return PriorPlan(make_plan([0] * 5, batch_size=2, **options), num_classes)
 
 
 def test_instances_and_class_images_take_turns():

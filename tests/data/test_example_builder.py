@@ -53,14 +53,12 @@ def make_parts(examples, tokenizer):
         }
         options = LoadOptions(**chosen)
         assignment = assign(examples, options)
-        plan = EpochPlan(
-            assignment.bucket_of, 2, seed=0, shuffle=True, remainder="fill"
-        )
+        plan = EpochPlan(assignment.bucket_of, options)
         both, first_class = examples, None
         if prior:
             first_class = len(examples)
             both = with_class_examples(examples, examples, "class", 0.5)
-            plan = PriorPlan(plan, 5, 5, seed=0, shuffle=True)
+            plan = PriorPlan(plan, 5)
         maker = ExampleBuilder(
             examples=both,
             tokens=CaptionTokens(tokenizer),
@@ -79,10 +77,10 @@ def make_parts(examples, tokenizer):
 def test_inside_dataset_map_as_eagerly(make_parts, prior):
     plan, maker, options = make_parts(prior)
     size = 4 if prior else 2
-    dataset = batched(EpochRows(plan, size), maker, options.repeat)
+    dataset = batched(EpochRows(plan), maker, options.repeat)
     assert tuple(dataset.element_spec) == maker.keys
     for epoch in range(2):
-        rows = EpochRows(plan, size)(epoch).reshape(-1, size, 6)
+        rows = EpochRows(plan)(epoch).reshape(-1, size, 6)
         for batch, own in zip(dataset, rows, strict=True):
             made = zip(*[maker(row) for row in own], strict=True)
             for key, values in zip(maker.keys, made, strict=True):
@@ -96,7 +94,7 @@ def test_inside_dataset_map_as_eagerly(make_parts, prior):
 
 def test_an_example_depends_on_its_row_alone(make_parts):
     plan, maker, _ = make_parts()
-    rows = EpochRows(plan, 2)(3)
+    rows = EpochRows(plan)(3)
     first = [maker(row) for row in rows]
     again = [maker(row) for row in rows[::-1]][::-1]
     for one, other in zip(first, again, strict=True):

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sdft.data import Example
+from keras_sdft.data import LoadOptions
 from keras_sdft.data import Report
 from keras_sdft.data import load
 from keras_sdft.data.epochs import EpochPlan
@@ -32,10 +33,10 @@ def pairs():
 
 def epoch_order(epoch, count, used, seed, shuffle):
     """The rows of an epoch without buckets; `used` is what a batch gives."""
-    plan = EpochPlan(
-        np.zeros(count, int), used, seed=seed, shuffle=shuffle, remainder="drop"
+    options = LoadOptions(
+        batch_size=used, seed=seed, shuffle=shuffle, drop_remainder=True
     )
-    return plan(epoch)
+    return EpochPlan(np.zeros(count, int), options)(epoch)
 
 
 def arrays_of(dataset, batches=None):
