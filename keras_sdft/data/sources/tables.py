@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,12 +57,11 @@ def read_table(path: str, options: SourceOptions, masks: bool) -> Examples:
     columns = list(first[1])
     known = [name for name in IMAGE_COLUMNS if name in columns]
     image_column = options.image_column or (known or IMAGE_COLUMNS)[0]
-    caption_column = options.caption_column
     mask_column = options.mask_column if masks else None
     repeats_column = options.repeats_column
     needed = {
         "image_column": image_column,
-        "caption_column": caption_column,
+        "caption_column": options.caption_column,
         "repeats": repeats_column,
         "mask_column": mask_column if is_csv else None,
     }
@@ -77,25 +75,21 @@ def read_table(path: str, options: SourceOptions, masks: bool) -> Examples:
     root = os.path.dirname(os.path.abspath(path))
     records = Columns(root, [], [])
     repeats: list[int] = []
-
-    def where() -> str:
-        return f"line {number} of {path}"
-
-    # `where` reads the number.
-    for number, row in itertools.chain([first], rows):  # noqa: B007
+    for number, row in itertools.chain([first], rows):
+        where = f"line {number} of {path}"
         try:
-            image, caption = row[image_column], row[caption_column]
+            image, caption = row[image_column], row[options.caption_column]
             times = row[repeats_column] if repeats_column else 1
         except KeyError as error:
             raise ValueError(
-                f"Every line must have the key {error}; {where()} has "
+                f"Every line must have the key {error}; {where} has "
                 f"{sorted(row)}. Add the key, or name another with "
                 "`image_column` or `caption_column`."
             ) from None
         image = inside(root, image, where)
         # Nearly all captions are plain text: a table may have millions.
         if not isinstance(caption, str) or not caption.isascii():
-            caption = check_captions(caption, where())
+            caption = check_captions(caption, where)
         records.paths.append(image)
         records.captions.append(caption)
         if mask_column is not None and row.get(mask_column):
@@ -108,13 +102,13 @@ def read_table(path: str, options: SourceOptions, masks: bool) -> Examples:
     return examples.repeated(repeats) if repeats_column else examples
 
 
-def _repeats(value: Any, where: Callable[[], str]) -> int:
+def _repeats(value: Any, where: str) -> int:
     text = str(value).strip() if isinstance(value, (int, str)) else ""
     if text.isdecimal() and len(text) < 20:
         return int(text)
     raise ValueError(
         "Repeats must be an integer of at least 0 in every row. "
-        f"Received: {str(value)[:80]!r} ({where()})."
+        f"Received: {str(value)[:80]!r} ({where})."
     )
 
 
@@ -160,9 +154,7 @@ def _csv_rows(path: str) -> Iterator[tuple[int, dict]]:
         first = rows.line_num + 1
         try:
             row = next(rows, None)
-        except BadSource:
-            raise
-        except Exception as error:
+        except csv.Error as error:
             where = f"{path}, line {first}"
             expected = "The table must be CSV, its quotes closed."
             raise bad_source(where, expected, error) from error
@@ -237,44 +229,38 @@ def _check_paths(path: str, records: Columns) -> list[str]:
 # === Lines and paths ===
 
 
-class BadSource(ValueError):
-    """A line of a table that cannot be read; its text says why."""
-
-
-def bad_source(where: str, expected: str, error: Exception) -> BadSource:
+def bad_source(where: str, expected: str, error: Exception) -> ValueError:
     """Returns a parser's failure at a file and line as what was expected."""
     reason = f"{type(error).__name__}: {error}"[:200]
-    return BadSource(
+    return ValueError(
         f"{expected} Received: {where}, which cannot be read ({reason})."
     )
 
 
 def text_lines(path: str) -> Iterator[str]:
     """Yields the lines of a table in UTF-8, with their ends."""
-    encoding, number = "utf-8-sig", 0
     with open(path, "rb") as file:
-        while line := file.readline(MAX_BYTES + 1):
-            number += 1
+        lines = iter(lambda: file.readline(MAX_BYTES + 1), b"")
+        for number, line in enumerate(lines, start=1):
             where = f"line {number} of {path}"
             if len(line) > MAX_BYTES:
-                raise BadSource(
+                raise ValueError(
                     f"A line must have at most {MAX_BYTES} bytes. Received: "
                     f"{where}, which has more. Is it a file of another kind?"
                 )
             try:
-                yield line.decode(encoding)
+                yield line.decode("utf-8" if number > 1 else "utf-8-sig")
             except UnicodeDecodeError as error:
                 expected = "Captions must be UTF-8 text."
                 raise bad_source(where, expected, error) from error
-            encoding = "utf-8"
 
 
-def inside(root: str, path: Any, where: Callable[[], str]) -> str:
+def inside(root: str, path: Any, where: str) -> str:
     """Returns a path of a table relative to its folder, as short as it is."""
     if not isinstance(path, str) or not path.strip() or "\0" in path:
         raise ValueError(
             "An image path must be a non-empty string. "
-            f"Received: {path!r} ({where()})."
+            f"Received: {path!r} ({where})."
         )
     # Nearly all names end here: a table may have millions.
     plain = "/." not in path and "//" not in path and ":" not in path
@@ -285,7 +271,7 @@ def inside(root: str, path: Any, where: Callable[[], str]) -> str:
     if short.split(os.sep)[0] == os.pardir or os.path.isabs(short):
         raise ValueError(
             "Image paths must stay inside the folder of the table. "
-            f"Received: {path!r} ({where()}), which leaves {root}. Move the "
+            f"Received: {path!r} ({where}), which leaves {root}. Move the "
             "image into the folder, or the table to a folder above both."
         )
     return short
