@@ -57,24 +57,20 @@ def choose_caption(
         return ""
     caption = captions[int(draws[0] * len(captions))]
     if options.shuffle_tags:
-        separator, keep = options.tag_separator, options.keep_tokens
-        caption = shuffle_tags(caption, separator, keep, tag_draws())
+        caption = shuffle_tags(caption, options, tag_draws())
     template = options.templates[int(draws[1] * len(options.templates))]
     return template.replace(PLACEHOLDER, caption)
 
 
 def shuffle_tags(
-    caption: str, separator: str, keep: int, draws: np.random.Generator
+    caption: str, options: Options, draws: np.random.Generator
 ) -> str:
-    """Returns the caption with its tags in another order.
+    """Returns the caption, `"sks dog, sofa"`, with its tags in another order.
 
-    Args:
-        caption: String, tags between separators: `"sks dog, sofa, indoors"`.
-        separator: String. Spaces around tags, and empty tags, are dropped.
-            In the result, a space follows it (unless it ends in one).
-        keep: Integer >= 0, how many tags stay first, in their order.
-        draws: NumPy's `Generator`, for the order of the others.
+    Spaces around tags, and empty tags, are dropped. In the result a space
+    follows each separator, unless it ends in one.
     """
+    separator, keep = options.tag_separator, options.keep_tokens
     tags = list(filter(None, map(str.strip, caption.split(separator))))
     kept, others = tags[:keep], tags[keep:]
     order = draws.permutation(len(others))

@@ -151,8 +151,10 @@ def test_inside_dataset_map_as_eagerly(tokenizer):
 
 
 def shuffled(caption, separator=",", keep=0, seed=0):
-    draws = np.random.default_rng(seed)
-    return shuffle_tags(caption, separator, keep, draws)
+    options = LoadOptions(
+        shuffle_tags=True, tag_separator=separator, keep_tokens=keep
+    )
+    return shuffle_tags(caption, options, np.random.default_rng(seed))
 
 
 def test_tags_change_places_behind_those_that_stay():
