@@ -133,8 +133,7 @@ class ImageOptions:
             checks.one_of("masks", self.masks, typing.get_args(Masks))
         checks.boolean("buckets", self.buckets)
         for name in ("bucket_step", "bucket_min_side", "bucket_max_side"):
-            if getattr(self, name) is not None:
-                _check_side(name, getattr(self, name))
+            checks.optional(_check_side, name, getattr(self, name))
         ratio = self.bucket_max_aspect_ratio
         checks.number("bucket_max_aspect_ratio", ratio, minimum=1)
         checks.number("max_unreadable", self.max_unreadable, 0, 1)
@@ -215,22 +214,20 @@ class BatchOptions:
     worker: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        check_resolution(self.resolution)
+        _ = self.size
         checks.integer("batch_size", self.batch_size, 1, 2**16)
         checks.boolean("shuffle", self.shuffle)
         checks.integer("seed", self.seed, 0)
         checks.boolean("repeat", self.repeat)
         checks.boolean("drop_remainder", self.drop_remainder)
-        if self.batches_per_epoch is not None:
-            checks.integer(
-                "batches_per_epoch", self.batches_per_epoch, 1, 10**7
+        batches = self.batches_per_epoch
+        checks.optional(checks.integer, "batches_per_epoch", batches, 1, 10**7)
+        if batches is not None and self.repeat:
+            raise ValueError(
+                "`batches_per_epoch` has no effect with `repeat=True`, whose "
+                "stream has no epochs. Received: "
+                f"batches_per_epoch={batches}."
             )
-            if self.repeat:
-                raise ValueError(
-                    "`batches_per_epoch` has no effect with `repeat=True`, "
-                    "whose stream has no epochs. Received: "
-                    f"batches_per_epoch={self.batches_per_epoch}."
-                )
         for value in _pair("start", self.start):
             checks.integer("start", value, 0, 2**31)
         if self.worker is not None:
@@ -243,7 +240,18 @@ class BatchOptions:
     @functools.cached_property
     def size(self) -> tuple[int, int]:
         """`(height, width)` in pixels."""
-        return check_resolution(self.resolution)
+        given: Any = self.resolution
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            side = _check_side("resolution", given)
+            return side, side
+        sides = tuple(given)
+        if len(sides) != 2:
+            raise ValueError(
+                "`resolution` must be an integer or (height, width), in "
+                f"pixels. Received: {given!r}. For example: 512."
+            )
+        height = _check_side("resolution[0]", sides[0])
+        return height, _check_side("resolution[1]", sides[1])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -343,21 +351,6 @@ class DreamboothLoadOptions(Options, SubjectOptions):
     def remainder(self) -> str:
         """What `EpochPlan` does with the last photos; loses none unasked."""
         return "drop" if self.drop_remainder else "fill"
-
-
-def check_resolution(resolution: Any) -> tuple[int, int]:
-    """Returns `(height, width)` of an integer or a pair, in pixels."""
-    if isinstance(resolution, str) or not isinstance(resolution, Iterable):
-        side = _check_side("resolution", resolution)
-        return side, side
-    sides = tuple(resolution)
-    if len(sides) != 2:
-        raise ValueError(
-            "`resolution` must be an integer or (height, width), in pixels. "
-            f"Received: {resolution!r}. For example: 512."
-        )
-    height = _check_side("resolution[0]", sides[0])
-    return height, _check_side("resolution[1]", sides[1])
 
 
 def _check_side(name: str, side: Any) -> int:

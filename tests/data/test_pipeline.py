@@ -9,7 +9,6 @@ from keras_sdft.data import LoadOptions
 from keras_sdft.data import Report
 from keras_sdft.data import load
 from keras_sdft.data.epochs import EpochPlan
-from keras_sdft.data.options import check_resolution
 
 OPTIONS = {
     "resolution": 64,
@@ -399,7 +398,7 @@ def test_all_images_unreadable_is_refused_at_any_share(numbered, tokenizer):
     ],
 )
 def test_resolution(resolution, expected):
-    assert check_resolution(resolution) == expected
+    assert LoadOptions(resolution=resolution).size == expected
 
 
 @pytest.mark.parametrize(
