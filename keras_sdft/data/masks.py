@@ -108,7 +108,7 @@ def latent_mask(
 def check_masks(examples: Examples, kind: str, needed: bool = True) -> None:
     """Looks at the masks before training, without decoding them.
 
-    Of more than `CHECK_LIMIT` images an even sample is looked at.
+    Of more than `unreadable.CHECK_LIMIT` images an even sample is looked at.
 
     Raises:
         ValueError: If none has a mask where one is `needed`, or if a mask
@@ -116,7 +116,7 @@ def check_masks(examples: Examples, kind: str, needed: bool = True) -> None:
     """
     files = kind == "files"
     look = _mask_fits if files else lambda e: images.has_alpha(e.image)
-    rows = unreadable.sample_records(examples, unreadable.CHECK_LIMIT)
+    rows = unreadable.sample_records(examples)
     seen = list(unreadable.attempts(examples.records, rows, look))
     wrong = [f"{name}: {why}" for name, _, why in seen if why and files]
     if wrong:

@@ -69,19 +69,16 @@ def attempts(
             yield waiting.popleft().result()
 
 
-def sample_records(examples: Examples, limit: int) -> np.ndarray:
+def sample_records(examples: Examples) -> np.ndarray:
     """Returns the records of examples, each once; of many, an even sample."""
     records = examples.shown
-    if len(records) > limit:
-        records = records[np.linspace(0, len(records) - 1, limit).astype(int)]
-    return records
+    if len(records) <= CHECK_LIMIT:
+        return records
+    return records[np.linspace(0, len(records) - 1, CHECK_LIMIT).astype(int)]
 
 
 def drop_unreadable(
-    examples: Examples,
-    options: Options,
-    report: Report,
-    limit: int = CHECK_LIMIT,
+    examples: Examples, options: Options, report: Report
 ) -> Examples:
     """Decodes the images, or an even sample of many, and drops the bad ones.
 
@@ -92,7 +89,7 @@ def drop_unreadable(
         ValueError: If a larger share than `max_unreadable` of those that are
             checked is unreadable, with a table of them.
     """
-    records, size = sample_records(examples, limit), options.size
+    records, size = sample_records(examples), options.size
     read = attempts(
         examples.records, records, lambda e: read_image(e.image, size).size
     )

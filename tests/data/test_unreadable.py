@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from keras_sdft.data import load
+from keras_sdft.data import unreadable
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.options import LoadOptions
@@ -66,12 +67,14 @@ def test_too_many_unreadable_images_stop_with_a_table(twenty):
     assert len(report) == 2
 
 
-def test_a_large_set_is_sampled_evenly(twenty):
+def test_a_large_set_is_sampled_evenly(twenty, monkeypatch):
     report = Report()
     # Records 0, 3, 7, 11, 15 and 19 of twenty.
-    left = drop_unreadable(twenty, options(1.0), report, limit=6)
+    monkeypatch.setattr(unreadable, "CHECK_LIMIT", 6)
+    left = drop_unreadable(twenty, options(1.0), report)
     assert len(left) == 18 and len(report) == 2
-    left = drop_unreadable(twenty, options(0.0), Report(), limit=2)
+    monkeypatch.setattr(unreadable, "CHECK_LIMIT", 2)
+    left = drop_unreadable(twenty, options(0.0), Report())
     assert len(left) == 20
 
 
