@@ -36,15 +36,12 @@ def bucket_sizes(options: Options) -> tuple[tuple[int, int], ...]:
             f"`bucket_max_side`. Received: resolution={size}, "
             f"bucket_min_side={least}, bucket_max_side={most}."
         )
-    area = size[0] * size[1]
+    area, longest = size[0] * size[1], options.bucket_max_aspect_ratio
     found = {size}
     first = math.ceil(least / step) * step
     for side in range(first, most + 1, step):
         other = min(area // side // step * step, most)
-        if other < first:
-            continue
-        ratio = max(side, other) / min(side, other)
-        if ratio <= options.bucket_max_aspect_ratio:
+        if other >= first and max(side, other) / min(side, other) <= longest:
             found |= {(side, other), (other, side)}
     if len(found) == 1:
         logger.warning(

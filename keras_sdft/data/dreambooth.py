@@ -115,16 +115,14 @@ def with_class_examples(
     References:
         Ruiz et al., DreamBooth, 2022, section 3.3.
     """
-    records = [
-        dataclasses.replace(each, weight=2.0 * each.weight)
-        for each in Examples(instances.records)
-    ]
-    rows = [instances.rows, len(records) + classes.rows]
-    factor, captions = 2.0 * prior_loss_weight, (class_prompt,)
-    records += [
-        dataclasses.replace(
-            each, weight=factor * each.weight, captions=captions
-        )
-        for each in Examples(classes.records)
-    ]
-    return Examples(records, np.concatenate(rows))
+
+    def weighted(examples: Examples, factor: float, **changes: Any) -> list:
+        return [
+            dataclasses.replace(each, weight=factor * each.weight, **changes)
+            for each in Examples(examples.records)
+        ]
+
+    first, factor = weighted(instances, 2.0), 2.0 * prior_loss_weight
+    others = weighted(classes, factor, captions=(class_prompt,))
+    rows = [instances.rows, len(first) + classes.rows]
+    return Examples(first + others, np.concatenate(rows))

@@ -133,18 +133,16 @@ class Pipeline:
     ) -> Examples:
         """Leaves out unreadable images, and refuses masks that are wrong.
 
-        Args:
-            name: String, what the report calls the source.
-            examples: `Examples`.
-            needs_mask: Boolean, whether one at least must have a mask where
-                `masks` asks for them.
+        `name` is what the report calls the source. With `needs_mask`, one
+        image at least must have a mask where `masks` asks for them.
         """
-        options, report = self.options, self._report
-        if self.cache is not None and self.cache.has_read(examples, options):
-            self._sources.append(report.add_source(name, examples))
-            return examples
-        examples = drop_unreadable(examples, options, report)
+        options, report, cache = self.options, self._report, self.cache
+        has_read = cache is not None and cache.has_read(examples, options)
+        if not has_read:
+            examples = drop_unreadable(examples, options, report)
         self._sources.append(report.add_source(name, examples))
+        if has_read:
+            return examples
         unreadable = examples.left_out.get(UNREADABLE)
         if self.report is None and unreadable:
             logger.warning(
