@@ -184,9 +184,6 @@ def _refuse_swapped(
         )
 
 
-# === The record of class images ===
-
-
 def read_record(directory: str | os.PathLike) -> dict[str, dict[str, Any]]:
     """Returns what is recorded of each class image, by its file name."""
     path = os.path.join(directory, RECORD)

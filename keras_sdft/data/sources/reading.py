@@ -135,9 +135,6 @@ def _refuse(kind: str, options: SourceOptions, used: tuple[str, ...]) -> None:
             )
 
 
-# === Python's iterables ===
-
-
 def read_pairs(source: Iterable) -> Examples:
     """Reads an iterable of `(image, caption)` pairs, or of `Example`s.
 

@@ -226,9 +226,6 @@ def _check_paths(path: str, records: Columns) -> list[str]:
     return [name for name in others if not is_hidden(os.path.basename(name))]
 
 
-# === Lines and paths ===
-
-
 def bad_source(where: str, expected: str, error: Exception) -> ValueError:
     """Returns a parser's failure at a file and line as what was expected."""
     reason = f"{type(error).__name__}: {error}"[:200]
