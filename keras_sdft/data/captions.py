@@ -110,11 +110,7 @@ class CaptionTokens:
 def warn_about_captions(
     examples: Examples, tokens: CaptionTokens, templates: Sequence[str]
 ) -> tuple[int, int]:
-    """Counts empty and over-long captions, and warns of them once each.
-
-    Up to `COUNT_LIMIT` captions are tokenized here (of up to 200 images where
-    a caption is fetched with its image). Returns both counts.
-    """
+    """Counts empty and over-long captions, warns of them, returns both."""
     records, shown = examples.records, examples.shown
     limit = None if hasattr(records, "captions") else STREAMED_COUNT_LIMIT
     captions = read_captions(records, shown[:limit])

@@ -36,9 +36,8 @@ def read_masked(
     image = images.read_image(example.image, size)
     if kind is None:
         return image, None
-    if example.mask is None:
+    if not _has_mask(example):
         return image, Image.new("L", image.size, 255)
-    _refuse_other_size(example)
     try:
         # By way of RGB, which scales 16 bits and lays alpha on white.
         mask = images.read_image(example.mask)
@@ -115,7 +114,7 @@ def check_masks(examples: Examples, kind: str, needed: bool = True) -> None:
             cannot be read or has another size than its image.
     """
     files = kind == "files"
-    look = _mask_fits if files else lambda e: images.has_alpha(e.image)
+    look = _has_mask if files else lambda e: images.has_alpha(e.image)
     rows = unreadable.sample_records(examples)
     seen = list(unreadable.attempts(examples.records, rows, look))
     wrong = [f"{name}: {why}" for name, _, why in seen if why and files]
@@ -145,12 +144,6 @@ _NO_MASKS = {
 }
 
 
-def _mask_fits(example: Example) -> bool:
-    if example.mask is not None:
-        _refuse_other_size(example)
-    return example.mask is not None
-
-
 def rgb_and_alpha(image: Image.Image) -> Image.Image:
     """Converts any mode to RGBA, with the colours as they are on white."""
     rgb = images.to_rgb(image)
@@ -159,7 +152,10 @@ def rgb_and_alpha(image: Image.Image) -> Image.Image:
     return rgb.convert("RGBA")
 
 
-def _refuse_other_size(example: Example) -> None:
+def _has_mask(example: Example) -> bool:
+    """Returns whether there is a mask, and refuses one of another size."""
+    if example.mask is None:
+        return False
     own = images.image_size(example.image)
     try:
         height, width = images.image_size(example.mask)
@@ -170,3 +166,4 @@ def _refuse_other_size(example: Example) -> None:
             f"its mask has {width}x{height} pixels and the image "
             f"{own[1]}x{own[0]}"
         )
+    return True
