@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from keras_sdft.data.epochs import COLUMNS
 from keras_sdft.data.epochs import EpochRows
-from keras_sdft.data.epochs import Row
 from keras_sdft.data.example_builder import ExampleBuilder
 from keras_sdft.data.shutdown import CALLS
 from keras_sdft.devices import leave_to_jax
@@ -123,15 +122,11 @@ def _builder(builder: ExampleBuilder) -> Callable:
     specs = builder.specs(size)
     kept = [tf.TensorSpec(*specs[key]) for key in builder.keys]
 
-    # An example of no weight, for readers that outlive the program.
-    def nothing(numbers):
-        return builder.padding(Row(*numbers))
-
     @tf.autograph.experimental.do_not_convert
     def build(row):
-        values = tf.numpy_function(
-            CALLS.guard(builder, nothing), [row], [spec.dtype for spec in kept]
-        )
+        # Readers that outlive the program get examples of no weight.
+        call = CALLS.guard(builder, builder.padding)
+        values = tf.numpy_function(call, [row], [spec.dtype for spec in kept])
         return {
             key: tf.ensure_shape(value, spec.shape)
             for key, value, spec in zip(builder.keys, values, kept, strict=True)

@@ -7,6 +7,7 @@ file must not know TensorFlow, or how rows are ordered.
 import dataclasses
 import functools
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -96,8 +97,9 @@ class ExampleBuilder:
         made["prior"] = made["base_target"] = np.float32(is_class)
         return self._placed(made, row)
 
-    def padding(self, row: Row) -> tuple[Any, ...]:
+    def padding(self, numbers: Iterable[int]) -> tuple[Any, ...]:
         """Makes an example of zeros, which has no weight, for a row."""
+        row = Row(*numbers)
         specs = self.specs(self.sizes[row.bucket])
         return self._placed({k: np.zeros(*specs[k]) for k in self.keys}, row)
 
