@@ -42,13 +42,15 @@ _FREE_BYTES = 16 * 2**20
 _SPLIT = re.compile(rf"(?:.*[/_-])?({'|'.join(SPLITS)})(?:[/_.-].*)")
 
 
-def find_files(source: str | os.PathLike) -> list[str]:
+def find_files(source: Any) -> list[str]:
     """Returns the paths of the parquet files that a source consists of.
 
     Args:
         source: A `.parquet` file, or a folder of such. One that holds images
-            or a table as well is none.
+            or a table as well is none, nor is a source of another kind.
     """
+    if not isinstance(source, (str, os.PathLike)) or not os.path.exists(source):
+        return []
     source = os.fspath(source)
     if not os.path.isdir(source):
         return [source] if source.lower().endswith(".parquet") else []

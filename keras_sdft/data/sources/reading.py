@@ -56,7 +56,7 @@ def read_examples(
 def read_source(source: Any, options: SourceOptions, masks: bool) -> Examples:
     """Reads the examples of any source; see `read_examples`."""
     source = hub.local(source, "data")
-    if is_parquet(source):
+    if parquet.find_files(source):
         source = parquet.unpack(source, options.split, options.image_column)
         # These have been answered.
         options = dataclasses.replace(options, split=None, image_column=None)
@@ -86,18 +86,11 @@ def validation_split(source: Any) -> str | None:
     for every other source.
     """
     source = hub.local(source, "data")
-    if is_parquet(source):
-        held = parquet.splits(parquet.find_files(source))
-        return "validation" if "validation" in held else None
+    if files := parquet.find_files(source):
+        return "validation" if "validation" in parquet.splits(files) else None
     named = isinstance(source, (str, os.PathLike))
     split = named and os.path.join(source, "validation")
     return "validation" if split and os.path.isdir(split) else None
-
-
-def is_parquet(source: Any) -> bool:
-    """Returns whether a source is a parquet file, or a folder of such."""
-    named = isinstance(source, (str, os.PathLike)) and os.path.exists(source)
-    return named and bool(parquet.find_files(source))
 
 
 def _check_table(path: str) -> None:
