@@ -50,6 +50,7 @@ LEAVES = {
     "parsing": set(),
     "processes": set(),
     "reprs": set(),
+    "signature": {"checks"},
     "tf_config": set(),
     "version": set(),
     "weight_variants": set(),

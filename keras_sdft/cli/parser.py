@@ -12,11 +12,11 @@ from importlib import resources
 from typing import Any
 from typing import Literal
 
-import docstring_parser
 import jsonargparse
 import yaml
 
 from keras_sdft import parsing
+from keras_sdft import signature
 from keras_sdft.checks import did_you_mean
 
 # A bare `--overwrite` means true; these may follow it.
@@ -113,15 +113,13 @@ def flags_of(
     """Returns the flags of a command by name; see `Command`."""
     flags: dict[str, Flag] = {}
     for group in groups:
-        hints = typing.get_type_hints(group)
-        documented = docstring_parser.parse(group.__doc__ or "").params
-        texts = {each.arg_name: each.description or "" for each in documented}
+        hints, texts = typing.get_type_hints(group), signature.describe(group)
         for field in dataclasses.fields(group):
             flag = Flag(
                 field.name,
                 hints[field.name],
                 defaults.get(field.name, field.default),
-                " ".join(texts.get(field.name, "").split()),
+                texts.get(field.name, ""),
                 group,
                 field.metadata.get("alias"),
                 field.name in positionals,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_sdft import hub
-from keras_sdft.data import signature
+from keras_sdft import signature
 from keras_sdft.data.captions import Tokenizer
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.options import DreamboothLoadOptions

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_sdft import signature
 from keras_sdft.data import buckets
 from keras_sdft.data import captions
 from keras_sdft.data import epochs
-from keras_sdft.data import signature
 from keras_sdft.data.example_builder import ExampleBuilder
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.masks import check_masks

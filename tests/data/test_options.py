@@ -7,7 +7,7 @@ import pytest
 from keras_sdft import data
 from keras_sdft.data.options import DreamboothLoadOptions
 from keras_sdft.data.options import LoadOptions
-from keras_sdft.data.signature import describe
+from keras_sdft.signature import describe
 
 
 @pytest.mark.parametrize(

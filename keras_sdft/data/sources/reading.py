@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_sdft import hub
-from keras_sdft.data import signature
+from keras_sdft import signature
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import check_captions

@@ -1,7 +1,8 @@
 """Signatures and documentation that are made from dataclasses of options.
 
 A function that takes `**options` shows every option by name, with its default
-and its text. This file must not know what an option means.
+and its text; the command's help has the same text. Must not know what an option
+means. Imports `checks` alone of this library; every package may import it.
 """
 
 import dataclasses
