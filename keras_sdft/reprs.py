@@ -1,8 +1,10 @@
-"""What an object tells of itself, as the lines of a table.
+"""What objects tell of themselves: the lines of a table, and small images.
 
 Imports nothing of this library; every package may import it.
 """
 
+import base64
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,3 +24,18 @@ def lines(title: str, rows: Mapping[str, Any]) -> str:
             *(f"  {name:<{width}}  {value}" for name, value in shown.items()),
         ]
     )
+
+
+def data_uri(image: Any, most: int) -> str:
+    """Returns an image as a `data:` URI of WebP, for a page of HTML.
+
+    Args:
+        image: `PIL.Image.Image`, which is not changed.
+        most: Integer, pixels that its longer side is reduced to.
+    """
+    image = image.convert("RGB")
+    image.thumbnail((most, most))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=80)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"data:image/webp;base64,{data}"

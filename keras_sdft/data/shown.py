@@ -3,10 +3,8 @@
 Reads images of the source, and takes no batch, which might count as a pass.
 """
 
-import base64
 import functools
 import html
-import io
 from typing import Any
 
 from keras_sdft import reprs
@@ -18,7 +16,7 @@ _IMAGES = 8
 _SIDE = 144
 _FIGURE = (
     '<figure style="display:inline-block;margin:4px;width:{side}px;'
-    'vertical-align:top"><img src="data:image/webp;base64,{data}" alt="">'
+    'vertical-align:top"><img src="{data}" alt="">'
     '<figcaption style="font-size:11px">{caption}</figcaption></figure>'
 )
 
@@ -56,13 +54,10 @@ def _page(dataset: Any, examples: Examples) -> str:
     for index in range(min(_IMAGES, len(examples))):
         example = examples[index]
         try:
-            image = read_image(example.image, (_SIDE, _SIDE)).copy()
+            image = read_image(example.image, (_SIDE, _SIDE))
         except UnreadableImage:
             continue
-        image.thumbnail((_SIDE, _SIDE))
-        buffer = io.BytesIO()
-        image.save(buffer, "WEBP", quality=80)
-        webp = base64.b64encode(buffer.getvalue()).decode("ascii")
+        data = reprs.data_uri(image, _SIDE)
         caption = html.escape(example.captions[0])
-        figures.append(_FIGURE.format(side=_SIDE, data=webp, caption=caption))
+        figures.append(_FIGURE.format(side=_SIDE, data=data, caption=caption))
     return f"<pre>{html.escape(repr(dataset))}</pre>{''.join(figures)}"

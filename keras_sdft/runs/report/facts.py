@@ -19,8 +19,9 @@ from keras_sdft import devices
 from keras_sdft.files import write_text
 from keras_sdft.parsing import DamagedFile
 from keras_sdft.parsing import read_json
+from keras_sdft.reprs import data_uri
 from keras_sdft.runs.record import FACTS
-from keras_sdft.runs.report.images import data_uri
+from keras_sdft.runs.report.images import MAX_SIDE
 from keras_sdft.version import __version__
 
 _EXAMPLES = 5
@@ -136,7 +137,7 @@ def _example(example: Any) -> dict[str, Any]:
     from keras_sdft.data.images import read_image
 
     try:
-        image = data_uri(read_image(example.image))
+        image = data_uri(read_image(example.image), MAX_SIDE)
     except UnreadableImage:
         # Found out while training, as of data too large to be looked at.
         image = None

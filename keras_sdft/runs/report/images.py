@@ -1,34 +1,17 @@
-"""Images inside a page: small ones, as text.
+"""Images inside a page: which previews of a run it shows.
 
 Must not know what they show.
 """
 
-import base64
 import functools
-import io
 import os
 from pathlib import Path
-from typing import Any
+
+from keras_sdft.reprs import data_uri
 
 # A page of a hundred images stays within what a mail can carry.
 MAX_SIDE = 384
 MAX_IMAGES = 96
-_QUALITY = 80
-
-
-def data_uri(image: Any, most: int = MAX_SIDE) -> str:
-    """Returns an image as a `data:` URI of WebP.
-
-    Args:
-        image: `PIL.Image.Image`.
-        most: Integer, pixels that its longer side is reduced to.
-    """
-    image = image.convert("RGB")
-    image.thumbnail((most, most))
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=_QUALITY, method=4)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"data:image/webp;base64,{data}"
 
 
 def preview_steps(directory: str | os.PathLike, prompts: int) -> list[Path]:
@@ -62,4 +45,7 @@ def _read_preview(path: Path, *changed: int) -> list[tuple[str, str]]:
     # While a run goes on, each page shows the earlier previews again.
     from keras_sdft.callbacks.previews import split_preview
 
-    return [(prompt, data_uri(image)) for prompt, image in split_preview(path)]
+    return [
+        (prompt, data_uri(image, MAX_SIDE))
+        for prompt, image in split_preview(path)
+    ]
