@@ -1,10 +1,11 @@
-"""What objects tell of themselves: the lines of a table, and small images.
+"""What objects tell of themselves: lines of a table, names, small images.
 
 Imports nothing of this library; every package may import it.
 """
 
 import base64
 import io
+from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,13 @@ def lines(title: str, rows: Mapping[str, Any]) -> str:
             *(f"  {name:<{width}}  {value}" for name, value in shown.items()),
         ]
     )
+
+
+def first_five(names: Iterable[str]) -> str:
+    """Returns `"'a', 'b', 'c', 'd', 'e' and 7 more"` for a message."""
+    names = list(names)
+    text = ", ".join(map(repr, names[:5]))
+    return text if len(names) <= 5 else f"{text} and {len(names) - 5} more"
 
 
 def data_uri(image: Any, most: int) -> str:

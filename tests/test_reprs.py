@@ -7,6 +7,7 @@ import pytest
 import keras_sdft
 from keras_sdft import adapters
 from keras_sdft import data
+from keras_sdft import reprs
 
 
 @pytest.fixture
@@ -83,3 +84,15 @@ def test_a_trainer_and_its_estimate_tell_what_they_are(
     estimate = trainer.memory_estimate(make_dataset(1).element_spec)
     assert repr(estimate) == str(estimate)
     assert re.search(r"in all +\d+\.\d\d GB$", repr(estimate))
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, "'0'"),
+        (5, "'0', '1', '2', '3', '4'"),
+        (12, "'0', '1', '2', '3', '4' and 7 more"),
+    ],
+)
+def test_of_many_names_five_are_shown(count, expected):
+    assert reprs.first_five(str(i) for i in range(count)) == expected

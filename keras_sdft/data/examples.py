@@ -13,6 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
+from keras_sdft.reprs import first_five
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Rows of an epoch, about 50 bytes each, that repeats may make.
@@ -186,10 +188,3 @@ def check_captions(value: Any, where: str) -> str | tuple[str, ...]:
 def several(captions: str | tuple[str, ...]) -> tuple[str, ...]:
     """Returns one caption or several as a tuple."""
     return (captions,) if isinstance(captions, str) else captions
-
-
-def first_five(names: Iterable[str]) -> str:
-    """Returns `"'a', 'b', 'c', 'd', 'e' and 7 more"` for a message."""
-    names = list(names)
-    text = ", ".join(map(repr, names[:5]))
-    return text if len(names) <= 5 else f"{text} and {len(names) - 5} more"

@@ -10,7 +10,7 @@ from keras_sdft.data import images
 from keras_sdft.data import unreadable
 from keras_sdft.data.examples import Example
 from keras_sdft.data.examples import Examples
-from keras_sdft.data.examples import first_five
+from keras_sdft.reprs import first_five
 
 # Pixels on a side that one latent stands for; part of the batch's contract.
 PIXELS_PER_LATENT = 8

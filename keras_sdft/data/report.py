@@ -11,8 +11,8 @@ import threading
 from collections.abc import Iterable
 
 from keras_sdft.data.examples import Examples
-from keras_sdft.data.examples import first_five
 from keras_sdft.files import atomic_file
+from keras_sdft.reprs import first_five
 
 # Of so many images on each side, the bytes are compared.
 COMPARE_LIMIT = 10_000

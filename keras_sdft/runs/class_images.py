@@ -9,13 +9,13 @@ import re
 from typing import Any
 
 from keras_sdft import checks
-from keras_sdft.data.examples import first_five
 from keras_sdft.data.sources.dreambooth import add_to_record
 from keras_sdft.data.sources.dreambooth import read_record
 from keras_sdft.data.sources.filenames import is_photo
 from keras_sdft.data.sources.filenames import walk
 from keras_sdft.disk import check_space
 from keras_sdft.disk import check_writable
+from keras_sdft.reprs import first_five
 
 _NAME = re.compile(r"seed-(\d+)\.png")
 # What a file takes beside its pixels.

@@ -10,11 +10,11 @@ import os
 from typing import Any
 
 from keras_sdft import hub
-from keras_sdft.data.examples import first_five
 from keras_sdft.data.report import shared_files
 from keras_sdft.data.sources.filenames import is_photo
 from keras_sdft.data.sources.filenames import walk
 from keras_sdft.data.sources.folders import images_of
+from keras_sdft.reprs import first_five
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from keras_sdft import checks
 from keras_sdft import parsing
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
-from keras_sdft.data.examples import first_five
 from keras_sdft.data.options import SourceOptions
 from keras_sdft.data.sources.filenames import IMAGE_EXTENSIONS
 from keras_sdft.data.sources.filenames import MASK_ENDING
@@ -24,6 +23,7 @@ from keras_sdft.data.sources.filenames import unread_images
 from keras_sdft.data.sources.filenames import walk
 from keras_sdft.data.sources.tables import MAX_BYTES
 from keras_sdft.data.sources.tables import read_table
+from keras_sdft.reprs import first_five
 
 SPLITS = ("train", "validation", "test")
 TABLES = {"metadata_jsonl": "metadata.jsonl", "metadata_csv": "metadata.csv"}

@@ -16,7 +16,6 @@ from keras_sdft import checks
 from keras_sdft import disk
 from keras_sdft import files
 from keras_sdft import parsing
-from keras_sdft.data.examples import first_five
 from keras_sdft.data.images import image_format
 from keras_sdft.data.sources.filenames import IMAGE_EXTENSIONS
 from keras_sdft.data.sources.filenames import extension
@@ -24,6 +23,7 @@ from keras_sdft.data.sources.filenames import is_hidden
 from keras_sdft.data.sources.filenames import is_image
 from keras_sdft.data.sources.folders import SPLITS
 from keras_sdft.data.sources.folders import TABLES
+from keras_sdft.reprs import first_five
 
 logger = logging.getLogger(__name__)
 

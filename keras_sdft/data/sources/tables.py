@@ -17,11 +17,11 @@ from keras_sdft import checks
 from keras_sdft.data.examples import Columns
 from keras_sdft.data.examples import Examples
 from keras_sdft.data.examples import check_captions
-from keras_sdft.data.examples import first_five
 from keras_sdft.data.options import SourceOptions
 from keras_sdft.data.sources.filenames import is_hidden
 from keras_sdft.data.sources.filenames import is_image
 from keras_sdft.data.sources.filenames import is_photo
+from keras_sdft.reprs import first_five
 
 # The names under which the field writes the column of paths, best known
 # first; the first one that the table has is taken.
