@@ -91,9 +91,8 @@ def assign(examples: Examples, options: Options) -> Assignment:
     records = examples.shown
     seen = attempts(examples.records, records, lambda e: image_size(e.image))
     sizes = [one.found or size for one in seen]
-    nearest = nearest_sizes(sizes, table)
     of_record = np.zeros(len(examples.records), np.int64)
-    of_record[records] = nearest
+    of_record[records] = nearest_sizes(sizes, table)
     used, bucket_of = np.unique(of_record[examples.rows], return_inverse=True)
     return Assignment(tuple(table[index] for index in used), bucket_of)
 

@@ -77,11 +77,11 @@ class ExampleBuilder:
         caption, template, dropout, top, left, flip = draws.random(6)
         corner = (top, left) if options.crop == "random" else (None, None)
         flips = bool(options.horizontal_flip and flip < 0.5)
-        first_class = self.first_class or len(self.examples)
+        last = len(self.examples)
+        first_class = self.first_class or last
         is_class = row.example >= first_class
         # An unreadable one is replaced by another of its own kind.
-        limits = (0, first_class, len(self.examples))
-        kind = limits[1:] if is_class else limits[:2]
+        kind = (first_class, last) if is_class else (0, first_class)
         example, made = self._found(row, draws, kind, corner, flips)
         text = choose_caption(
             example.captions,
@@ -90,10 +90,8 @@ class ExampleBuilder:
             functools.partial(self._draws, TAG_STREAM, row),
         )
         made.update(self._said(text))
-        weight = example.weight / row.copies
-        made["example_weight"] = np.float32(
-            weight if is_class else weight * self.weight
-        )
+        weight = example.weight / row.copies * (1 if is_class else self.weight)
+        made["example_weight"] = np.float32(weight)
         made["prior"] = made["base_target"] = np.float32(is_class)
         return self._placed(made, row)
 

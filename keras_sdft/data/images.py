@@ -175,9 +175,8 @@ def image_format(data: bytes) -> str | None:
 def image_size(source: Any) -> tuple[int, int]:
     """Returns `(height, width)` of the upright image, not decoding it."""
     with _told(source), _opened(source) as image:
-        width, height = image.size
         sideways = _orientation(image) in _SIDEWAYS
-        return (width, height) if sideways else (height, width)
+        return image.size if sideways else image.size[::-1]
 
 
 def has_alpha(source: Any) -> bool:

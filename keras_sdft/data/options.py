@@ -132,13 +132,13 @@ class ImageOptions:
         if self.masks is not None:
             checks.one_of("masks", self.masks, typing.get_args(Masks))
         checks.boolean("buckets", self.buckets)
-        for name in ("bucket_step", "bucket_min_side", "bucket_max_side"):
+        sides = ("bucket_step", "bucket_min_side", "bucket_max_side")
+        for name in sides:
             checks.optional(_check_side, name, getattr(self, name))
         ratio = self.bucket_max_aspect_ratio
         checks.number("bucket_max_aspect_ratio", ratio, minimum=1)
         checks.number("max_unreadable", self.max_unreadable, 0, 1)
-        names = [f.name for f in dataclasses.fields(ImageOptions)]
-        limits = [name for name in names if name.startswith("bucket_")]
+        limits = (*sides, "bucket_max_aspect_ratio")
         checks.effective(self, limits, "buckets", True)
 
 

@@ -35,9 +35,8 @@ def extension(path: str) -> str:
 def is_image(path: str) -> bool:
     """Tells whether the name ends like an image file that can be read."""
     ending = extension(path)
-    return ending in IMAGE_EXTENSIONS or (
-        ending in HEIF_EXTENSIONS and reads_heif()
-    )
+    is_heif = ending in HEIF_EXTENSIONS and reads_heif()
+    return is_heif or ending in IMAGE_EXTENSIONS
 
 
 def is_mask(path: str) -> bool:
