@@ -16,7 +16,7 @@ from keras_sdft import distribution
 SIGNAL = "signal"
 
 
-def check_rows(dataset: Any, micro_batches: int = 1) -> None:
+def check_divides(dataset: Any, micro_batches: int = 1) -> None:
     """Checks that devices can share the rows of each micro-batch.
 
     Args:

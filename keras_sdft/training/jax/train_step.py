@@ -159,7 +159,7 @@ class TrainStep:
             distribution.together(
                 lambda: workers.check_rows(dataset, index, count)
             )
-        rows.check_rows(dataset, micro_batches)
+        rows.check_divides(dataset, micro_batches)
         return rows.of_worker(dataset, index, count)
 
     def is_distributed(self, dataset: Any) -> bool:
