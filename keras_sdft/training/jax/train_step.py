@@ -345,19 +345,8 @@ def loss_and_gradients(
 ) -> tuple[Any, list[Any], list[Any]]:
     """Computes the loss of a batch, or of a part of one, and its gradients.
 
-    To be called in a `keras.StatelessScope`.
-
-    Args:
-        denoising: A `Denoising`.
-        variables: List of `keras.Variable`.
-        batch: Dict of tensors, as for `Denoising.losses`, with each
-            example's `example_weight` and `share` of the whole batch.
-        scale: Function of the loss, whose gradients are computed.
-        sums: Function of the losses `(B,)` and the batch, for metrics.
-
-    Returns:
-        Tuple of the loss, the list of gradients and what `sums` returns.
-        All of them add up over the parts of a batch.
+    To be called in a `keras.StatelessScope`. Arguments and results are those
+    of `training.tensorflow.train_step.loss_and_gradients`.
     """
     batch = denoising.encode_frozen(batch)
 
