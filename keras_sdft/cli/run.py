@@ -184,13 +184,13 @@ def _run(
     distribution.check_alike({"the data": seen, "the steps done": done})
     count = previews.count(data.steps)
     # All of them, as it makes variables.
-    room = runs.check_room(run, trainer, checkpoints, count)
+    space = runs.check_space(run, trainer, checkpoints, count)
     if distribution.is_chief():
         again = f"Again: keras-sdft {command.name} --config THIS_FILE"
         run.write_config(saved, f"{again} --output_dir ANOTHER")
         changed = runs.changed_settings(saved, command.defaults_by_flag)
         runs.note_facts(run.path, settings=changed)
-        lines = [*_opening(options, kind, trainer, data), room]
+        lines = [*_opening(options, kind, trainer, data), space]
         lines += [
             f"the earlier run stays in {earlier} until this one is done"
             for earlier in run.earlier

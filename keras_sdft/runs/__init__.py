@@ -38,7 +38,7 @@ from keras_sdft.runs.resume import describe
 from keras_sdft.runs.resume import find_checkpoint
 from keras_sdft.runs.sharing import push
 from keras_sdft.runs.sharing import shared_files
-from keras_sdft.runs.space import check_room
+from keras_sdft.runs.space import check_space
 from keras_sdft.runs.words import unknown_words
 
 __all__ = [
@@ -56,8 +56,8 @@ __all__ = [
     "changed_settings",
     "check_data",
     "check_memory",
-    "check_room",
     "check_separate",
+    "check_space",
     "command_to_resume",
     "config_of",
     "data_facts",

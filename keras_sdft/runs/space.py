@@ -1,23 +1,22 @@
-"""Whether the disk has room for all that a run will write."""
+"""Whether the disk has the space for all that a run will write."""
 
 import math
 from typing import Any
 
 import numpy as np
 
-from keras_sdft.disk import check_space
-from keras_sdft.disk import size_text
+from keras_sdft import disk
 from keras_sdft.runs.directory import RunDirectory
 from keras_sdft.training import CheckpointOptions
 
 
-def check_room(
+def check_space(
     run: RunDirectory,
     trainer: Any,
     checkpoints: CheckpointOptions,
     num_previews: int = 0,
 ) -> str:
-    """Refuses to begin a run that the disk has no room for.
+    """Refuses to begin a run that the disk has too little space for.
 
     A checkpoint or an export is written beside the one that it replaces.
 
@@ -47,11 +46,11 @@ def check_room(
         + (3 if checkpoints.keep_best else 2) * export
         + num_previews * sd.img_height * sd.img_width * 3
     )
-    check_space(
+    disk.check_space(
         run.path,
         needed,
         f"The run {str(run.path)!r}",
-        f"A checkpoint takes {size_text(checkpoint)}; a smaller "
+        f"A checkpoint takes {disk.size_text(checkpoint)}; a smaller "
         "`keep_checkpoints` needs less.",
     )
     when = "a checkpoint only when interrupted"
@@ -62,6 +61,6 @@ def check_room(
         minutes = f"{checkpoints.checkpoint_every_minutes:g} minutes"
         when = f"checkpoints every {minutes} and at the end"
     return (
-        f"{when}; a checkpoint takes {size_text(checkpoint)}, the run at most "
-        f"{size_text(needed)} of the disk"
+        f"{when}; a checkpoint takes {disk.size_text(checkpoint)}, the run at "
+        f"most {disk.size_text(needed)} of the disk"
     )

@@ -99,7 +99,7 @@ def fakes(monkeypatch):
     monkeypatch.setattr(Captioned, "load", load_data)
     monkeypatch.setattr(run_module, "make_trainer", make_trainer)
     monkeypatch.setattr(runs, "check_memory", lambda *_: None)
-    monkeypatch.setattr(runs, "check_room", lambda *_: "room")
+    monkeypatch.setattr(runs, "check_space", lambda *_: "space")
     return types.SimpleNamespace(report=report)
 
 
