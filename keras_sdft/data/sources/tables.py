@@ -75,8 +75,7 @@ def read_table(path: str, options: SourceOptions, masks: bool) -> Examples:
     root = os.path.dirname(os.path.abspath(path))
     records = Columns(root, [], [])
     repeats: list[int] = []
-    for number, row in itertools.chain([first], rows):
-        where = f"line {number} of {path}"
+    for where, row in itertools.chain([first], rows):
         try:
             image, caption = row[image_column], row[options.caption_column]
             times = row[repeats_column] if repeats_column else 1
@@ -112,13 +111,13 @@ def _repeats(value: Any, where: str) -> int:
     )
 
 
-def _jsonl_rows(path: str) -> Iterator[tuple[int, dict]]:
+def _jsonl_rows(path: str) -> Iterator[tuple[str, dict]]:
     expected = (
         'Every line must be one JSON object, as {"file_name": "0001.png", '
         '"text": "a dog"}.'
     )
     decode = json.JSONDecoder(object_pairs_hook=_unique).decode
-    for number, line in enumerate(text_lines(path), start=1):
+    for where, line in text_lines(path):
         if not line.strip():
             continue
         try:
@@ -127,9 +126,9 @@ def _jsonl_rows(path: str) -> Iterator[tuple[int, dict]]:
                 raise TypeError(f"a {type(row).__name__}")
         # A parser raises nearly every class of error on damaged input.
         except Exception as error:
-            where = f"line {number} of {path}: {line.strip()[:80]!r}"
+            where = f"{where}: {line.strip()[:80]!r}"
             raise bad_source(where, expected, error) from error
-        yield number, row
+        yield where, row
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -139,8 +138,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _csv_rows(path: str) -> Iterator[tuple[int, dict]]:
-    lines = text_lines(path)
+def _csv_rows(path: str) -> Iterator[tuple[str, dict]]:
+    lines = (line for _, line in text_lines(path))
     header = next(lines, "")
     known = [mark for mark in _DELIMITERS if mark in header]
     # Strict: a quote that is not closed where a field ends is an error.
@@ -160,6 +159,7 @@ def _csv_rows(path: str) -> Iterator[tuple[int, dict]]:
             raise bad_source(where, expected, error) from error
         if row is None:
             return
+        where = f"line {rows.line_num} of {path}"
         if rows.line_num > first:
             _refuse_swallowed(row, f"{path}, line {first}")
         if not columns:
@@ -170,13 +170,12 @@ def _csv_rows(path: str) -> Iterator[tuple[int, dict]]:
                     f"{columns} in {path}."
                 )
         elif len(row) == len(columns):
-            yield rows.line_num, dict(zip(columns, row, strict=True))
+            yield where, dict(zip(columns, row, strict=True))
         elif row:
             raise ValueError(
                 f"Every row must have {len(columns)} fields, as the header "
-                f"{columns} has. Received {len(row)} fields in line "
-                f"{rows.line_num} of {path}: {row}. Put a caption that holds "
-                'a comma between quotes (").'
+                f"{columns} has. Received {len(row)} fields in {where}: {row}. "
+                'Put a caption that holds a comma between quotes (").'
             )
 
 
@@ -234,8 +233,8 @@ def bad_source(where: str, expected: str, error: Exception) -> ValueError:
     )
 
 
-def text_lines(path: str) -> Iterator[str]:
-    """Yields the lines of a table in UTF-8, with their ends."""
+def text_lines(path: str) -> Iterator[tuple[str, str]]:
+    """Yields where each line of a table in UTF-8 is, and its text."""
     with open(path, "rb") as file:
         lines = iter(lambda: file.readline(MAX_BYTES + 1), b"")
         for number, line in enumerate(lines, start=1):
@@ -246,7 +245,7 @@ def text_lines(path: str) -> Iterator[str]:
                     f"{where}, which has more. Is it a file of another kind?"
                 )
             try:
-                yield line.decode("utf-8" if number > 1 else "utf-8-sig")
+                yield where, line.decode("utf-8" if number > 1 else "utf-8-sig")
             except UnicodeDecodeError as error:
                 expected = "Captions must be UTF-8 text."
                 raise bad_source(where, expected, error) from error
