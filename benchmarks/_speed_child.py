@@ -30,19 +30,24 @@ class Clock:
     Args:
         job: Dict with `started` (the parent's monotonic clock, which all
             processes share), `warmup` and `steps`.
+        ready: Function that is called at the end of the warm-up, before the
+            first step that counts, or `None`.
     """
 
-    def __init__(self, job):
+    def __init__(self, job, ready=None):
         self.started = job["started"]
         self.warmup = job["warmup"]
         self.count = job["warmup"] + job["steps"]
         self.marks = []
+        self._ready = ready
 
     def now(self):
         return time.monotonic() - self.started
 
     def tick(self):
         """Notes the end of a step; tells whether there are more."""
+        if self._ready is not None and len(self.marks) == self.warmup - 1:
+            self._ready()
         self.marks.append(self.now())
         return len(self.marks) < self.count
 

@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,10 @@ import pytest
 from benchmarks import _speed_cases
 from benchmarks import _speed_child
 from benchmarks import _speed_inputs
+from benchmarks import _speed_ours
 from benchmarks import _speed_results
 from benchmarks import _speed_sizes
+from benchmarks import _speed_workers
 from benchmarks import gpu_check
 from benchmarks import speed
 from benchmarks import tables
@@ -93,6 +97,61 @@ def test_a_clock_keeps_the_warm_up_apart(monkeypatch):
         "steps": [2.0, 3.0],
         "batch": 4,
     }
+
+
+# A process that trains apart: its steps take three seconds each.
+OTHER = """
+import json
+import pathlib
+import sys
+
+print("of a library")
+print("here", flush=True)
+input()
+pathlib.Path(sys.argv[1]).write_text(json.dumps({"steps": [3.0, 3.0]}))
+"""
+
+
+def test_processes_apart_begin_together_and_the_slowest_counts(
+    tmp_path, monkeypatch
+):
+    marks = []
+
+    def train(job, ready):
+        clock = _speed_child.Clock(job, lambda: (marks.append("all"), ready()))
+        while clock.tick():
+            marks.append(len(clock.marks))
+        return {"steps": [1.0, 2.0], "batch": job["batch"]}
+
+    def command(job):
+        assert (job["index"], job["apart"]) == (1, True)
+        return [sys.executable, "-c", OTHER, job["out"]]
+
+    monkeypatch.setattr(_speed_workers, "_command", command)
+    monkeypatch.setattr(_speed_workers.os, "sched_setaffinity", lambda *_: None)
+    monkeypatch.setattr(_speed_ours, "train", train)
+    monkeypatch.setitem(os.environ, "TF_CONFIG", "")
+    job = {"started": 0.0, "warmup": 2, "steps": 2, "batch": 4, "workers": 2}
+    out = str(tmp_path / "result.json")
+    more = {"apart": True, "cores": [0, 1], "out": out}
+    found = _speed_ours.share(job | more)
+    # They know no address of each other.
+    assert not os.environ["TF_CONFIG"]
+    assert marks == [1, "all", 2, 3]
+    assert found == {"steps": [3.0, 3.0], "batch": 8}
+    assert _speed_cases.images_per_second(found) == pytest.approx(16 / 6)
+
+
+def test_a_process_that_ends_too_soon_is_told_of(tmp_path, monkeypatch):
+    dead = [sys.executable, "-c", "print('of a library')"]
+    monkeypatch.setattr(_speed_workers, "_command", lambda job: dead)
+    monkeypatch.setattr(_speed_workers.os, "sched_setaffinity", lambda *_: None)
+    job = {"workers": 2, "apart": True, "cores": [0, 1], "out": "result.json"}
+    with (
+        pytest.raises(RuntimeError, match="Another worker ended"),
+        _speed_workers.joined(job) as meet,
+    ):
+        meet()
 
 
 def test_figures_of_a_result():
