@@ -83,7 +83,7 @@ PRESETS = {
             ),
             resolution=128,
             num_steps=25,
-            guidance_scale=3.0,
+            guidance_scale=5.0,
         ),
         merges=_HERE / "tiny" / "merges.txt.gz",
         weights=_HERE / "tiny",

@@ -12,11 +12,11 @@ COLOURS = ("#1e88e5", "#e53935", "#43a047", "#8e24aa", "#fb8c00", "#546e7a")
 
 
 def read(path: pathlib.Path) -> "dict[str, list[float]]":
-    """The columns of a `.csv` file with a header."""
+    """The columns of a `.csv` file with a header; NaN where one is empty."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = rows[0] if rows else ()
-    return {name: [float(row[name]) for row in rows] for name in names}
+    return {n: [float(row[n] or math.nan) for row in rows] for n in names}
 
 
 def draw(columns: "dict[str, list[float]]", names: "tuple[str, ...]") -> str:

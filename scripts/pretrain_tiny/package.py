@@ -34,8 +34,8 @@ TEMPLATE = """# The embedded model
 
 A small latent diffusion model of icons, 128x128 pixels, trained from scratch
 by `scripts/pretrain_tiny` for demonstrations and tests. Apache-2.0. It
-generates in {num_steps} steps with a guidance of {guidance_scale:g} unless told
-otherwise.
+generates in {num_steps} steps with a guidance of {guidance_scale:g} unless \
+told otherwise.
 
 ## Parts
 

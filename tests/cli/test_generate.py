@@ -46,11 +46,11 @@ def test_one_image_is_the_output(fake_model, output, capsys):
             "negative_prompt": "",
             "seed": "3",
             "num_steps": "4",
-            "guidance_scale": "3.0",
+            "guidance_scale": "5.0",
             "sampler": "ddim",
             "model": "tiny",
             "parameters": (
-                "a red heart\nSteps: 4, Sampler: DDIM, CFG scale: 3.0, "
+                "a red heart\nSteps: 4, Sampler: DDIM, CFG scale: 5.0, "
                 "Seed: 3, Size: 64x64, Model: tiny, "
                 f"Version: keras_sdft {__version__}"
             ),
@@ -64,7 +64,7 @@ def test_one_image_is_the_output(fake_model, output, capsys):
             {
                 "negative_prompt": None,
                 "num_steps": 4,
-                "guidance_scale": 3.0,
+                "guidance_scale": 5.0,
                 "sampler": "ddim",
                 "seed": [3],
             },
