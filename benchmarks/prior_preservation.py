@@ -51,8 +51,17 @@ def runs(options) -> "dict[str, list[str]]":
         "--sample_batch_size=16",
     ]
     if options.lora_rank is None:
-        return {"without prior": [], "with prior": class_images}
-    lora = [f"--lora_rank={options.lora_rank}", "--lora_targets=linear"]
+        # "sks" is new to the text encoder.
+        full = [
+            "--train_text_encoder",
+            f"--text_encoder_learning_rate={options.learning_rate}",
+        ]
+        return {"without prior": full, "with prior": [*full, *class_images]}
+    lora = [
+        f"--lora_rank={options.lora_rank}",
+        "--lora_targets=linear",
+        "--lora_text_encoder",
+    ]
     base = [f"--class_prompt={CLASS_PROMPT}", "--prior_preservation=base"]
     return {
         "LoRA without prior": lora,

@@ -170,10 +170,8 @@ def test_the_tree_of_the_architecture_is_the_package():
 def test_pictures_are_not_reduced_to_palettes():
     paths = (ROOT / "docs/images").iterdir()
     pictures = [path for path in paths if path.suffix != ".svg"]
-    reduced = {p.name for p in pictures if Image.open(p).mode != "RGB"}
     assert len(pictures) > 5
-    # Made again with the next embedded model.
-    assert reduced <= {"lora_prior.png", "prior_preservation.png"}
+    assert {Image.open(path).mode for path in pictures} == {"RGB"}
 
 
 def literals():

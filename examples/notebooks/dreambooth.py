@@ -72,9 +72,10 @@ dataset = keras_sdft.data.load_dreambooth(
     batch_size=2,
     repeat=True,
 )
-trainer = keras_sdft.Trainer(sd)
+# The token is new to the text encoder of this model, so it learns too.
+trainer = keras_sdft.Trainer(sd, train=["diffusion_model", "text_encoder"])
 trainer.compile(keras_sdft.training.AdamW(1e-4))
-history = trainer.fit(dataset, epochs=3, steps_per_epoch=100)
+history = trainer.fit(dataset, epochs=4, steps_per_epoch=100)
 
 # %% [markdown]
 # `instance_loss` falls as the subject is learned; `prior_loss` should stay

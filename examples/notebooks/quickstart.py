@@ -83,18 +83,18 @@ keras_sdft.callbacks.image_grid(before, columns=3, column_labels=PROMPTS)
 # ## Train
 #
 # `Trainer` is a `keras.Model`. The whole diffusion model learns, and the text
-# encoder at a tenth of the rate, since a word is new.
+# encoder too, since a word is new.
 
 # %%
-text_encoder = keras_sdft.training.TextEncoder(learning_rate=3e-5)
+text_encoder = keras_sdft.training.TextEncoder(learning_rate=1e-4)
 trainer = keras_sdft.Trainer(
     sd,
     train=["diffusion_model", text_encoder],
     objective=keras_sdft.training.Objective(weighting="min_snr"),
     ema_decay=0.98,
 )
-trainer.compile(optimizer=keras_sdft.training.AdamW(learning_rate=3e-4))
-history = trainer.fit(dataset, epochs=7, validation_data=validation)
+trainer.compile(optimizer=keras_sdft.training.AdamW(learning_rate=1e-4))
+history = trainer.fit(dataset, epochs=9, validation_data=validation)
 
 # %% [markdown]
 # ## After
