@@ -1,29 +1,29 @@
 """The documents and the example hold what the package has.
 
 Code in the documents is not run here: it is parsed, and every name and
-argument in it is looked up. A block after a comment that begins with
-`<!-- not run` is only parsed. `test_quickstart.py` runs the first steps.
+argument in it is looked up. Python after a comment that begins with
+`<!-- not run` is only parsed. `test_document_commands.py` runs the commands,
+and `test_quickstart.py` the first steps.
 """
 
 import ast
 import inspect
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import keras_sdft
+from keras_sdft.cli.command_line import COMMANDS
 from keras_sdft.cli.command_line import parse
 from scripts import notebook_pages
+from tests.documents import FENCE
+from tests.documents import PAGES
+from tests.documents import ROOT
+from tests.documents import blocks
+from tests.documents import page_name
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = [
-    *(ROOT / f"{n}.md" for n in ("README", "README.ko")),
-    *(ROOT / f"{n}.md" for n in ("CONTRIBUTING", "CHANGELOG")),
-    *sorted((ROOT / "docs").rglob("*.md")),
-]
 # Pages that are made of notebooks when the site is built.
 TUTORIALS = [
     ROOT / "docs" / notebook_pages.FOLDER / f"{path.stem}.md"
@@ -36,48 +36,39 @@ VARIABLES = {
     "sd": keras_sdft.StableDiffusion,
     "trainer": keras_sdft.Trainer,
 }
-FENCE = re.compile(
-    r"(<!-- not run[^\n]*-->\n)?^```(\w*)\n(.*?)^```$", re.M | re.S
-)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
-def page_name(path):
-    return path.relative_to(ROOT).as_posix()
-
-
-def blocks(page, language):
-    """Yields `(looked_up, text)` for each fenced block of a language."""
-    for skip, found, text in FENCE.findall(page.read_text(encoding="utf-8")):
-        if found == language:
-            yield not skip, text
+def python_of(page):
+    return [block for block in blocks(page) if block.language == "python"]
 
 
 def looked_up_code():
     for page in PAGES:
-        for number, (looked_up, text) in enumerate(blocks(page, "python")):
-            if looked_up:
-                yield pytest.param(text, id=f"{page_name(page)}-{number}")
+        for number, block in enumerate(python_of(page)):
+            if block.reason is None:
+                name = f"{page_name(page)}-{number}"
+                yield pytest.param(block.text, id=name)
     for example in EXAMPLES:
         text = example.read_text(encoding="utf-8")
         yield pytest.param(text, id=page_name(example))
 
 
 def commands():
-    """Yields the arguments of every `keras-sdft` line of the documents."""
+    """Yields the arguments of every `keras-sdft` line, also of those not run.
+
+    Those within quotes are the text of another program.
+    """
     for page in PAGES:
-        for run, text in blocks(page, ""):
-            text = text.replace("\\\n", " ") if run else ""
-            for line in text.splitlines():
-                words = shlex.split(line) if "keras-sdft " in line else []
-                # These read a file, which is not there yet.
-                reads = {"--config", "--resume"} & {*words}
-                if words[:1] == ["keras-sdft"] and not reads:
-                    # What is after it is the shell's.
-                    end = words.index(">") if ">" in words else None
-                    yield pytest.param(
-                        words[1:end], id=f"{page.stem}-{words[1]}"
-                    )
+        lines = [line for b in blocks(page) for line in b.commands]
+        for line in lines:
+            found = re.match(r"(?:!|[A-Z_]+=\S+ |\S*/)*keras-sdft ", line)
+            words = shlex.split(line[found.end() :], True) if found else []
+            # These read a file, which is not there yet.
+            if words and not {"--config", "--resume"} & {*words}:
+                # What is after it is the shell's.
+                end = words.index(">") if ">" in words else None
+                yield pytest.param(words[:end], id=f"{page.stem}-{words[0]}")
 
 
 def resolve(node):
@@ -117,8 +108,8 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_python_parses(page):
-    for _, text in blocks(page, "python"):
-        ast.parse(text)
+    for block in python_of(page):
+        ast.parse(block.text)
 
 
 @pytest.mark.parametrize("text", list(looked_up_code()))
@@ -132,7 +123,35 @@ def test_names_and_arguments_exist(text):
 
 @pytest.mark.parametrize("words", list(commands()))
 def test_commands_are_understood(words):
-    assert parse(words)[0] == words[0]
+    name, options = parse(words)
+    assert name == words[0]
+    COMMANDS[name].check(options)
+
+
+def test_flags_in_the_text_are_those_of_the_command():
+    found = [
+        (command, flag)
+        for page in PAGES
+        for command, rest in re.findall(
+            r"`keras-sdft\s+([a-z_]+)\b([^`]*)`",
+            FENCE.sub("", page.read_text(encoding="utf-8")),
+        )
+        for flag in re.findall(r"--([a-z_]+)", rest)
+    ]
+    assert len(found) > 5
+    for command, flag in found:
+        assert flag in COMMANDS[command].flags, (command, flag)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_commands_are_run_or_say_why_not(page):
+    for block in blocks(page):
+        if block.has_commands and not block.is_run:
+            assert len(block.reason.split()) > 2, block
+        if block.is_run:
+            # What follows runs these pages whole, and no others.
+            assert page.parent != ROOT or page.stem.startswith("README")
+            assert block.language == "" and block.commands, block
 
 
 def test_names_of_the_api_page_exist():
@@ -151,7 +170,11 @@ def test_every_page_is_in_the_menu():
 
 def test_the_tree_of_the_architecture_is_the_package():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    (tree,) = [t for _, t in blocks(ROOT / "docs/architecture.md", "")]
+    tree = next(
+        block.text
+        for block in blocks(ROOT / "docs/architecture.md")
+        if block.language == "text"
+    )
     folders, missing = {-1: ROOT}, []
     for line in tree.splitlines():
         names = re.match(r"( *)((?:[\w.]+(?:/|\.py) ?)*)", line)
@@ -202,7 +225,7 @@ def test_messages_of_the_page_on_installation_are_those_of_the_code():
 
 def test_the_front_pages_show_the_same_script():
     readme, index = (
-        [text for _, text in blocks(ROOT / name, "python")][0]
+        python_of(ROOT / name)[0].text
         for name in ("README.md", "docs/index.md")
     )
     assert readme == index

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.test_documents import FENCE
+from tests.documents import ROOT
+from tests.documents import blocks
 
-ROOT = Path(__file__).resolve().parent.parent
 # What stands for the reader's own, and what the pages say to put there.
 OWN = {"DIR": "examples/data/ink/train", "RUN": "runs/own", "OUT": "own"}
 NAMES = {
@@ -38,16 +38,14 @@ NAMES = {
 
 def steps(page):
     """Yields the arguments of a process for each step of a page, in order."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for skip, language, block in FENCE.findall(text):
-        if skip:
-            continue
-        if language == "python":
-            yield [sys.executable, "-c", block]
-        elif block.startswith("keras-sdft "):
+    for block in blocks(ROOT / page):
+        if block.reason is None and block.language == "python":
+            yield [sys.executable, "-c", block.text]
+        elif block.is_run:
+            text = block.text
             for placeholder, own in OWN.items():
-                block = block.replace(f" {placeholder}", f" {own}")
-            yield ["bash", "-euxc", block]
+                text = text.replace(f" {placeholder}", f" {own}")
+            yield ["bash", "-euxc", text]
 
 
 @pytest.mark.slow
