@@ -47,7 +47,7 @@ ADDED = {
     "dreambooth": {"preview_num_steps": 2, "class_num_steps": 2},
     "generate": {"num_steps": 2},
     # At the size of "tiny" the default leaves one bucket.
-    "--buckets": {"bucket_step": 32},
+    "--buckets": {"bucket_max_aspect_ratio": 4},
     "examples/lora.py": {"epochs": 1, "resolution": 64},
     "examples/dreambooth.py": {
         "num_class_images": 2,
@@ -67,6 +67,7 @@ KINDS = {
 }
 # What a command needs: the first of these that is in it.
 NEEDS = {
+    "train --config RUN": "weights",
     "--format kohya": "lora",
     "merge ": "lora",
     "--lora ": "lora",
@@ -107,6 +108,8 @@ def shortened(values):
 def adapted(words):
     """Returns the words of a command as they are run."""
     words = [MODELS.get(word, word) for word in words]
+    if words[0] == "recipes":
+        return words
     for place, word in enumerate(words[:-1]):
         if word.startswith("--") and word[2:] in AT_MOST:
             (value,) = shortened({word[2:]: words[place + 1]}).values()
