@@ -33,7 +33,6 @@ MODELS = {"sd1.4": "tiny", "MODEL": "tiny"}
 # Flags, and keys of recipes, that decide how long a command takes.
 AT_MOST = {
     "max_train_steps": 2,
-    "steps": 2,
     "num_train_epochs": 1,
     "lr_warmup_steps": 1,
     "text_encoder_stop_step": 1,
