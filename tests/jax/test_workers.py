@@ -1,10 +1,12 @@
 """Two processes over loopback train as one does, in JAX.
 
-Each has two devices that divide the weights. What they train is ended by a
-signal to the second, and gone on with by this process.
+What they train is ended by a signal to the second, or by its kill, and gone on
+with by this process.
 """
 
 import os
+import re
+import signal
 import types
 
 import jax
@@ -16,6 +18,7 @@ from benchmarks._speed_workers import free_addresses
 from keras_sdft import devices
 from keras_sdft import processes
 from keras_sdft.training.jax import rows
+from tests import lost_worker
 from tests import workers
 from tests.jax import worker_cases
 
@@ -23,25 +26,30 @@ from tests.jax import worker_cases
 pytestmark = pytest.mark.xdist_group("workers")
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory):
-    """Returns the folder and the outputs of what two processes trained."""
-    folder = tmp_path_factory.mktemp("workers")
+def run(folder, strategy, devices):
+    """Runs two processes; returns their exit codes and outputs."""
+    flags = os.environ["XLA_FLAGS"].replace("count=2", f"count={devices}")
     given = {
         "PYTHONPATH": str(workers.ROOT),
+        "XLA_FLAGS": flags,
         processes.ADDRESSES: ",".join(free_addresses(2)),
     }
     environments = [
         {**os.environ, **given, processes.INDEX: str(index)}
         for index in range(2)
     ]
-    codes, outputs = workers.run(
-        folder,
-        "tests.jax.worker_cases",
-        "fully_sharded",
-        environments,
-        timeout=1500,
-    )
+    module = "tests.jax.worker_cases"
+    return workers.run(folder, module, strategy, environments, timeout=1500)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """Returns the folder and the outputs of what two processes trained.
+
+    Each has two devices that divide the weights.
+    """
+    folder = tmp_path_factory.mktemp("workers")
+    codes, outputs = run(folder, "fully_sharded", devices=2)
     assert codes == [0, 0], outputs[-1][-3000:]
     return folder, outputs
 
@@ -71,12 +79,33 @@ def test_two_processes_end_together_and_one_goes_on(both, alone):
     assert len(losses) == step + 1
     worker_cases.train(one, losses, start)
     np.testing.assert_allclose(losses, straight, rtol=1e-6)
+    assert_ends(one, begin, end)
+
+
+def assert_ends(one, begin, end):
+    """Asserts that the weights are those at the end of a training."""
     apart = abs(worker_cases.values_of(one) - end)
     moved = abs(end - begin)
     assert moved.max() > 1e-2
     print(f"apart {apart.max():.1e}, {apart.mean():.1e}; {moved.max():.1e}")
     assert apart.mean() <= 1e-6 * moved.max()
     assert apart.max() <= 1e-5 * moved.max()
+
+
+def test_a_killed_process_ends_the_other_and_one_goes_on(tmp_path, alone):
+    one, _, begin, end = alone
+    codes, outputs = run(tmp_path, "data_parallel", devices=1)
+    assert codes == [2, -signal.SIGKILL], outputs[0][-3000:]
+    lost = "keras-sdft: error: Another worker was lost, .* after step 2: "
+    assert re.search(lost, outputs[0])
+    assert "Start all again, as many or fewer" in outputs[0]
+    # Before JAX ends it, after 100 seconds.
+    assert lost_worker.seconds_to_the_end(tmp_path) < 60
+    step, *start = one.restore_checkpoint(tmp_path / "checkpoints")
+    # The checkpoint of the last step is skipped while one is written.
+    assert step in (1, 2)
+    worker_cases.train(one, [], start)
+    assert_ends(one, begin, end)
 
 
 def test_processes_that_differ_are_named(both):

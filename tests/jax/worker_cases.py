@@ -1,7 +1,8 @@
 """Trains as one of several processes, or alone, and writes the weights.
 
 Run by `test_workers.py`: `python -m tests.jax.worker_cases FOLDER STRATEGY`,
-with the variables of Keras in the environment.
+with the variables of Keras in the environment. With `fully_sharded` a signal
+ends all, with `data_parallel` the second process is killed.
 """
 
 import os
@@ -16,6 +17,7 @@ import keras_sdft
 from keras_sdft import callbacks
 from keras_sdft import distribution
 from keras_sdft import training
+from tests import lost_worker
 
 STEPS = 6
 
@@ -110,6 +112,12 @@ def main(folder, strategy):
     from tests.jax import both
 
     one = trainer()
+    # Where the second one cannot write: beneath a file.
+    output = folder / "output-0.txt" / "none" if index else folder
+    if strategy == "data_parallel":
+        dies = lost_worker.Dies(index, 2, folder / "checkpoints")
+        keeper = callbacks.Checkpoint(output / "checkpoints", every_steps=1)
+        train(one, [], (0, 0), [dies, keeper])
     begin = values_of(one)
     for wrong in (
         lambda: trainer(seed=index).fit(both.dataset(0, 1)),
@@ -120,8 +128,6 @@ def main(folder, strategy):
             wrong()
         except (distribution.WorkerError, ValueError) as error:
             print(f"{type(error).__name__}: {error}")
-    # Where the second one cannot write: beneath a file.
-    output = folder / "output-0.txt" / "none" if index else folder
     losses = []
     with callbacks.Interruption("after this step") as interruption:
         keeper = callbacks.Checkpoint(
@@ -145,4 +151,4 @@ def main(folder, strategy):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    lost_worker.as_command(lambda: main(*sys.argv[1:]))

@@ -19,6 +19,7 @@ import numpy as np  # noqa: E402
 from keras_sdft import callbacks  # noqa: E402
 from keras_sdft import distribution  # noqa: E402
 from keras_sdft import training  # noqa: E402
+from tests import lost_worker  # noqa: E402
 from tests.training import replica_cases  # noqa: E402
 
 
@@ -64,11 +65,12 @@ def main(folder, case):
     )
     extra = [history, previews]
     if case == "lost":
-        extra.append(Dies(index))
+        extra.append(lost_worker.Dies(index, 2, folder / "checkpoints"))
     epochs = (whole, part_of(whole, index, count))
     start = (0, 0)
     if case == "resumed":
-        start = one.restore_checkpoint(folder / "checkpoints")[1:]
+        step, *start = one.restore_checkpoint(folder / "checkpoints")
+        print(f"goes on after step {step}")
     while start is not None:
         with callbacks.Interruption("after this step") as interruption:
             if case == "signals":
@@ -125,17 +127,5 @@ class Signals(callbacks.StopAtStep):
                 time.sleep(0.01)
 
 
-class Dies(callbacks.StopAtStep):
-    """Ends the second worker without a word, as a machine that is lost."""
-
-    def __init__(self, index):
-        super().__init__(1000)
-        self.index = index
-
-    def on_step_end(self, before, logs):
-        if self.index == 1 and self.step == 2:
-            os._exit(9)
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    lost_worker.as_command(lambda: main(*sys.argv[1:]))
