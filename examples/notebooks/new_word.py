@@ -98,9 +98,9 @@ keras_sdft.callbacks.image_grid(
 
 # %% [markdown]
 # "A photo of a cat" is the same image before and after, to the pixel. The word
-# now asks for something else: the error on other views of the cat fell, and
-# yet the image shows little of it, since the text encoder of this small model
-# never saw words that would describe such a cat.
+# now asks for something else: the error on other views of the cat fell, and the
+# image takes on its colours, if little of its shape, since the text encoder of
+# this small model never saw words that would describe such a cat.
 # [DreamBooth](dreambooth.ipynb), which trains the weights, generates it.
 #
 # ## Use it in a model that was not trained
