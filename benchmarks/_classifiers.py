@@ -4,6 +4,7 @@ Small convolutional networks that learn from real images alone. Must not know
 the model that is measured.
 """
 
+import dataclasses
 import json
 import pathlib
 
@@ -11,6 +12,21 @@ import numpy as np
 from PIL import Image
 
 SIDE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """What the images of an epoch suffer, beside being moved and turned.
+
+    Attributes:
+        grey: Share in [0, 1] of those that lose their colours.
+        soft: Share of those that are blurred.
+        noise: Largest standard deviation, of 255.
+    """
+
+    grey: float = 0.5
+    soft: float = 0.5
+    noise: float = 24.0
 
 
 class Classifier:
@@ -29,15 +45,14 @@ class Classifier:
         self.seed = seed
         self.network = _network(len(self.names))
 
-    def fit(self, images, names, epochs, grey=True, verbose=2):
+    def fit(self, images, names, epochs, damage=Damage(), verbose=2):
         """Learns from images that are moved and blurred anew in each epoch.
 
         Args:
             images: uint8 array `(N, H, W, 3)`, real images.
             names: List of `N` strings.
             epochs: Integer.
-            grey: Boolean, whether half of them lose their colours, for what
-                must be told without.
+            damage: `Damage`, what must be told without.
             verbose: As for `keras.Model.fit`.
         """
         import keras
@@ -55,7 +70,7 @@ class Classifier:
         )
         generator = np.random.default_rng(self.seed)
         for epoch in range(epochs):
-            x = _scaled(_moved(images, generator, grey))
+            x = _scaled(_moved(images, generator, damage))
             order = generator.permutation(len(x))
             self.network.fit(
                 x[order],
@@ -142,12 +157,12 @@ def _scaled(images):
     return images.astype("float32") / 127.5 - 1.0
 
 
-def _moved(images, generator, grey):
+def _moved(images, generator, damage):
     """Each image shifted, sized, turned, blurred, greyed, roughened."""
-    return np.stack([_moved_one(image, generator, grey) for image in images])
+    return np.stack([_moved_one(image, generator, damage) for image in images])
 
 
-def _moved_one(pixels, generator, grey):
+def _moved_one(pixels, generator, damage):
     image = Image.fromarray(pixels)
     side = image.width
     scale = side / SIDE * generator.uniform(0.85, 1.2)
@@ -157,7 +172,7 @@ def _moved_one(pixels, generator, grey):
     )
     shift = generator.uniform(-0.06, 0.06, 2) * side
     offset = np.full(2, side / 2) - turned @ np.full(2, SIDE / 2) + shift
-    if generator.random() < 0.5:
+    if generator.random() < damage.soft:
         # Generated images are softer than real ones.
         image = image.resize((side // 4,) * 2, Image.BOX)
         image = image.resize((side,) * 2, Image.BICUBIC)
@@ -170,7 +185,9 @@ def _moved_one(pixels, generator, grey):
         # The background, whatever colour it has.
         fillcolor=tuple(int(value) for value in pixels[2, 2]),
     )
-    if grey and generator.random() < 0.5:
+    if generator.random() < damage.grey:
         image = image.convert("L").convert("RGB")
-    noise = generator.normal(0.0, generator.uniform(0, 24), (SIDE, SIDE, 3))
+    noise = generator.normal(
+        0.0, generator.uniform(0, damage.noise), (SIDE, SIDE, 3)
+    )
     return np.clip(np.asarray(image) + noise, 0, 255).astype("uint8")

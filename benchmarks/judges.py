@@ -22,6 +22,7 @@ from scripts.pretrain_tiny import dataset
 
 DIRECTORY = pathlib.Path("build/judges")
 WANTED = 0.97
+JUDGES = ("style", "subject")
 #: Images of each look that the style judge learns from.
 OF_A_LOOK = 1200
 
@@ -94,7 +95,9 @@ def train_style(sd, rows, root, epochs):
     )
     looks = [row["look"] for row in taught] * 2
     judge = _classifiers.Classifier(looks)
-    judge.fit(both, looks, epochs, grey=False)
+    # Colour and shading are all that tells some of them apart.
+    damage = _classifiers.Damage(grey=0.0, soft=0.25, noise=8.0)
+    judge.fit(both, looks, epochs, damage)
     asked = [row for row in rows if is_asked(row)]
     return judge, accuracy(judge, sd, asked, root, "look")
 
@@ -118,6 +121,7 @@ def main(arguments=None) -> None:
     )
     parser.add_argument("--style_epochs", type=int, default=16)
     parser.add_argument("--subject_epochs", type=int, default=45)
+    parser.add_argument("--judges", nargs="+", default=JUDGES, choices=JUDGES)
     options = parser.parse_args(arguments)
     sd = _tiny_images.load(options.model)
     rows = read_rows(options.data)
@@ -125,6 +129,8 @@ def main(arguments=None) -> None:
         ("style", train_style, options.style_epochs),
         ("subject", train_subject, options.subject_epochs),
     ):
+        if name not in options.judges:
+            continue
         judge, notes = train(sd, rows, options.data, epochs)
         judge.save(options.output / name, notes)
         print(f"{name}: {json.dumps(notes, indent=1)}", flush=True)

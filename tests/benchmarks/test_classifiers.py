@@ -37,7 +37,9 @@ def test_moved_images_keep_their_background():
     dark = np.full((64, 64, 3), (30, 60, 50), np.uint8)
     dark[24:40, 24:40] = 255
     moved = _classifiers._moved(
-        np.stack([dark] * 8), np.random.default_rng(0), grey=False
+        np.stack([dark] * 8),
+        np.random.default_rng(0),
+        _classifiers.Damage(grey=0.0),
     )
     assert moved.shape == (8, 64, 64, 3)
     corners = moved[:, :2, :2].mean(axis=(0, 1, 2))
