@@ -94,7 +94,7 @@ def test_steps_and_guidance_default_to_the_models_own(
         trainer.fit(batches, verbose=0, callbacks=[previews])
     found = [(c["num_steps"], c["guidance_scale"]) for _, c in model.calls]
     # 25 steps at most.
-    assert found == [(25, 7.5)] * 2 + [(25, 3.0)] * 2
+    assert found == [(25, 7.5)] * 2 + [(25, 5.0)] * 2
 
 
 def test_the_grid_has_one_row_per_prompt(trainer, batches, tmp_path):

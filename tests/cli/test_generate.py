@@ -265,4 +265,4 @@ def test_other_models_have_steps_and_guidance_of_their_own(
         (call["num_steps"], call["guidance_scale"])
         for _, call in fake_model.calls
     ]
-    assert given == [(25, 3.0), (25, 7.5)]
+    assert given == [(25, 5.0), (25, 7.5)]

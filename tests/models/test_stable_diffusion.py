@@ -155,7 +155,7 @@ def test_steps_and_guidance_default_to_those_of_the_spec(model, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "own", "quick"),
-    [("tiny", (25, 3.0), 25), ("sd1.4", (50, 7.5), 25), ("few", (4, 7.5), 4)],
+    [("tiny", (25, 5.0), 25), ("sd1.4", (50, 7.5), 25), ("few", (4, 7.5), 4)],
 )
 def test_none_is_the_models_own(name, own, quick):
     few = StableDiffusionSpec(name="few", num_steps=4)
