@@ -148,8 +148,11 @@ def test_the_demo_is_the_style_recipe():
     )
     assert (given["model"], given["output_dir"]) == ("tiny", "runs/demo")
     table = (ROOT / given["data"]).read_text()
-    seen = [f'"{prompt}"' in table for prompt in options.preview_prompts]
+    *styled, a, b, c, d = options.preview_prompts
+    seen = [f'"{prompt}"' in table for prompt in styled]
     assert len(seen) == 8 and sum(seen) == 4
+    # What must stay as it was.
+    assert not any("ink" in prompt for prompt in (a, b, c, d))
 
 
 def test_concepts_are_shown_alike():
