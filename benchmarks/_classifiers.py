@@ -185,7 +185,7 @@ def _moved_one(pixels, generator, damage):
         # The background, whatever colour it has.
         fillcolor=tuple(int(value) for value in pixels[2, 2]),
     )
-    if generator.random() < damage.grey:
+    if damage.grey and generator.random() < damage.grey:
         image = image.convert("L").convert("RGB")
     noise = generator.normal(
         0.0, generator.uniform(0, damage.noise), (SIDE, SIDE, 3)

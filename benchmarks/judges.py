@@ -95,9 +95,8 @@ def train_style(sd, rows, root, epochs):
     )
     looks = [row["look"] for row in taught] * 2
     judge = _classifiers.Classifier(looks)
-    # Colour and shading are all that tells some of them apart.
-    damage = _classifiers.Damage(grey=0.0, soft=0.25, noise=8.0)
-    judge.fit(both, looks, epochs, damage)
+    # Some of them differ in colour alone.
+    judge.fit(both, looks, epochs, _classifiers.Damage(grey=0.0))
     asked = [row for row in rows if is_asked(row)]
     return judge, accuracy(judge, sd, asked, root, "look")
 
