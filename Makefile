@@ -72,7 +72,7 @@ build/tiny/ink.jsonl: | install
 	$(BIN)/python -m scripts.pretrain_tiny.pictures
 
 # PRETRAIN_ARGS="--minutes 150" stops in order; the same call goes on.
-pretrain-tiny: install  ## Train "tiny" from nothing, in 9 hours; goes on
+pretrain-tiny: install  ## Train "tiny" from nothing, in 7 hours; goes on
 	$(RESVG)
 	$(BIN)/python -m scripts.pretrain_tiny $(PRETRAIN_ARGS)
 

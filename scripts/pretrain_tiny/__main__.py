@@ -1,7 +1,7 @@
 """Makes the embedded model from nothing, and goes on where it stopped.
 
 `python -m scripts.pretrain_tiny`: data, vocabulary, autoencoder, then text to
-image in two stages. Each stage writes checkpoints; what is done is not done
+image in stages. Each stage writes checkpoints; what is done is not done
 again. `--minutes` ends it in order, and so do INT and TERM; the same call goes
 on. Then come `evaluate.py` and `package.py`.
 """
@@ -35,7 +35,7 @@ def main(arguments=None) -> None:
         default=autoencoder.STEPS,
         help="0 keeps the autoencoder that ships with the package",
     )
-    parser.add_argument("--learning_rate", type=float, help="of both stages")
+    parser.add_argument("--learning_rate", type=float, help="of all stages")
     parser.add_argument("--epochs", type=int, nargs=len(text_to_image.STAGES))
     options = parser.parse_args(arguments)
     end = time.monotonic() + 60 * options.minutes

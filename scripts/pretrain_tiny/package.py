@@ -27,7 +27,6 @@ from scripts.pretrain_tiny import words
 RUNS = pathlib.Path("build/pretrain")
 CARD = "MODEL_CARD.md"
 LIMIT_MIB = 36.0
-JUDGES = ("style", "subject")
 GRIDS = (*evaluate.GRIDS, "reconstructions")
 
 TEMPLATE = """# The embedded model
@@ -141,7 +140,7 @@ def card(sd: Any, directory: pathlib.Path, options: Any) -> str:
         judged_with="{date}, TensorFlow {tensorflow}, Keras {keras}".format(
             **versions
         ),
-        **{name: judged["judges"][name]["real"] for name in JUDGES},
+        **{name: notes["real"] for name, notes in judged["judges"].items()},
         grids="\n".join(f"![{name}]({name}.png)" for name in GRIDS),
     )
 
