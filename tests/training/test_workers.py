@@ -53,6 +53,13 @@ def test_two_workers_train_as_one(alone, both):
     np.testing.assert_allclose(first, one, rtol=0, atol=1e-8)
 
 
+def test_steps_know_how_many_rows_they_have(both):
+    for index in (0, 1):
+        printed = (both / workers.OUTPUT.format(index)).read_text()
+        # Of 8; kernels, such as attention in parts, are chosen by it.
+        assert "traced for 4\n" in printed
+
+
 def test_the_first_worker_alone_writes(alone, both):
     names = {path.name for path in alone.iterdir() if path.suffix != ".npy"}
     found = {path.name for path in both.iterdir() if path.suffix != ".npy"}

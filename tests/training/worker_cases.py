@@ -29,7 +29,18 @@ def trainer(**options):
         model, train=replica_cases.lora(), ema_decay=0.9, **options
     )
     made.compile(replica_cases.sgd())
+    made.train_step = noting_rows(made.train_step)
     return made
+
+
+def noting_rows(train_step):
+    """Returns a step that prints how many rows it is traced for."""
+
+    def step(batch):
+        print("traced for", *{value.shape[0] for value in batch.values()})
+        return train_step(batch)
+
+    return step
 
 
 def part_of(batches, index, count):

@@ -129,9 +129,11 @@ def distributed(dataset: Any, strategy: Any, micro_batches: int = 1) -> Any:
         micro_batches: Integer >= 1, parts of a replica's rows.
 
     Returns:
-        A `tf.distribute.DistributedDataset` of as many batches. They have
-        two keys more: `place (m,)` and `whole (m,)`, int32, each row's place
-        in the whole batch, and how many rows that has.
+        A `tf.distribute.DistributedDataset` of as many batches, for
+        `run_on_each`. They have two keys more: `place` and `whole`, int32,
+        each row's place in the whole batch, and how many rows that has.
+        Tensors are `(1, m, ...)`: of several workers, TensorFlow forgets the
+        size of the first axis, and kernels are chosen by the number of rows.
     """
     if strategy is None:
         return dataset
@@ -140,7 +142,7 @@ def distributed(dataset: Any, strategy: Any, micro_batches: int = 1) -> Any:
         function = functools.partial(
             _rows_of_replicas, context=context, micro_batches=micro_batches
         )
-        rows = dataset.map(function).unbatch()
+        rows = dataset.map(function).unbatch().batch(1)
         # Of steps: each takes one element for each of the replicas.
         return _like(rows.prefetch(_per_worker(context)), dataset)
 
@@ -235,7 +237,7 @@ def run_on_each(step: Callable[[Any], Any], strategy: Any) -> Any:
         return step
 
     def on_one(batch: Any, *own: Any) -> Any:
-        results = step(batch)
+        results = step({name: value[0] for name, value in batch.items()})
         # Copied, to be on this replica's device.
         values = tuple(map(tf.identity, own))
         return (results, *sum_over_replicas(values)) if own else results
