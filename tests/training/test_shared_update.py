@@ -4,7 +4,6 @@ import pytest
 import tensorflow as tf
 
 from keras_sdft.training import AdamW
-from keras_sdft.training.tensorflow.shared_update import shared_zeros
 
 SHAPES = [(3, 4), (5,), (3, 4), (5,), (3, 4)]
 
@@ -75,20 +74,6 @@ def test_what_does_not_decay_keeps_its_weight():
     )
     step()
     assert [float(v[0]) for v in variables] == pytest.approx([0.95, 1.0])
-
-
-def test_variables_that_begin_together_part_when_written_to():
-    with shared_zeros() as zeros:
-        first, second = (
-            keras.Variable(zeros, shape=(3,), dtype="float32") for _ in "12"
-        )
-        assert zeros((3,), "float32") is zeros((3,), "float32")
-    first.value.assign_add([1.0, 1.0, 1.0])
-    tf.raw_ops.ResourceApplyGradientDescent(
-        var=first.value.handle, alpha=1.0, delta=tf.ones((3,))
-    )
-    np.testing.assert_array_equal(second, np.zeros(3))
-    np.testing.assert_array_equal(first, np.zeros(3))
 
 
 def test_names_in_keras_stay():

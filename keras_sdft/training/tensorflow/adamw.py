@@ -26,23 +26,8 @@ class AdamW(BaseAdamW):
 
     def build(self, variables: Any) -> None:
         """Makes the moments."""
-        with (
-            shared_update.shared_zeros() as self._first_moments,
-            shared_update.nameless_variables(),
-        ):
+        with shared_update.nameless_variables():
             super().build(variables)
-
-    def add_variable_from_reference(
-        self,
-        reference_variable: Any,
-        name: str | None = None,
-        initializer: Any = "zeros",
-    ) -> Any:
-        if initializer == "zeros":
-            initializer = self._first_moments
-        return super().add_variable_from_reference(
-            reference_variable, name=name, initializer=initializer
-        )
 
     def apply_gradients_at_once(self, gradients: Any, variables: Any) -> bool:
         if not self._updates_by_function():

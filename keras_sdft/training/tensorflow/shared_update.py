@@ -5,9 +5,7 @@ graph, and a network has hundreds of variables. Must not know optimizers'
 settings: it gets numbers.
 """
 
-import contextlib
 from collections.abc import Callable
-from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -85,28 +83,6 @@ class SharedUpdate:
             tf.TensorSpec(None, gradient_dtype),
             *[tf.TensorSpec((), tf.float32)] * len(self.names),
         )
-
-
-@contextlib.contextmanager
-def shared_zeros() -> Iterator[Callable[..., Any]]:
-    """Context manager of an initializer that makes zeros once for each shape.
-
-    Variables share their initial value until they are written to; at the
-    end only they hold it.
-    """
-    made: dict[Any, Any] = {}
-
-    def zeros(shape: Any, dtype: Any = None) -> Any:
-        kind = (tuple(shape), dtype)
-        if kind not in made:
-            with tf.init_scope():
-                made[kind] = tf.zeros(shape, dtype)
-        return made[kind]
-
-    try:
-        yield zeros
-    finally:
-        made.clear()
 
 
 def nameless_variables() -> Any:
