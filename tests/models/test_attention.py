@@ -42,6 +42,55 @@ def test_parts_equal_the_reference(given, monkeypatch, at_once, graph):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def limits(request, monkeypatch):
+    """Small limits, of a CPU's kind or of a GPU's."""
+    monkeypatch.setattr(gate, "on_cpu", lambda: request.param == "cpu")
+    for name in ("SCORES_ON_CPU", "SCORES_ELSEWHERE"):
+        monkeypatch.setattr(gate, name, 4 * 24 * 24)
+    for name in ("PART_ON_CPU", "PART_ELSEWHERE"):
+        monkeypatch.setattr(gate, name, 4 * 12 * 24)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "rows"),
+    [(1, 24), (4, 6), (6, 24), (5, 24), (6, 12), (4, 12), (3, 48), (2, 23)],
+)
+def test_parts_of_sizes_that_a_graph_leaves_open(limits, sequences, rows):
+    generator = np.random.default_rng(0)
+    shapes = [(rows, 4), (4, 24), (24, 4), (rows, 4)]
+    given = [
+        tf.constant(generator.normal(size=(sequences, *shape)), "float32")
+        for shape in shapes
+    ]
+    spec = [
+        tf.TensorSpec([None, None, 4]),
+        tf.TensorSpec([None, 4, None]),
+        *[tf.TensorSpec([None, None, 4])] * 2,
+    ]
+    found = tf.function(value_and_gradients, input_signature=spec)(*given)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "scores_at_once", lambda *sizes: None)
+        expected = value_and_gradients(*given)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "at_once"),
+    [
+        ((8, 64 * 64, 64 * 64), (1, 512)),
+        ((8, 96 * 96, 96 * 96), (1, 144)),
+        ((32, 32 * 32, 32 * 32), (1, 1024)),
+        ((8, 32 * 32, 32 * 32), (8, 32 * 32)),
+        ((8, 64 * 64, 77), (8, 64 * 64)),
+    ],
+)
+def test_parts_in_a_graph_are_as_large(sizes, at_once):
+    found = gate.scores_at_once_in_graph(*map(tf.constant, sizes))
+    assert tuple(map(int, found)) == at_once
+
+
 def test_parts_lose_no_more_digits_in_bfloat16(monkeypatch):
     generator = np.random.default_rng(0)
     shapes = [(2, 64, 8), (2, 8, 64), (2, 64, 8), (2, 64, 8)]
@@ -68,7 +117,6 @@ def test_only_many_scores_are_computed_in_parts():
     assert gate.scores_at_once(8, 96 * 96, 96 * 96) == (1, 192)
     # The text is short.
     assert gate.scores_at_once(8, 32 * 32, 77) is None
-    assert gate.scores_at_once(None, 64 * 64, 64 * 64) is None
 
 
 def test_other_devices_take_whole_sequences(gpu):

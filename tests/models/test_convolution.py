@@ -1,6 +1,5 @@
 """The definition of a convolution here is TensorFlow's, in float64."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,7 +16,7 @@ def draw(*shape, seed):
 
 
 def value_and_gradients(function, images, kernel, weights):
-    images, kernel = tf.constant(images), tf.constant(kernel)
+    images, kernel = map(tf.convert_to_tensor, (images, kernel))
     with tf.GradientTape() as tape:
         tape.watch([images, kernel])
         y = function(images, kernel)
@@ -74,12 +73,45 @@ def test_equals_its_definition(
         assert relative_error(a, b) < 1e-6
 
 
+# Few places, one image, several, and more neighbours than fit.
+@pytest.mark.parametrize(
+    "batch_size, most_places, fit",
+    [(2, 99, 99), (1, 9, 99), (2, 9, 99), (1, 9, 9)],
+)
+@pytest.mark.parametrize("size", [1, 3])
+def test_sizes_that_a_graph_leaves_open(
+    products, monkeypatch, batch_size, most_places, fit, size
+):
+    monkeypatch.setattr(gate, "FEW_PLACES", most_places)
+    most = fit * 4 * 6 * size * size
+    monkeypatch.setattr(gate, "LARGE_NEIGHBOURHOODS", most)
+    images = draw(batch_size, 5, 7, 6, seed=0)
+    kernel = draw(size, size, 6, 4, seed=1)
+    weights = draw(batch_size, 5, 7, 4, seed=2)
+    spec = [
+        tf.TensorSpec((batch_size, None, None, 6)),
+        tf.TensorSpec(kernel.shape),
+        tf.TensorSpec((batch_size, None, None, 4)),
+    ]
+    graph = tf.function(
+        lambda *given: value_and_gradients(convolve, *given),
+        input_signature=spec,
+    )
+    found = graph(images, kernel, weights)
+    exact = value_and_gradients(
+        definition,
+        images.astype("float64"),
+        kernel.astype("float64"),
+        weights,
+    )
+    assert len(products) == 2
+    for a, b in zip(found, exact, strict=True):
+        assert relative_error(a, b) < 1e-6
+
+
 def test_other_cases_are_tensorflows(products, monkeypatch):
     images, kernel = draw(1, 5, 7, 6, seed=0), draw(3, 3, 6, 4, seed=1)
     convolve(tf.constant(images, "float16"), tf.constant(kernel, "float16"))
-    any_size = tf.TensorSpec((None, None, None, 6))
-    tf.function(convolve).get_concrete_function(any_size, kernel)
-    assert convolve(keras.Input((None, None, 6)), kernel).shape[-1] == 4
     monkeypatch.setattr(gate, "LARGE_NEIGHBOURHOODS", 4 * 5 * 7 * 6 * 9 - 1)
     convolve(tf.constant(images), kernel)
     devices = [tf.config.LogicalDevice("/TPU:0", "TPU")]

@@ -14,7 +14,7 @@ def taken():
     kernel = types.SimpleNamespace(shape=(3, 3, 640, 640))
     return {
         "attention": gate.scores_at_once(8, 64 * 64, 64 * 64) is not None,
-        "convolution": gate.convolves_by_products(images, kernel),
+        "convolution": gate.convolves_by_products(images, kernel) is not None,
         "graph": gate.skips_graph_passes(2**20),
     }
 

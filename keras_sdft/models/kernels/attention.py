@@ -74,7 +74,12 @@ def attend_sequences(query: Any, key: Any, value: Any) -> Any:
     Returns:
         Tensor `(N, S, D)`.
     """
-    at_once = gate.scores_at_once(query.shape[0], query.shape[1], key.shape[2])
+    sizes = (query.shape[0], query.shape[1], key.shape[2])
+    if None in sizes:
+        (sequences, rows, _), columns = ops.shape(query), ops.shape(key)[2]
+        at_once = gate.scores_at_once_in_graph(sequences, rows, columns)
+        return _in_parts(query, key, value, *at_once)
+    at_once = gate.scores_at_once(*sizes)
     if at_once is None:
         return reference(query, key, value)
     return _in_parts(query, key, value, *at_once)
@@ -89,26 +94,26 @@ def _weights(query: Any, key: Any) -> Any:
     return ops.softmax(ops.matmul(query, key), axis=-1)
 
 
-def _in_parts(query: Any, key: Any, value: Any, group: int, part: int) -> Any:
+def _in_parts(query: Any, key: Any, value: Any, group: Any, part: Any) -> Any:
     """Computes `part` rows of `group` sequences at once."""
-    sequences, rows, depth = query.shape
+    sequences, rows, depth = ops.shape(query)
     parts = rows // part
     index = ops.repeat(ops.arange(sequences // group), parts)
 
     def split(x: Any) -> Any:
-        shape = (part, x.shape[-1])
-        return ops.reshape(
-            x, (-1, *shape) if group == 1 else (-1, group, *shape)
-        )
+        return grouped(ops.reshape(x, (-1, part, x.shape[-1])))
 
     def grouped(x: Any) -> Any:
-        return x if group == 1 else ops.reshape(x, (-1, group, *x.shape[1:]))
+        if isinstance(group, int) and group == 1:
+            return x
+        return ops.reshape(x, (-1, group, *ops.shape(x)[1:]))
 
     def join(x: Any) -> Any:
         return ops.reshape(x, (sequences, rows, depth))
 
     def summed(x: Any, like: Any) -> Any:
-        return ops.sum(ops.reshape(x, (-1, parts, *like.shape[1:])), axis=1)
+        shape = (-1, parts, *ops.shape(like)[1:])
+        return ops.sum(ops.reshape(x, shape), axis=1)
 
     @ops.custom_gradient
     def attended(query: Any, key: Any, value: Any) -> Any:

@@ -5,7 +5,7 @@ their own in each call, and its gradient back again. Where there are
 millions of weights and few places, as in the lower half of Stable
 Diffusion's network, that takes three to six times as long as the arithmetic.
 A product of the places' neighbourhoods and the weights takes them as they
-are. Written in `keras.ops`; must not know layers.
+are. Must not know layers.
 
 References:
     Chellapilla et al., High Performance Convolutional Neural Networks for
@@ -13,6 +13,7 @@ References:
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from keras import ops
@@ -30,26 +31,22 @@ def convolve(images: Any, kernel: Any) -> Any:
     Returns:
         Float tensor `(B, H, W, D)`.
     """
-    if not gate.convolves_by_products(images, kernel):
+    by_products = gate.convolves_by_products(images, kernel)
+    if by_products is None:
         return reference(images, kernel)
-    batch, height, width, _ = images.shape
-    few = batch * height * width <= gate.FEW_PLACES
+    forwards, to_inputs, to_kernel = by_products
 
     @ops.custom_gradient
     def convolved(x: Any, kernel: Any) -> Any:
-        # A single large image is what TensorFlow's forward kernel is slow at.
-        if few or batch == 1:
-            y = _product(x, kernel)
-        else:
-            y = reference(x, kernel)
+        y = _either(forwards, _product, reference)(x, kernel)
 
         def gradient(*upstream: Any) -> tuple[Any, Any]:
-            (dy,) = upstream
-            if few:
-                dx = _product_to_inputs(dy, kernel)
-            else:
-                dx = ops.conv_transpose(dy, kernel, padding="same")
-            return dx, _product_to_kernel(x, dy, kernel)
+            given = (x, kernel, *upstream)
+            inputs = _either(to_inputs, _product_to_inputs, _to_inputs)
+            return (
+                inputs(*given),
+                _either(to_kernel, _product_to_kernel, _to_kernel)(*given),
+            )
 
         return y, gradient
 
@@ -57,20 +54,51 @@ def convolve(images: Any, kernel: Any) -> Any:
     return convolved(images, ops.cast(kernel, "float32"))
 
 
+def _either(
+    condition: Any, first: Callable[..., Any], second: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Returns one of two functions; that of a tensor calls one when it runs."""
+    if isinstance(condition, bool):
+        return first if condition else second
+    return lambda *given: ops.cond(
+        condition, lambda: first(*given), lambda: second(*given)
+    )
+
+
 def reference(images: Any, kernel: Any) -> Any:
     """Computes what `convolve` does, with the backend's own convolution."""
     return ops.conv(images, kernel, padding="same")
 
 
+def _to_inputs(x: Any, kernel: Any, dy: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.nn.conv2d_transpose(dy, kernel, ops.shape(x), strides=1)
+
+
+def _to_kernel(x: Any, kernel: Any, dy: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.raw_ops.Conv2DBackpropFilter(
+        input=x,
+        filter_sizes=kernel.shape,
+        out_backprop=dy,
+        strides=[1] * 4,
+        padding="SAME",
+    )
+
+
 def _product(x: Any, kernel: Any) -> Any:
     rows = ops.matmul(_neighbourhoods(x, kernel.shape[0]), _matrix(kernel))
-    return ops.reshape(rows, (*x.shape[:3], kernel.shape[3]))
+    return ops.reshape(rows, (*ops.shape(x)[:3], kernel.shape[3]))
 
 
-def _product_to_inputs(dy: Any, kernel: Any) -> Any:
+def _product_to_inputs(x: Any, kernel: Any, dy: Any) -> Any:
     """Returns the inputs' gradient, from that of the outputs."""
+    sizes = ops.shape(dy)[:3]
+    depth = kernel.shape[0] * kernel.shape[1] * kernel.shape[2]
     x = ops.matmul(_rows(dy), ops.transpose(_matrix(kernel)))
-    x = ops.reshape(x, (*dy.shape[:3], -1))
+    x = ops.reshape(x, (*sizes, depth))
     size = kernel.shape[0]
     for axis in (1, 2):
         shifted = [
@@ -78,11 +106,11 @@ def _product_to_inputs(dy: Any, kernel: Any) -> Any:
             for tap, part in enumerate(ops.split(x, size, axis=-1))
         ]
         total = functools.reduce(ops.add, shifted)
-        x = _cut(total, axis, size // 2, dy.shape[axis])
+        x = _cut(total, axis, size // 2, sizes[axis])
     return x
 
 
-def _product_to_kernel(x: Any, dy: Any, kernel: Any) -> Any:
+def _product_to_kernel(x: Any, kernel: Any, dy: Any) -> Any:
     """Returns the kernel's gradient, from that of the outputs."""
     neighbours = _neighbourhoods(x, kernel.shape[0])
     products = ops.matmul(ops.transpose(neighbours), _rows(dy))
@@ -93,7 +121,7 @@ def _neighbourhoods(x: Any, size: int) -> Any:
     """Returns a row `(size * size * C,)` for each of `(B, H, W)`."""
     margin = size // 2
     for axis in (2, 1):
-        length = x.shape[axis]
+        length = ops.shape(x)[axis]
         padded = ops.pad(x, _around(axis, margin, margin))
         taps = [_cut(padded, axis, tap, length) for tap in range(size)]
         x = ops.concatenate(taps, axis=-1)
@@ -114,7 +142,7 @@ def _around(axis: int, before: int, after: int) -> list[tuple[int, int]]:
     return widths
 
 
-def _cut(x: Any, axis: int, first: int, length: int) -> Any:
+def _cut(x: Any, axis: int, first: int, length: Any) -> Any:
     if axis == 1:
         return x[:, first : first + length]
     return x[:, :, first : first + length]

@@ -7,11 +7,11 @@ path works.
 
 import contextlib
 import contextvars
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_sdft import devices
 
@@ -88,19 +88,48 @@ def skips_graph_passes(weights: int) -> bool:
     return weights < MANY_WEIGHTS and on_cpu()
 
 
-def convolves_by_products(images: Any, kernel: Any) -> bool:
-    """Returns whether a convolution is computed as products of matrices.
+def convolves_by_products(
+    images: Any, kernel: Any
+) -> tuple[Any, Any, Any] | None:
+    """Returns where a convolution is computed as products of matrices.
 
     Args:
         images: Tensor `(B, H, W, C)`.
         kernel: Tensor `(K, K, C, D)`.
+
+    Returns:
+        Three booleans, whether it is forwards, to the inputs' gradient and to
+        the kernel's: scalar tensors where a graph leaves a size open, as that
+        of images in buckets. `None` for nowhere.
     """
     if keras.backend.backend() != "tensorflow" or images.dtype != "float32":
-        return False
-    if None in tuple(images.shape) or min(kernel.shape[2:]) <= NARROW_CHANNELS:
-        return False
-    neighbours = math.prod(images.shape) * math.prod(kernel.shape[:2])
-    return 4 * neighbours <= LARGE_NEIGHBOURHOODS and on_cpu()
+        return None
+    if min(kernel.shape[2:]) <= NARROW_CHANNELS or not on_cpu():
+        return None
+    if None in tuple(images.shape):
+        return _products(ops.shape(images), kernel.shape[0], _in_graph)
+    found = _products(images.shape, kernel.shape[0], _in_python)
+    return found if found[2] else None
+
+
+def _products(
+    shape: tuple[Any, ...], size: int, combined: Any
+) -> tuple[Any, Any, Any]:
+    batch, height, width, channels = shape
+    places = batch * height * width
+    few = places <= FEW_PLACES
+    # By bytes of a place, as the product of all exceeds an int32.
+    fits = places <= LARGE_NEIGHBOURHOODS // (4 * channels * size * size)
+    # A single large image is what TensorFlow's forward kernel is slow at.
+    return combined(few, batch == 1, fits), few, fits
+
+
+def _in_python(few: bool, one: bool, fits: bool) -> bool:
+    return (few or one) and fits
+
+
+def _in_graph(few: Any, one: Any, fits: Any) -> Any:
+    return ops.logical_and(ops.logical_or(few, one), fits)
 
 
 def attends_by_cudnn(
@@ -166,21 +195,19 @@ def cudnn_attends(
 
 
 def scores_at_once(
-    sequences: int | None, rows: int | None, columns: int | None
+    sequences: int, rows: int, columns: int
 ) -> tuple[int, int] | None:
     """Returns how much of an attention's scores is computed at once.
 
     Args:
-        sequences: Integer, batch times heads, or `None` if unknown.
-        rows: Integer, queries of a sequence, or `None`.
-        columns: Integer, keys of a sequence, or `None`.
+        sequences: Integer, batch times heads.
+        rows: Integer, queries of a sequence.
+        columns: Integer, keys of a sequence.
 
     Returns:
         Pair of a divisor of `sequences` and one of `rows`; `None` for all
-        scores, if they are few or how many is not known.
+        scores, if they are few.
     """
-    if sequences is None or rows is None or columns is None:
-        return None
     cpu = on_cpu()
     sequence = 4 * rows * columns
     if sequences * sequence <= (SCORES_ON_CPU if cpu else SCORES_ELSEWHERE):
@@ -189,6 +216,44 @@ def scores_at_once(
     if sequence > part or cpu:
         return 1, _largest_divisor(rows, part / (4 * columns))
     return _largest_divisor(sequences, part / sequence), rows
+
+
+def scores_at_once_in_graph(
+    sequences: Any, rows: Any, columns: Any
+) -> tuple[Any, Any]:
+    """Computes what `scores_at_once` does of sizes that a graph leaves open.
+
+    So are those of a batch from one of several buckets. Divisors are powers
+    of two here, which a graph finds without a search.
+
+    Args:
+        sequences: Integer or int32 scalar, batch times heads.
+        rows: Likewise, queries of a sequence.
+        columns: Likewise, keys of a sequence.
+
+    Returns:
+        Pair of int32 scalars, as those of `scores_at_once`; both sizes
+        themselves where the scores are few.
+    """
+    cpu = on_cpu()
+    part = PART_ON_CPU if cpu else PART_ELSEWHERE
+    # In float32: the products exceed an int32.
+    sequence = 4.0 * ops.cast(rows, "float32") * ops.cast(columns, "float32")
+    scores = sequence * ops.cast(sequences, "float32")
+    few = scores <= (SCORES_ON_CPU if cpu else SCORES_ELSEWHERE)
+    group = 1
+    if not cpu:
+        several = sequences // _dividing_power(sequences, scores / part)
+        group = ops.where(sequence > part, 1, several)
+    rows_at_once = rows // _dividing_power(rows, sequence / part)
+    return ops.where(few, sequences, group), ops.where(few, rows, rows_at_once)
+
+
+def _dividing_power(number: Any, parts: Any) -> Any:
+    """Returns a power of two that divides `number`, from `parts` on if any."""
+    exponent = ops.ceil(ops.log2(ops.maximum(parts, 1.0)))
+    largest = ops.bitwise_and(number, -number)
+    return ops.minimum(ops.cast(2.0**exponent, "int32"), largest)
 
 
 def _largest_divisor(number: int, limit: float) -> int:
