@@ -41,6 +41,7 @@ class Case:
         limit: Seconds that a process of either side may take.
         memory: GB that must be free.
         alone: Boolean, whether the figure is ours only.
+        bfloat16: Boolean, whether the processor must have instructions for it.
     """
 
     number: int
@@ -58,6 +59,7 @@ class Case:
     limit: int = 3600
     memory: float = 6.0
     alone: bool = False
+    bfloat16: bool = False
 
 
 # === Figures ===
@@ -170,6 +172,43 @@ def _training_cases():
                 full=full,
                 memory=19.0 if full else 6.0,
             )
+
+
+def _variant_cases():
+    """The same steps in bfloat16, and with sizes that a graph leaves open."""
+    buckets = "images of several sizes"
+    for size in ("mid", "full-256", "full-512"):
+        full = size.startswith("full")
+        common = {"full": full, "memory": 19.0 if full else 6.0}
+        yield Case(
+            2 if full else 1,
+            f"step-{size}-bfloat16",
+            f"training step, {TITLES[size]}, mixed bfloat16",
+            TRAIN[size] | {"dtype": "mixed_bfloat16"},
+            step_seconds,
+            bfloat16=True,
+            **common,
+        )
+        if size == "full-512":
+            continue
+        job = TRAIN[size] | {"buckets": True}
+        yield Case(
+            2 if full else 1,
+            f"step-{size}-buckets",
+            f"training step, {TITLES[size]}, {buckets}",
+            job,
+            step_seconds,
+            **common,
+        )
+        yield Case(
+            4,
+            f"memory-{size}-buckets",
+            f"peak memory, {TITLES[size]}, {buckets}",
+            job,
+            peak_gb,
+            "GB",
+            **common,
+        )
 
 
 LORA = {"lora": 16}
@@ -317,22 +356,29 @@ def _input_cases():
 
 
 def _image_cases():
-    for size, title in (("mid", "mid size"), ("full", "full size")):
+    sizes = (
+        ("mid", "mid", 256, "mid size"),
+        ("full", "full", 256, "full size"),
+        ("full-512", "full", 512, "full size"),
+    )
+    for name, size, pixels, title in sizes:
+        full = size == "full"
         yield Case(
             7,
-            f"image-{size}",
-            f"an image of 256x256, 25 DDIM steps with guidance, {title}",
+            f"image-{name}",
+            f"an image of {pixels}x{pixels}, 25 DDIM steps with guidance, "
+            f"{title}",
             {
                 "command": "generate",
                 "size": size,
-                "pixels": 256,
-                "steps": 3 if size == "mid" else 1,
+                "pixels": pixels,
+                "steps": 1 if full else 3,
                 "warmup": 1,
             },
             step_seconds,
-            peers=OTHERS,
-            full=size == "full",
-            memory=12.0 if size == "full" else 6.0,
+            peers=DIFFUSERS if pixels == 512 else OTHERS,
+            full=full,
+            memory=12.0 if full else 6.0,
         )
 
 
@@ -340,6 +386,7 @@ CASES = {
     case.name: case
     for cases in (
         _training_cases(),
+        _variant_cases(),
         _recipe_cases(),
         _input_cases(),
         _image_cases(),

@@ -30,6 +30,8 @@ def train(job, ready=None):
     from keras_sdft import devices
 
     batches = tf.data.Dataset.from_tensors(ready_batch(job))
+    if job.get("buckets"):
+        batches = batches.map(of_several_sizes)
     fit(trainer, batches.repeat(clock.count), clock)
     return clock.result(
         batch=job["batch"], device_peak=max(devices.peak_memory(), default=None)
@@ -173,6 +175,17 @@ def make_trainer(job):
     trainer = keras_sdft.Trainer(make_model(job), train=lora)
     trainer.compile(keras_sdft.training.AdamW(LORA_LEARNING_RATE))
     return trainer
+
+
+def of_several_sizes(batch):
+    """Returns the batch as a bucket's, whose height and width a graph lacks."""
+    import tensorflow as tf
+
+    found = batch["moments"]
+    moments = tf.numpy_function(lambda values: values, [found], found.dtype)
+    rows, _, _, channels = found.shape
+    moments = tf.ensure_shape(moments, (rows, None, None, channels))
+    return {**batch, "moments": moments}
 
 
 def fit(trainer, batches, clock):

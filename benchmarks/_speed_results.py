@@ -73,6 +73,11 @@ def processor(cpuinfo):
     return ", ".join([name, *widest[-1:]])
 
 
+def multiplies_bfloat16(cpuinfo):
+    """Returns whether a processor has instructions for products of bfloat16."""
+    return bool(re.search(r"\b(avx512_bf16|amx_bf16)\b", cpuinfo))
+
+
 # === Table ===
 
 

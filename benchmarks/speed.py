@@ -293,6 +293,11 @@ def run(cases, jobs, repeats, peers, save, fewer=None):
         if free_gb() < case.memory:
             notes[f"{case.name}: needs {case.memory:.0f} GB of free memory"] = 1
             continue
+        if case.bfloat16 and not _speed_results.multiplies_bfloat16(
+            Path("/proc/cpuinfo").read_text()
+        ):
+            notes[f"{case.name}: needs instructions for bfloat16"] = 1
+            continue
         start = time.monotonic()
         found, failures = measure(case, jobs, repeats, peers, fewer)
         minutes = (time.monotonic() - start) / 60

@@ -28,7 +28,12 @@ FRONT = {
     "step-mid": "Training step, middle size, batch 4",
     "step-full-256": "Training step, SD 1.5's size, 256×256",
     "step-full-512": "The same, 512×512, rematerialised",
-    "step-lora-full-512": "LoRA step, rank 16, the same, against peft",
+    "step-mid-buckets": "Middle size, images of several sizes",
+    "step-full-256-buckets": "SD 1.5's size, 256×256, images of several sizes",
+    "step-mid-bfloat16": "Middle size, mixed bfloat16",
+    "step-full-512-bfloat16": "SD 1.5's size, 512×512, mixed bfloat16",
+    "step-lora-full-512": "LoRA step, rank 16, SD 1.5's size, 512×512, "
+    "against peft",
     "step-lora-full-512-int8": "The same, frozen weights int8 (peft's float32)",
     "first-tiny": "Process start to the end of the first step, tiny",
     "first-mid": "The same, middle size",
@@ -48,6 +53,7 @@ FRONT = {
     "start-memory-1000000": "A million examples, memory",
     "image-mid": "Generating an image, middle size",
     "image-full": "The same, SD 1.5's size",
+    "image-full-512": "The same, SD 1.5's size, 512×512",
 }
 # Figures of a GPU's case: title, unit, factor of what was written, and which of
 # two is better.

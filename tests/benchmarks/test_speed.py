@@ -332,6 +332,19 @@ def test_unknown_cases_are_refused():
         _speed_cases.select(["1", "step-middle"], full=False)
 
 
+def test_bfloat16_is_measured_where_there_are_instructions(capsys):
+    flags = "flags\t\t: fpu {} avx512_bitalg\n"
+    for flag, there in (("avx512_bf16", 1), ("amx_bf16", 1), ("avx_vnni", 0)):
+        found = _speed_results.multiplies_bfloat16(flags.format(flag))
+        assert found == bool(there)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_speed_results, "multiplies_bfloat16", lambda _: False)
+        case = _speed_cases.CASES["step-mid-bfloat16"]
+        # Without jobs: none may be asked for.
+        assert speed.run([case], None, 1, [], None) == 0
+    assert "step-mid-bfloat16: needs instr" in capsys.readouterr().err
+
+
 def test_jobs_are_shared_between_figures():
     cases = _speed_cases.CASES
     assert cases["step-mid"].job == cases["memory-mid"].job
