@@ -1,9 +1,11 @@
-"""How much of the machine's memory this process may take.
+"""The machine's memory: how much there is for this process, and how it is kept.
 
 Within the limits of control groups, as containers have. Imports nothing of
 this library; every package may import it.
 """
 
+import ctypes
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,36 @@ _GROUP_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+
+
+# Parameters of glibc's `mallopt`: from which size on a buffer is mapped by
+# itself, and how much may be free at the heap's end before it is given back.
+# The values are those that glibc comes to when large buffers are freed.
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+_KEPT = {_MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20}
+_BY_USER = (
+    "GLIBC_TUNABLES",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+)
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep freed memory for what is allocated next.
+
+    It does so by itself, until TensorFlow switches that off where a dataset
+    is made of a Python generator, as several devices' are: from then on each
+    temporary buffer of a kernel is new memory of the operating system. Does
+    nothing where the user has set one of the parameters, or without glibc.
+    """
+    if any(name in os.environ for name in _BY_USER):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    for parameter, value in _KEPT.items():
+        mallopt(parameter, value)
 
 
 def available_on_host(root: Path = Path("/")) -> int | None:

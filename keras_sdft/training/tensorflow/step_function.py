@@ -19,6 +19,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sdft import collector
+from keras_sdft import host_memory
 from keras_sdft import keras_internals
 from keras_sdft.models.kernels import gate
 from keras_sdft.training.tensorflow import replicas
@@ -57,11 +58,17 @@ def step_function(
     """
     on_batches = _eagerly if model.run_eagerly else _in_graphs
     function = on_batches(model, step)
+    latest = None
 
     def counted(iterator: Any) -> Any:
+        nonlocal latest
         several = model.steps_per_execution
         most = model.progress.next_batches(several) if trains else several
         results, ran = function(iterator, most)
+        if latest != id(iterator):
+            # Its dataset may be of a Python generator.
+            host_memory.keep_freed_memory()
+            latest = id(iterator)
         if int(ran) == 0:
             raise StopIteration
         if trains:
