@@ -329,10 +329,10 @@ def parse(arguments=None):
     )
     parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument(
-        "--keras_cv_repeats",
+        "--slow_repeats",
         type=positive,
         default=1,
-        help="fewer of these: KerasCV takes minutes to begin",
+        help="fewer for KerasCV and JAX, which take long to begin",
     )
     parser.add_argument("--steps", type=positive, help="of every job")
     parser.add_argument(
@@ -399,7 +399,8 @@ def main(arguments=None):
         if not given.quick:
             _speed_results.save(given.results, rows)
 
-    fewer = dict.fromkeys(_speed_cases.KERAS_CV, given.keras_cv_repeats)
+    slow = (*_speed_cases.KERAS_CV, *_speed_cases.JAX)
+    fewer = dict.fromkeys(slow, given.slow_repeats)
     failed = run(given.chosen, jobs, given.repeats, given.peers, save, fewer)
     return 1 if failed else 0
 

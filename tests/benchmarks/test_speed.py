@@ -577,7 +577,7 @@ def test_what_a_side_cannot_do_yet_is_a_result(tmp_path, monkeypatch):
 def test_the_defaults_are_those_of_make_bench():
     given = speed.parse([])
     assert given.repeats == 3 and given.steps is None
-    assert given.keras_cv_repeats == 1
+    assert given.slow_repeats == 1
     assert not any(case.full for case in given.chosen)
     assert "diffusers, compiled" not in given.peers
     assert "diffusers, compiled" in speed.parse(["--compile"]).peers
