@@ -19,8 +19,20 @@ RESULTS = ROOT / "benchmarks" / "results.json"
 BEGIN = "<!-- begin of what `make tables` writes -->\n"
 END = "<!-- end of what `make tables` writes -->\n"
 GPU_RESULTS = ROOT / "benchmarks" / "gpu_results.json"
-GPU_BEGIN = "<!-- begin of what `make tables` writes about GPUs -->\n"
-GPU_END = "<!-- end of what `make tables` writes about GPUs -->\n"
+
+
+def marks(what):
+    """Returns the lines around the tables about a matter."""
+    ends = ("begin", "end")
+    return {
+        end: f"<!-- {end} of what `make tables` writes about {what} -->\n"
+        for end in ends
+    }
+
+
+GPUS = marks("GPUs")
+JAX = marks("JAX")
+PROCESSES = marks("processes")
 
 # Cases of the front page, and what they are called there.
 FRONT = {
@@ -55,6 +67,12 @@ FRONT = {
     "image-full": "The same, SD 1.5's size",
     "image-full-512": "The same, SD 1.5's size, 512×512",
 }
+# Models that two processes train, and what they are called.
+PROCESS_SIZES = {
+    "tiny": "`tiny`, all weights",
+    "mid": "middle size, all weights",
+    "lora-mid": "middle size, LoRA of rank 16",
+}
 # Figures of a GPU's case: title, unit, factor of what was written, and which of
 # two is better.
 GPU_FIGURES = {
@@ -80,12 +98,13 @@ def documents(rows, gpus):
     speed = ROOT / "docs" / "speed.md"
     notes = ROOT / "benchmarks" / "NOTES.md"
     devices = ROOT / "docs" / "devices.md"
-    gpu = {"begin": GPU_BEGIN, "end": GPU_END}
     front = replaced(speed, front_table(rows))
+    front = replaced(speed, jax_tables(rows), **JAX, text=front)
+    shared = replaced(devices, process_tables(rows), **PROCESSES)
     return {
-        speed: replaced(speed, gpu_speed(gpus), **gpu, text=front),
+        speed: replaced(speed, gpu_speed(gpus), **GPUS, text=front),
         notes: replaced(notes, whole_tables(rows)),
-        devices: replaced(devices, gpu_equalities(gpus), **gpu),
+        devices: replaced(devices, gpu_equalities(gpus), **GPUS, text=shared),
     }
 
 
@@ -154,6 +173,71 @@ def front_cells(case, rows):
         pick = min if others[0]["better"] == "higher" else max
         cells[1] = number(pick(row["ratio"] for row in others))
     return cells
+
+
+def jax_tables(rows):
+    """Returns what our step takes in TensorFlow and in JAX, by processor."""
+    first, again = _speed_cases.JAX
+    heads = ["", "unit", "TensorFlow", "JAX", "JAX, started again"]
+    parts = []
+    for name, found in _speed_results.by_processor(rows).items():
+        cases = by_case(found)
+        lines = [
+            [title, sides[first]["unit"], *ours_and_peers(sides, first, again)]
+            for case, title in FRONT.items()
+            if first in (sides := cases.get(case, {})) and again in sides
+        ]
+        if lines:
+            used = [row for row in found if row["against"] in (first, again)]
+            lines = [heads, ["---"] * len(heads), *lines]
+            parts += [joined(lines), f"{name}: {origin(used)}"]
+    return "\n\n".join(parts)
+
+
+def process_tables(rows):
+    """Returns what two processes do together and apart, by processor."""
+    heads = ["images/s", "one process", "two together", "two apart"]
+    heads += ["together / one", "apart / one", "together / apart"]
+    number, parts = _speed_results.number, []
+    for name, found in _speed_results.by_processor(rows).items():
+        cases = by_case(found)
+        lines = [heads, ["---"] * len(heads)]
+        for size, title in PROCESS_SIZES.items():
+            both = [cases.get(f"{kind}-{size}") for kind in ("scale", "apart")]
+            if not all(both):
+                continue
+            scale, apart = (sides[_speed_cases.ONE_PROCESS] for sides in both)
+            figures = (
+                scale["peer"],
+                scale["ours"],
+                apart["ours"],
+                scale["ratio"],
+                apart["ratio"],
+                scale["ratio"] / apart["ratio"],
+            )
+            lines.append([title, *map(number, figures)])
+        if len(lines) > 2:
+            used = [
+                r for r in found if r["against"] == _speed_cases.ONE_PROCESS
+            ]
+            parts += [joined(lines), f"{name}: {origin(used)}"]
+    return "\n\n".join(parts)
+
+
+def by_case(rows):
+    """Returns rows with a ratio by the name of the case, and by the peer."""
+    titles = {f"{c.number} {c.title}": n for n, c in _speed_cases.CASES.items()}
+    found = {}
+    for row in rows:
+        if row["ratio"]:
+            found.setdefault(titles[row["case"]], {})[row["against"]] = row
+    return found
+
+
+def ours_and_peers(sides, *names):
+    """Returns the cells of our figure and of some peers'."""
+    values = [sides[names[0]]["ours"], *(sides[name]["peer"] for name in names)]
+    return map(_speed_results.number, values)
 
 
 def origin(rows):
