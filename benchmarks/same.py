@@ -45,7 +45,8 @@ TRAIN = (
 )
 SQUARES = "--resolution 64 "
 CACHE = "--cache {scratch}/cache --cache_dtype float32 "
-BUCKETS = "--resolution 128 --buckets --masks files --horizontal_flip "
+# Of pictures twice as wide or as high: two sizes.
+BUCKETS = "--resolution 192 --buckets --masks files --horizontal_flip "
 CASES = {
     "plain": [TRAIN + SQUARES + "--no_cache --validation_data {inputs}/others"],
     "buckets-cached": [TRAIN + BUCKETS + CACHE],
