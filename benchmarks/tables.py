@@ -43,7 +43,6 @@ FRONT = {
     "step-mid-buckets": "Middle size, images of several sizes",
     "step-full-256-buckets": "SD 1.5's size, 256×256, images of several sizes",
     "step-mid-bfloat16": "Middle size, mixed bfloat16",
-    "step-full-512-bfloat16": "SD 1.5's size, 512×512, mixed bfloat16",
     "step-lora-full-512": "LoRA step, rank 16, SD 1.5's size, 512×512, "
     "against peft",
     "step-lora-full-512-int8": "The same, frozen weights int8 (peft's float32)",
