@@ -30,7 +30,7 @@ def attend(query: Any, key: Any, value: Any) -> Any:
         Tensor `(B, S, H, D)`.
     """
     heads, size = query.shape[2:]
-    places, length = _length(query), _length(key)
+    places, length = ops.shape(query)[1], ops.shape(key)[1]
     if gate.attends_by_cudnn(query.dtype, size, places, length):
         return fused(query, key, value)
     attended = attend_sequences(
@@ -40,11 +40,6 @@ def attend(query: Any, key: Any, value: Any) -> Any:
     )
     attended = ops.reshape(attended, (-1, heads, places, size))
     return ops.transpose(attended, (0, 2, 1, 3))
-
-
-def _length(x: Any) -> Any:
-    length = x.shape[1]
-    return ops.shape(x)[1] if length is None else length
 
 
 def fused(

@@ -71,12 +71,14 @@ def reference(images: Any, kernel: Any) -> Any:
 
 
 def _to_inputs(x: Any, kernel: Any, dy: Any) -> Any:
+    """Returns the inputs' gradient, by TensorFlow's kernel."""
     import tensorflow as tf
 
     return tf.nn.conv2d_transpose(dy, kernel, ops.shape(x), strides=1)
 
 
 def _to_kernel(x: Any, kernel: Any, dy: Any) -> Any:
+    """Returns the kernel's gradient, by TensorFlow's kernel."""
     import tensorflow as tf
 
     return tf.raw_ops.Conv2DBackpropFilter(

@@ -106,30 +106,19 @@ def convolves_by_products(
         return None
     if min(kernel.shape[2:]) <= NARROW_CHANNELS or not on_cpu():
         return None
-    if None in tuple(images.shape):
-        return _products(ops.shape(images), kernel.shape[0], _in_graph)
-    found = _products(images.shape, kernel.shape[0], _in_python)
-    return found if found[2] else None
-
-
-def _products(
-    shape: tuple[Any, ...], size: int, combined: Any
-) -> tuple[Any, Any, Any]:
-    batch, height, width, channels = shape
+    shape = tuple(images.shape)
+    batch, height, width, channels = (
+        ops.shape(images) if None in shape else shape
+    )
     places = batch * height * width
     few = places <= FEW_PLACES
     # By bytes of a place, as the product of all exceeds an int32.
-    fits = places <= LARGE_NEIGHBOURHOODS // (4 * channels * size * size)
+    neighbourhood = 4 * channels * kernel.shape[0] * kernel.shape[1]
+    fits = places <= LARGE_NEIGHBOURHOODS // neighbourhood
+    if fits is False:
+        return None
     # A single large image is what TensorFlow's forward kernel is slow at.
-    return combined(few, batch == 1, fits), few, fits
-
-
-def _in_python(few: bool, one: bool, fits: bool) -> bool:
-    return (few or one) and fits
-
-
-def _in_graph(few: Any, one: Any, fits: Any) -> Any:
-    return ops.logical_and(ops.logical_or(few, one), fits)
+    return (few | (batch == 1)) & fits, few, fits
 
 
 def attends_by_cudnn(
