@@ -134,20 +134,20 @@ def whole_tables(rows):
 
 def front_table(rows):
     """Returns the ratios of `FRONT`, two columns for each processor."""
-    processors = _speed_results.by_processor(rows)
-    heads, origins = ["", "unit"], []
-    for name, found in processors.items():
+    heads, origins, processors = ["", "unit"], [], []
+    for name, found in _speed_results.by_processor(rows).items():
         heads += [f"{name}: ours / diffusers", "ours / KerasCV"]
         origins.append(f"{name}: {origin(found)}")
+        processors.append(by_case(found))
     lines = [heads, ["---"] * len(heads)]
-    for case, title in FRONT.items():
-        case = _speed_cases.CASES[case]
+    for name, title in FRONT.items():
+        case = _speed_cases.CASES[name]
         unit = case.unit
         if case.better == "higher":
             unit += " (more is better)"
         line = [title, unit]
-        for found in processors.values():
-            line += front_cells(f"{case.number} {case.title}", found)
+        for found in processors:
+            line += front_cells(found.get(name, {}))
         lines.append(line)
     return "\n\n".join([joined(lines), *origins])
 
@@ -157,9 +157,8 @@ def joined(lines):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def front_cells(case, rows):
-    """Returns a processor's two cells of a case."""
-    found = {r["against"]: r for r in rows if r["case"] == case and r["ratio"]}
+def front_cells(found):
+    """Returns a processor's two cells of a case, from its rows by the peer."""
     number = _speed_results.number
     cells = ["–", "–"]
     if "diffusers" in found:
