@@ -187,7 +187,8 @@ def _multi_worker() -> Any:
         raise ValueError(
             "`strategy=multi_worker` needs the environment variable "
             f"{VARIABLE}, the same on every machine but for the index. "
-            f"Received: none. Expected: {EXAMPLE}"
+            f"Received: none. Expected: {EXAMPLE}. To train, or to resume, "
+            "on this machine alone, use strategy=none."
         )
     check_port(cluster)
     try:
