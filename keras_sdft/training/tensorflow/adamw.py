@@ -33,7 +33,7 @@ class AdamW(BaseAdamW):
         if not self._updates_by_function():
             return False
         scalars = self._scalars(self.learning_rate)
-        scalars.update(clip=self._clip_scale(gradients), kept=self._kept())
+        scalars.update(clip=self._clip_scale(gradients), lost=self._lost())
         constants = {"beta1": self.beta_1, "beta2": self.beta_2}
         if scalars["clip"] is None:
             constants["clip"] = 1.0
@@ -65,17 +65,19 @@ class AdamW(BaseAdamW):
     def decay_weights(self, variables: Any) -> bool:
         if tf.distribute.has_strategy():
             return False
-        kept = self._kept()
+        lost = self._lost()
         for variable in variables:
             if decays(self, variable):
-                factor = tf.cast(kept, variable.dtype)
-                variable.value.assign(variable.value * factor)
+                part = variable.value * tf.cast(lost, variable.dtype)
+                variable.value.assign_sub(part)
         return True
 
-    def _kept(self) -> Any:
-        """Returns the factor of a weight that decay leaves."""
-        rate = tf.cast(self.learning_rate, tf.float32) * self.weight_decay
-        return 1.0 - rate
+    def _lost(self) -> Any:
+        """Returns the part of a weight that decay takes.
+
+        As it is: 1 less 1e-7 would be 1 less 1.2e-7 in float32.
+        """
+        return tf.cast(self.learning_rate, tf.float32) * self.weight_decay
 
     def clip_gradients(self, gradients: Any) -> Any:
         if not self.global_clipnorm:

@@ -16,7 +16,7 @@ class SharedUpdate:
 
     Args:
         scalars: Dict of float32 scalars: those of `apply_adam`, `clip` that
-            gradients are scaled by, and `kept` that decay leaves of a
+            gradients are scaled by, and `lost` that decay takes of a
             weight.
         constants: Dict of floats, the rest. The graph optimizer would make
             a function of its own for a call with a constant.
@@ -61,13 +61,15 @@ class SharedUpdate:
         ) -> None:
             scalars = dict(zip(self.names, numbers, strict=True))
             scalars.update(self.constants)
-            clip, kept = scalars.pop("clip"), scalars.pop("kept")
+            clip, lost = scalars.pop("clip"), scalars.pop("lost")
             if decays:
                 weight = tf.raw_ops.ReadVariableOp(
                     resource=variable, dtype=dtype
                 )
-                tf.raw_ops.AssignVariableOp(
-                    resource=variable, value=weight * tf.cast(kept, dtype)
+                # In place: a weight that is assigned moves to other memory,
+                # and leaves a gap there.
+                tf.raw_ops.AssignSubVariableOp(
+                    resource=variable, value=weight * tf.cast(lost, dtype)
                 )
             gradient = gradient * tf.cast(clip, gradient.dtype)
             apply_adam(variable, m, v, tf.cast(gradient, dtype), scalars)
