@@ -84,11 +84,15 @@ def test_trains_as_keras_does_if_it_only_calls():
 
 
 @pytest.mark.parametrize(
-    ("kind", "many", "off"),
-    [(Line, 100, False), (Calling, 100, True), (Calling, 4, False)],
+    ("kind", "many", "off", "fewer"),
+    [
+        (Line, 100, False, True),
+        (Calling, 100, True, True),
+        (Calling, 4, True, False),
+    ],
 )
-def test_the_graph_optimizer_is_off_for_few_weights_and_only_calls(
-    monkeypatch, kind, many, off
+def test_the_graph_optimizer_is_off_for_only_calls_and_few_weights(
+    monkeypatch, kind, many, off, fewer
 ):
     monkeypatch.setattr(gate, "MANY_WEIGHTS", many)
     asked = []
@@ -103,6 +107,8 @@ def test_the_graph_optimizer_is_off_for_few_weights_and_only_calls(
     model.compile("sgd", "mse", jit_compile=False)
     model.train_on_batch(*next(batches()))
     assert ({"disable_meta_optimizer": True} in asked) == off
+    # In what is called.
+    assert any("remapping" in options for options in asked) == fewer
 
 
 @pytest.mark.filterwarnings("ignore:.*ran out of data")

@@ -23,8 +23,8 @@ FEW_PLACES = 512
 LARGE_NEIGHBOURHOODS = 2**28
 
 # Weights from which a step takes seconds, and what all passes of TensorFlow's
-# graph optimizer save in each is worth more than the seconds that they take
-# once: 7 % at 860 million.
+# graph optimizer save in each, over the functions that it calls, is worth more
+# than the second that they take once.
 MANY_WEIGHTS = 2**28
 
 # Bytes of float32 scores up to which they are computed all at once, and of
@@ -79,11 +79,13 @@ def compiles_by_xla() -> bool:
     return devices.platform() == "gpu"
 
 
-def skips_graph_passes(weights: int) -> bool:
+def skips_graph_passes(weights: int = 0) -> bool:
     """Returns whether a step starts sooner, with fewer passes over its graph.
 
     Args:
-        weights: Integer, how many numbers learn.
+        weights: Integer, how many numbers learn, for the passes over the
+            functions that a step calls. For those over the step's own graph
+            it does not matter.
     """
     return weights < MANY_WEIGHTS and on_cpu()
 

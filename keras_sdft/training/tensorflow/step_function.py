@@ -2,9 +2,9 @@
 
 Keras makes two functions, one inside the other, which TensorFlow traces,
 copies and optimizes one by one. Here it is one, and TensorFlow's graph
-optimizer is off for it where the work is in the functions that it calls and
-a step is short. Together they save four seconds before the first step. Must
-not know what a step does.
+optimizer is off for it where the work is in the functions that it calls.
+Together they save four seconds before the first step. Must not know what a
+step does.
 """
 
 import collections
@@ -102,8 +102,8 @@ def _in_graphs(model: Any, step: Callable[[Any], Any]) -> Any:
     def on_iterator(iterator: Any, *own: Any) -> Any:
         return step(iterator.get_next(), *own)
 
-    soon = gate.skips_graph_passes(_number_of_weights(model))
-    for_blocks = _FOR_BLOCKS if soon else {}
+    skipped = gate.skips_graph_passes(_number_of_weights(model))
+    for_blocks = _FOR_BLOCKS if skipped else {}
     only_calls = functools.cache(_only_calls)
     # It keeps functions of its blocks for the next trainer.
     owner = getattr(model, "diffusion_model", model)
@@ -112,7 +112,7 @@ def _in_graphs(model: Any, step: Callable[[Any], Any]) -> Any:
     def called(function: Any, *arguments: Any) -> Any:
         with collector.paused(), _graph_options(for_blocks), gradients():
             concrete = function.get_concrete_function(*arguments)
-        off = soon and only_calls(concrete.graph)
+        off = gate.skips_graph_passes() and only_calls(concrete.graph)
         with _graph_options(_OFF if off else {}):
             return concrete(*arguments)
 
