@@ -129,7 +129,7 @@ $(PEERS)/.installed: requirements-peers.txt
 	@touch $@
 
 # BENCH_ARGS="--cases 1 3" takes some cases; --quick sees whether they run.
-bench: install peers $(JAX)/.installed  ## Time and memory against the peers, in over an hour
+bench: install peers $(JAX)/.installed  ## Time and memory against the peers, in an hour
 	$(BIN)/python -m benchmarks.speed $(BENCH_ARGS)
 
 bench-full: install peers $(JAX)/.installed  ## The same at the size of SD 1.5: hours, 19 GB
