@@ -79,13 +79,11 @@ def compiles_by_xla() -> bool:
     return devices.platform() == "gpu"
 
 
-def skips_graph_passes(weights: int = 0) -> bool:
-    """Returns whether a step starts sooner, with fewer passes over its graph.
+def skips_graph_passes(weights: int) -> bool:
+    """Returns whether fewer passes go over the functions that a step calls.
 
     Args:
-        weights: Integer, how many numbers learn, for the passes over the
-            functions that a step calls. For those over the step's own graph
-            it does not matter.
+        weights: Integer, how many numbers learn.
     """
     return weights < MANY_WEIGHTS and on_cpu()
 

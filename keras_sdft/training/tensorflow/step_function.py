@@ -102,8 +102,9 @@ def _in_graphs(model: Any, step: Callable[[Any], Any]) -> Any:
     def on_iterator(iterator: Any, *own: Any) -> Any:
         return step(iterator.get_next(), *own)
 
-    skipped = gate.skips_graph_passes(_number_of_weights(model))
-    for_blocks = _FOR_BLOCKS if skipped else {}
+    on_cpu = gate.on_cpu()
+    fewer = gate.skips_graph_passes(_number_of_weights(model))
+    for_blocks = _FOR_BLOCKS if fewer else {}
     only_calls = functools.cache(_only_calls)
     # It keeps functions of its blocks for the next trainer.
     owner = getattr(model, "diffusion_model", model)
@@ -112,7 +113,7 @@ def _in_graphs(model: Any, step: Callable[[Any], Any]) -> Any:
     def called(function: Any, *arguments: Any) -> Any:
         with collector.paused(), _graph_options(for_blocks), gradients():
             concrete = function.get_concrete_function(*arguments)
-        off = gate.skips_graph_passes() and only_calls(concrete.graph)
+        off = on_cpu and only_calls(concrete.graph)
         with _graph_options(_OFF if off else {}):
             return concrete(*arguments)
 
